@@ -1,0 +1,61 @@
+# Two commands: `make demo` runs the network, `make test` passes the tests.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+PROTOS := $(wildcard proto/lianfang/v1/*.proto)
+SOURCES := nodes protocols federation tests benchmarks
+
+.PHONY: setup demo test test-unit test-system lint format proto lock bench clean
+
+setup: $(STAMP)
+
+# Found by name, or by `python3` where that is 3.11 already.
+$(STAMP): requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null 2>&1 && py=$(PYTHON) || py=python3; \
+	  $$py -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")' && \
+	  { test -x $(BIN)/python || $$py -m venv $(VENV); }
+	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes --only-binary :all: -r requirements.lock
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/lianfang demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+test-unit: $(STAMP)
+	$(BIN)/python -m pytest tests/protocols tests/nodes tests/federation
+
+test-system: $(STAMP)
+	$(BIN)/python -m pytest tests/system
+
+lint: $(STAMP)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+# Generated code is committed; a test compares it with a fresh run of this.
+proto: $(STAMP)
+	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=proto --grpc_python_out=proto \
+	  --mypy_out=proto --mypy_grpc_out=proto $(PROTOS)
+
+lock:
+	uv pip compile -q --python-version 3.11 --all-extras --generate-hashes --no-header --only-binary :all: \
+	  -o requirements.lock pyproject.toml
+	uv pip compile -q --python-version 3.11 --generate-hashes --no-header --only-binary :all: \
+	  -c requirements.lock -o requirements-node.lock pyproject.toml
+
+# The peer pins another protobuf, so it lives in a venv of its own.
+bench: $(STAMP)
+	@test -x .venv-peer/bin/python || $(BIN)/python -m venv .venv-peer
+	.venv-peer/bin/python -m pip install -q --disable-pip-version-check openmined.psi==2.0.6
+	$(BIN)/python benchmarks/lookup.py --peer-python .venv-peer/bin/python
+
+clean:
+	rm -rf $(VENV) .venv-peer build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,1 @@
+"""An institution's node: services, storage, policy, identity and command line."""

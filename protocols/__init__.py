@@ -1,0 +1,1 @@
+"""Cryptographic protocols: pure, no network, no disk, no clock, no logging."""
