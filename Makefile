@@ -42,13 +42,13 @@ format: $(STAMP)
 
 # Generated code is committed; a test compares it with a fresh run of this.
 proto: $(STAMP)
-	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=proto --grpc_python_out=proto \
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iproto --python_out=proto --grpc_python_out=proto \
 	  --mypy_out=proto --mypy_grpc_out=proto $(PROTOS)
 
-lock:
-	uv pip compile -q --python-version 3.11 --all-extras --generate-hashes --no-header --only-binary :all: \
+lock: $(STAMP)
+	$(BIN)/uv pip compile -q --python-version 3.11 --all-extras --generate-hashes --no-header --only-binary :all: \
 	  -o requirements.lock pyproject.toml
-	uv pip compile -q --python-version 3.11 --generate-hashes --no-header --only-binary :all: \
+	$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes --no-header --only-binary :all: \
 	  -c requirements.lock -o requirements-node.lock pyproject.toml
 
 # The peer pins another protobuf, so it lives in a venv of its own.
