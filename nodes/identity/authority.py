@@ -1,0 +1,252 @@
+"""The network's CA: signs requests and the member list, revokes, and never makes a node's key.
+
+A request and a bundle are JSON files that people can read and mail; neither holds a secret.
+"""
+
+import base64
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization as ser
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from lianfang.v1 import members_pb2 as pb
+from protocols.encoding import frame
+
+from ..errors import ConfigError
+from ..files import write_atomic, write_secret
+from . import certificates, members
+from .keys import NodeKeys, check_private
+from .names import MemberName
+
+_DOMAIN = "lianfang/v1/enrolment"
+_DAY = 86_400
+
+
+def _b64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _proof(csr_pem: str, endpoint: str, signing: bytes, sealing: bytes) -> bytes:
+    return frame(_DOMAIN, csr_pem, endpoint, signing, sealing)
+
+
+def make_request(keys: NodeKeys, name: MemberName, endpoint: str) -> str:
+    """What a node hands to the CA: its names and public keys, each proven."""
+    csr = certificates.make_request(keys.tls, name).public_bytes(Encoding.PEM).decode()
+    signing, sealing = keys.signing_public(), keys.sealing_public()
+    document = {
+        "lianfang": "enrolment request",
+        "member": str(name),
+        "endpoint": endpoint,
+        "certificate_request": csr,
+        "signing_key": _b64(signing),
+        "sealing_key": _b64(sealing),
+        "proof": _b64(keys.signing.sign(_proof(csr, endpoint, signing, sealing))),
+    }
+    return json.dumps(document, indent=2) + "\n"
+
+
+@dataclass(frozen=True)
+class Request:
+    """A verified enrolment request."""
+
+    name: MemberName
+    endpoint: str
+    public: ec.EllipticCurvePublicKey
+    signing_key: bytes
+    sealing_key: bytes
+
+
+def _document(text: str, kind: str, where: str) -> dict[str, Any]:
+    try:
+        document = json.loads(text)
+        if document["lianfang"] != kind:
+            raise KeyError(kind)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{where} is not a Lianfang {kind}") from error
+    return dict(document)
+
+
+def _field(document: dict[str, Any], field: str, where: str) -> bytes:
+    try:
+        return base64.b64decode(document[field], validate=True)
+    except (KeyError, ValueError, TypeError) as error:
+        raise ConfigError(f"{where}: field {field} is missing or not base64") from error
+
+
+def read_request(text: str, where: str = "request") -> Request:
+    """Raise `ConfigError` unless names agree and every key proves itself."""
+    document = _document(text, "enrolment request", where)
+    signing, sealing = _field(document, "signing_key", where), _field(document, "sealing_key", where)
+    endpoint, csr_pem = str(document.get("endpoint", "")), str(document.get("certificate_request", ""))
+    try:
+        csr = x509.load_pem_x509_csr(csr_pem.encode())
+    except ValueError as error:
+        raise ConfigError(f"{where}: field certificate_request is not a PEM request") from error
+    public = csr.public_key()
+    if not csr.is_signature_valid or not isinstance(public, ec.EllipticCurvePublicKey):
+        raise ConfigError(f"{where}: the certificate request is not signed by its own P-256 key")
+    name = certificates.member_of(csr)
+    if str(name) != document.get("member"):
+        raise ConfigError(f"{where}: field member and the certificate request name different members")
+    host, _, port = endpoint.rpartition(":")
+    if not host or not port.isdigit():
+        raise ConfigError(f"{where}: field endpoint is not host:port")
+    try:
+        Ed25519PublicKey.from_public_bytes(signing).verify(
+            _field(document, "proof", where), _proof(csr_pem, endpoint, signing, sealing)
+        )
+    except (InvalidSignature, ValueError) as error:
+        raise ConfigError(f"{where}: the signing key does not prove itself") from error
+    if len(sealing) != 32:
+        raise ConfigError(f"{where}: field sealing_key does not hold 32 bytes")
+    return Request(name, endpoint, public, signing, sealing)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What the CA gives back: the node's certificate, the CA's, and the member list."""
+
+    certificate: x509.Certificate
+    ca: x509.Certificate
+    members: bytes
+
+    def to_json(self) -> str:
+        """A file that holds no secret."""
+        return (
+            json.dumps(
+                {
+                    "lianfang": "enrolment bundle",
+                    "member": str(certificates.member_of(self.certificate)),
+                    "certificate": certificates.pem(self.certificate).decode(),
+                    "ca": certificates.pem(self.ca).decode(),
+                    "members": _b64(self.members),
+                },
+                indent=2,
+            )
+            + "\n"
+        )
+
+    @classmethod
+    def from_json(cls, text: str, where: str = "bundle") -> "Bundle":
+        """Raise `ConfigError` unless the parts fit together."""
+        document = _document(text, "enrolment bundle", where)
+        try:
+            ca = x509.load_pem_x509_certificate(str(document.get("ca", "")).encode())
+            own = x509.load_pem_x509_certificate(str(document.get("certificate", "")).encode())
+        except ValueError as error:
+            raise ConfigError(f"{where}: fields ca and certificate are not PEM certificates") from error
+        certificates.check_issued(own, ca)
+        signed = _field(document, "members", where)
+        members.MemberList(signed, ca)
+        return cls(own, ca, signed)
+
+
+class Authority:
+    """A CA folder: `ca.key` (0600), `ca.crt`, `members.bin`."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open an existing CA; raises `ConfigError`."""
+        self.folder = folder
+        path = folder / "ca.key"
+        check_private(path)
+        key = ser.load_pem_private_key(path.read_bytes(), None)
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise ConfigError(f"{path} is not a P-256 key")
+        self._key = key
+        self.certificate = x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes())
+        self.members = members.MemberList((folder / "members.bin").read_bytes(), self.certificate)
+
+    @classmethod
+    def create(cls, folder: Path, network: str) -> "Authority":
+        """A new CA for a network; raises `ConfigError` where there is one already."""
+        if (folder / "ca.key").exists():
+            raise ConfigError(f"{folder} holds a CA already")
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        key = ec.generate_private_key(ec.SECP256R1())
+        certificate = certificates.make_authority(key, network)
+        write_atomic(folder / "ca.crt", certificates.pem(certificate))
+        write_atomic(folder / "members.bin", members.sign(key, cls._stamp(pb.MemberList(network=network))))
+        text = key.private_bytes(ser.Encoding.PEM, ser.PrivateFormat.PKCS8, ser.NoEncryption())
+        write_secret(folder / "ca.key", text)
+        return cls(folder)
+
+    @staticmethod
+    def _stamp(message: pb.MemberList) -> pb.MemberList:
+        message.version += 1
+        message.issued_at = int(time.time())
+        message.valid_until = message.issued_at + members.VALID_DAYS * _DAY
+        entries = sorted(message.members, key=lambda entry: entry.id)
+        del message.members[:]
+        message.members.extend(entries)
+        return message
+
+    def _publish(self, message: pb.MemberList) -> None:
+        signed = members.sign(self._key, self._stamp(message))
+        self.members = members.MemberList(signed, self.certificate)
+        write_atomic(self.folder / "members.bin", signed)
+
+    def sign(self, request: Request, days: int = certificates.NODE_DAYS) -> Bundle:
+        """Issue a certificate and enter the member, or renew it with the same keys.
+
+        Raises `ConfigError` for another network, or for another signing key under a known name (revoke first).
+        """
+        if request.name.network != self.members.network:
+            raise ConfigError(f"{request.name} is not of the network {self.members.network}")
+        message = self.members.message()
+        known = [entry for entry in message.members if entry.id == str(request.name)]
+        if known and known[0].signing_key != request.signing_key:
+            raise ConfigError(f"{request.name} is a member with another signing key; revoke it first")
+        certificate = certificates.issue(self._key, self.certificate, request.public, request.name, days)
+        entry = known[0] if known else message.members.add()
+        entry.id, entry.dns, entry.endpoint = str(request.name), request.name.dns, request.endpoint
+        entry.signing_key, entry.sealing_key = request.signing_key, request.sealing_key
+        kept = [*entry.certificates, certificates.der(certificate)][-2:]  # the one before still serves
+        del entry.certificates[:]
+        entry.certificates.extend(kept)
+        self._publish(message)
+        return Bundle(certificate, self.certificate, self.members.signed)
+
+    def revoke(self, name: str) -> list[str]:
+        """Strike a member off and revoke its certificates; returns their serials."""
+        member = self.members.find(name)
+        message = self.members.message()
+        serials = []
+        for data in member.certificates:
+            serial = x509.load_der_x509_certificate(data).serial_number
+            serials.append(f"{serial:x}")
+            message.revoked.add(serial=serial.to_bytes(20, "big"), id=member.id, at=int(time.time()))
+        entries = [entry for entry in message.members if entry.id != member.id]
+        del message.members[:]
+        message.members.extend(entries)
+        self._publish(message)
+        return serials
+
+
+def install(bundle: Bundle, keys: NodeKeys, name: MemberName, folder: Path) -> None:
+    """Put a bundle in the node's `certs` folder. Raises `ConfigError` where it is not this node's."""
+    if certificates.member_of(bundle.certificate) != name:
+        raise ConfigError(f"the bundle is for {certificates.member_of(bundle.certificate)}, not {name}")
+    if not certificates.same_key(bundle.certificate, keys.tls):
+        raise ConfigError("the bundle's certificate is not for this node's key")
+    folder.mkdir(parents=True, exist_ok=True)
+    ca_path = folder / "ca.crt"
+    if ca_path.exists() and ca_path.read_bytes() != certificates.pem(bundle.ca):
+        raise ConfigError(f"{ca_path} is another CA; remove it by hand if the network really has a new one")
+    listed = members.MemberList(bundle.members, bundle.ca)
+    path = folder / "members.bin"
+    if path.exists() and members.MemberList(path.read_bytes(), bundle.ca).version > listed.version:
+        raise ConfigError("the bundle's member list is older than the one this node has")
+    if listed.get(str(name)).signing_key != keys.signing_public():
+        raise ConfigError("the member list binds another signing key to this node")
+    write_atomic(ca_path, certificates.pem(bundle.ca))
+    write_atomic(folder / "node.crt", certificates.pem(bundle.certificate))
+    write_atomic(path, bundle.members)

@@ -1,0 +1,168 @@
+"""What a hit tells: a fixed 48-byte label with no name, case number or identifier in it.
+
+    offset  size  field
+    0       1     version, 1
+    1       1     category
+    2       1     severity, 1 to 5
+    3       1     confidence, 0 to 100
+    4       1     basis
+    5       1     status
+    6       2     reason code
+    8       4     observed on, days since 1970-01-01, 0 for unknown
+    12      4     valid until (inclusive), days since 1970-01-01, 0 for "until removed"
+    16      16    opaque reference, random
+    32      16    reserved, zero
+
+Big-endian. Decoding refuses anything that would not encode to the same bytes.
+"""
+
+import datetime as dt
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+
+from .errors import DecodeError, MisuseError
+
+LENGTH = 48
+_FORMAT = struct.Struct(">BBBBBBHII16s16s")
+_EPOCH = dt.date(1970, 1, 1).toordinal()
+
+
+class Category(IntEnum):
+    """What kind of risk the entry stands for."""
+
+    TELECOM_FRAUD = 1
+    MULE_ACCOUNT = 2
+    GAMBLING = 3
+    MONEY_LAUNDERING = 4
+    IDENTITY_THEFT = 5
+    PHISHING = 6
+    SANCTIONS = 7
+    SUSPICIOUS_DEVICE = 8
+    OTHER = 9
+
+
+class Basis(IntEnum):
+    """On what the listing rests."""
+
+    POLICE_CERTIFIED = 1
+    COURT = 2
+    OWN_INVESTIGATION = 3
+    REPORT = 4
+    OFFICIAL_LIST = 5
+
+
+class Status(IntEnum):
+    """Entries that are sealed are active or contested; the others leave the sealed list."""
+
+    ACTIVE = 1
+    CONTESTED = 2
+    SUSPENDED = 3
+    WITHDRAWN = 4
+    EXPIRED = 5
+
+
+LIVE = frozenset({Status.ACTIVE, Status.CONTESTED})
+
+
+class Reason(IntEnum):
+    """Why the entry stands, or left."""
+
+    NONE = 0
+    FIRST_LEVEL_RECIPIENT = 1
+    SECOND_LEVEL_RECIPIENT = 2
+    SHARED_PHONE = 3
+    SHARED_DEVICE = 4
+    NIGHT_BURST = 5
+    SANCTIONS_PROGRAMME = 6
+    VICTIM_REPORT = 7
+    REMOVED_BY_SOURCE = 8
+    APPEAL_UPHELD = 9
+    OPERATOR_DECISION = 10
+    OTHER = 11
+
+
+def slug(value: IntEnum) -> str:
+    """The name as files and people write it: `mule-account`."""
+    return value.name.lower().replace("_", "-")
+
+
+def days(date: dt.date | None) -> int:
+    """Days since 1970-01-01, 0 for None."""
+    return 0 if date is None else date.toordinal() - _EPOCH
+
+
+def date_of(day_number: int) -> dt.date | None:
+    """The inverse of `days`."""
+    return dt.date.fromordinal(day_number + _EPOCH) if day_number else None
+
+
+@dataclass(frozen=True)
+class Label:
+    """The label of one entry. Raises `MisuseError` where a field is out of range."""
+
+    category: Category
+    severity: int
+    confidence: int
+    basis: Basis
+    status: Status
+    reason: Reason
+    observed_on: dt.date | None
+    valid_until: dt.date | None
+    reference: bytes
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.severity <= 5:
+            raise MisuseError("severity is 1 to 5")
+        if not 0 <= self.confidence <= 100:
+            raise MisuseError("confidence is 0 to 100")
+        if self.status not in LIVE:
+            raise MisuseError("only active and contested entries carry a label")
+        if len(self.reference) != 16:
+            raise MisuseError("the reference has 16 bytes")
+        for date in (self.observed_on, self.valid_until):
+            if date is not None and days(date) <= 0:
+                raise MisuseError("dates lie after 1970-01-01")
+
+    def encode(self) -> bytes:
+        """48 bytes."""
+        return _FORMAT.pack(
+            1,
+            self.category,
+            self.severity,
+            self.confidence,
+            self.basis,
+            self.status,
+            self.reason,
+            days(self.observed_on),
+            days(self.valid_until),
+            self.reference,
+            bytes(16),
+        )
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Label":
+        """Raise `DecodeError` unless `data` is exactly what `encode` would give."""
+        if len(data) != LENGTH:
+            raise DecodeError(f"label: {len(data)} bytes instead of {LENGTH}")
+        version, category, severity, confidence, basis, status, reason, seen, until, reference, zero = (
+            _FORMAT.unpack(data)
+        )
+        if version != 1:
+            raise DecodeError(f"label: version {version} is not known")
+        if zero != bytes(16):
+            raise DecodeError("label: reserved bytes are not zero")
+        try:
+            return cls(
+                Category(category),
+                severity,
+                confidence,
+                Basis(basis),
+                Status(status),
+                Reason(reason),
+                date_of(seen),
+                date_of(until),
+                reference,
+            )
+        except (ValueError, OverflowError, MisuseError) as error:
+            raise DecodeError("label: a field is out of range") from error

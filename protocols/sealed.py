@@ -1,0 +1,179 @@
+"""Sealed lists: records that are noise without an evaluation of the holder's OPRF.
+
+For an identifier x with N = F_k(x) (64 bytes, `voprf`):
+
+    tag        = HKDF-Expand(N, "tag", 16)
+    label key  = HKDF-Expand(N, "label" ‖ context ‖ salt, 32), salt fresh for each sealing
+    record     = tag (16) ‖ salt (16) ‖ AES-256-GCM(label key, nonce 0, label, AD = context ‖ tag ‖ batch) (64)
+
+The nonce may be constant because a key seals once: its salt is fresh. A batch is its additions (96-byte
+records) followed by its removals (16-byte tags), each strictly ascending by tag, so that the order of
+import shows nothing. The table hash chains each batch to the one before.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from . import label as labels
+from . import padding, voprf
+from .encoding import expand, frame
+from .errors import TableError
+from .label import Label
+
+TAG = 16
+SALT = 16
+RECORD = TAG + SALT + labels.LENGTH + 16
+MINIMUM_BUCKET = 16  # additions and removals of a later batch are padded to at least this many
+_TAG_INFO = b"lianfang/v1/tag"
+_NONCE = bytes(12)
+
+
+@dataclass(frozen=True)
+class ListEpoch:
+    """Which list and epoch a record belongs to; part of every key and of the associated data."""
+
+    network: str
+    holder: str
+    list: str
+    epoch: int
+
+    @property
+    def context(self) -> bytes:
+        """Unambiguous bytes of all four."""
+        return frame("lianfang/v1/sealed", self.network, self.holder, self.list, self.epoch)
+
+
+def tag_of(output: bytes) -> bytes:
+    """The 16-byte tag of an OPRF output."""
+    return expand(output, _TAG_INFO, TAG)
+
+
+def _label_key(output: bytes, context: bytes, salt: bytes) -> bytes:
+    return expand(output, b"lianfang/v1/label" + context + salt, 32)
+
+
+def seal_chunk(
+    secret: bytes, context: bytes, batch: int, entries: Sequence[tuple[bytes, bytes]], salts: bytes
+) -> bytes:
+    """Seal (canonical identifier, 48-byte label) pairs; records sorted by tag.
+
+    `salts` is 16·n fresh random bytes.
+    """
+    records = []
+    number = batch.to_bytes(4, "big")
+    outputs = voprf.evaluate_inputs(secret, [each[0] for each in entries])
+    for i, output in enumerate(outputs):
+        tag = tag_of(output)
+        salt = salts[i * SALT : i * SALT + SALT]
+        sealed = AESGCM(_label_key(output, context, salt)).encrypt(
+            _NONCE, entries[i][1], context + tag + number
+        )
+        records.append(tag + salt + sealed)
+    records.sort()
+    return b"".join(records)
+
+
+def tags_chunk(secret: bytes, identifiers: Sequence[bytes]) -> bytes:
+    """Tombstones of identifiers that leave, sorted; 16 bytes each."""
+    return b"".join(sorted(map(tag_of, voprf.evaluate_inputs(secret, identifiers))))
+
+
+def open_record(output: bytes, context: bytes, batch: int, value: bytes) -> Label:
+    """Open a record's value (salt ‖ ciphertext) with the OPRF output of its identifier.
+
+    Raises `TableError` where it does not open: the holder sealed it wrongly or a byte was changed.
+    """
+    if len(value) != RECORD - TAG:
+        raise TableError(f"sealed record: {len(value)} bytes instead of {RECORD - TAG}")
+    salt, sealed = value[:SALT], value[SALT:]
+    data = context + tag_of(output) + batch.to_bytes(4, "big")
+    try:
+        plain = AESGCM(_label_key(output, context, salt)).decrypt(_NONCE, sealed, data)
+    except InvalidTag as error:
+        raise TableError("a sealed record does not open under its own tag") from error
+    return Label.decode(plain)
+
+
+# -- dummies -------------------------------------------------------------------------------------------
+
+
+def dummy_key(secret: bytes) -> bytes:
+    """Key from which the epoch's dummy tags follow; gone with the epoch's secret."""
+    return expand(secret, b"lianfang/v1/dummy", 32)
+
+
+def dummy_tags(key: bytes, start: int, stop: int) -> list[bytes]:
+    """Tags of dummies number start…stop−1: a removal of one looks like any other."""
+    return [expand(key, b"tag" + i.to_bytes(8, "big"), TAG) for i in range(start, stop)]
+
+
+@dataclass(frozen=True)
+class Padding:
+    """How many dummies a batch adds and removes."""
+
+    added: int
+    removed: int
+
+
+def pad_batch(additions: int, removals: int, live: int, reserve: int, first: bool) -> Padding:
+    """Dummies for a batch of so many real changes.
+
+    `live` counts real entries after the batch, `reserve` the dummies in the table before it. Both counts
+    are brought to a public bucket. Afterwards the table holds enough dummies to pad the removals of any
+    later batch, so the padding never has to say "there were none left".
+    """
+    if first:
+        removed = 0
+    else:
+        removed = padding.bucket(removals, MINIMUM_BUCKET) - removals
+        if removed > reserve:
+            raise TableError("too few dummies in the table to pad its removals")
+    wanted = max(MINIMUM_BUCKET, padding.granule(live)) + MINIMUM_BUCKET
+    refill = max(0, wanted - (reserve - removed))
+    target = padding.bucket(additions + refill, MINIMUM_BUCKET)
+    return Padding(target - additions, removed)
+
+
+# -- batches -------------------------------------------------------------------------------------------
+
+
+class BatchHash:
+    """The table hash of one batch, fed in any pieces."""
+
+    def __init__(self, where: ListEpoch, number: int, previous: bytes, additions: int, removals: int) -> None:
+        self._hash = hashlib.sha256(
+            frame("lianfang/v1/table", where.context, number, previous, additions, removals)
+        )
+
+    def update(self, content: bytes) -> None:
+        """The next bytes of the batch."""
+        self._hash.update(content)
+
+    def digest(self) -> bytes:
+        """32 bytes."""
+        return self._hash.digest()
+
+
+def content_length(additions: int, removals: int) -> int:
+    """Bytes of a batch."""
+    return additions * RECORD + removals * TAG
+
+
+def ascending(content: bytes, unit: int, after: bytes = b"") -> Iterator[bytes]:
+    """Yield the elements of `content`, each `unit` bytes.
+
+    Raises `TableError` unless tags ascend strictly, starting above `after`.
+    """
+    if len(content) % unit:
+        raise TableError(f"batch content: {len(content)} bytes is not a multiple of {unit}")
+    last = after
+    for offset in range(0, len(content), unit):
+        element = content[offset : offset + unit]
+        if element[:TAG] <= last:
+            raise TableError("batch content: tags do not ascend")
+        last = element[:TAG]
+        yield element

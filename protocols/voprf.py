@@ -1,0 +1,266 @@
+"""RFC 9497 with ristretto255-SHA512, modes OPRF (0) and VOPRF (1), in batches.
+
+Inputs are lists of `bytes`; points and scalars travel as concatenated 32-byte encodings (see `group`).
+Functions named `…_chunk` do a slice of a batch, so that a caller may spread it over cores; the whole-batch
+functions are built from them and give the same bytes as the RFC.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from . import group
+from .errors import DecodeError, MisuseError, ProofError
+
+MODE_OPRF = 0
+MODE_VOPRF = 1
+OUTPUT = 64
+PROOF = 64
+MAX_BATCH = 65_535
+MAX_INPUT = 65_535
+CHUNK = 32  # elements a chunk: about 5 ms of work
+
+_ZERO_BLOCK = hashlib.sha512(bytes(128))
+_FINALIZE = b"\x00\x20%bFinalize"
+
+# Applies a picklable function to argument tuples, in order; lets a caller use processes.
+Runner = Callable[[Callable[..., Any], Sequence[tuple[Any, ...]]], list[Any]]
+
+
+def inline(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """The runner that does the work at once, in this thread."""
+    return [function(*each) for each in arguments]
+
+
+def context_string(mode: int) -> bytes:
+    """RFC 9497 §3.1, CreateContextString."""
+    return b"OPRFV1-" + bytes([mode]) + b"-ristretto255-SHA512"
+
+
+def _expander(dst: bytes) -> Callable[[bytes], bytes]:
+    """expand_message_xmd with SHA-512 to 64 bytes (RFC 9380 §5.3.1): two hashes, one block each out."""
+    suffix = dst + bytes([len(dst)])
+    first = (64).to_bytes(2, "big") + b"\x00" + suffix
+    second = b"\x01" + suffix
+    sha512 = hashlib.sha512
+    start = _ZERO_BLOCK.copy
+
+    def expand(message: bytes) -> bytes:
+        state = start()
+        state.update(message + first)
+        return sha512(state.digest() + second).digest()
+
+    return expand
+
+
+_TO_GROUP = [_expander(b"HashToGroup-" + context_string(mode)) for mode in (0, 1)]
+_TO_SCALAR = [_expander(b"HashToScalar-" + context_string(mode)) for mode in (0, 1)]
+_DERIVE = [_expander(b"DeriveKeyPair" + context_string(mode)) for mode in (0, 1)]
+_VOPRF_SCALAR = _TO_SCALAR[MODE_VOPRF]
+
+
+@dataclass(frozen=True)
+class KeyPair:
+    """An OPRF key: `secret` (scalar) and `public` (point), 32 bytes each."""
+
+    secret: bytes
+    public: bytes
+
+    def __repr__(self) -> str:  # a key never reaches a log by accident
+        return f"KeyPair(public={self.public.hex()})"
+
+
+def generate_key_pair() -> KeyPair:
+    """A fresh key (RFC 9497 §3.2, GenerateKeyPair)."""
+    secret = group.random_scalar()
+    return KeyPair(secret, group.multiply_base(secret))
+
+
+def derive_key_pair(seed: bytes, info: bytes, mode: int = MODE_VOPRF) -> KeyPair:
+    """DeriveKeyPair (RFC 9497 §3.2.1) from a 32-byte seed."""
+    if len(seed) != 32:
+        raise MisuseError("the seed has 32 bytes")
+    message = seed + len(info).to_bytes(2, "big") + info
+    for counter in range(256):
+        secret = group.reduce_scalars(_DERIVE[mode](message + bytes([counter])))
+        if secret != bytes(32):
+            return KeyPair(secret, group.multiply_base(secret))
+    raise MisuseError("no key can be derived from this seed")
+
+
+def check_public_key(public: bytes) -> None:
+    """Raise `DecodeError` unless `public` is one valid point and not the identity."""
+    if len(public) != group.POINT:
+        raise DecodeError(f"public key: {len(public)} bytes instead of {group.POINT}")
+    group.check_points(public, "public key")
+
+
+def hash_to_group(inputs: Sequence[bytes], mode: int = MODE_VOPRF) -> bytes:
+    """Map inputs to points; 32·n bytes. Raises `MisuseError` for an input over 65,535 bytes."""
+    if any(len(each) > MAX_INPUT for each in inputs):
+        raise MisuseError(f"an input has more than {MAX_INPUT} bytes")
+    return group.hash_to_points(b"".join(map(_TO_GROUP[mode], inputs)))
+
+
+def blind(inputs: Sequence[bytes], blinds: bytes, mode: int = MODE_VOPRF) -> bytes:
+    """Blind (RFC 9497 §3.3.1): blinds[i]·H(inputs[i])."""
+    return group.multiply_each(blinds, hash_to_group(inputs, mode))
+
+
+def _check_batch(*batches: bytes) -> int:
+    sizes = {len(batch) for batch in batches}
+    if len(sizes) != 1:
+        raise DecodeError("the batches differ in length")
+    size = sizes.pop()
+    if size % group.POINT:
+        raise DecodeError(f"batch: {size} bytes is not a multiple of {group.POINT}")
+    count = size // group.POINT
+    if not 1 <= count <= MAX_BATCH:
+        raise DecodeError(f"a batch has 1 to {MAX_BATCH} elements, not {count}")
+    return count
+
+
+def evaluate(secret: bytes, blinded: bytes) -> bytes:
+    """BlindEvaluate without proof: secret·blinded[i]. Raises `DecodeError` for an element that is not valid."""
+    _check_batch(blinded)
+    return group.multiply_all(secret, blinded)
+
+
+def finalize(
+    inputs: Sequence[bytes], blinds: bytes, evaluated: bytes, inverses: bytes | None = None
+) -> list[bytes]:
+    """Finalize (RFC 9497 §3.3.1): unblind and hash; one 64-byte output an input."""
+    inverses = group.invert_scalars(blinds) if inverses is None else inverses
+    unblinded = group.multiply_each(inverses, evaluated)
+    return finalize_unblinded(inputs, unblinded)
+
+
+def finalize_unblinded(inputs: Sequence[bytes], unblinded: bytes) -> list[bytes]:
+    """Outputs from points that carry no blind: also what a holder computes for its own entries."""
+    sha512 = hashlib.sha512
+    return [
+        sha512(
+            len(each).to_bytes(2, "big") + each + _FINALIZE % unblinded[i * 32 : i * 32 + 32]
+        ).digest()
+        for i, each in enumerate(inputs)
+    ]
+
+
+def evaluate_inputs(secret: bytes, inputs: Sequence[bytes], mode: int = MODE_VOPRF) -> list[bytes]:
+    """Evaluate (RFC 9497 §3.3.1, the server's own): F_k of each input, 64 bytes."""
+    return finalize_unblinded(inputs, group.multiply_all(secret, hash_to_group(inputs, mode)))
+
+
+# -- proof -------------------------------------------------------------------------------------------
+
+
+def composite_seed(public: bytes) -> bytes:
+    """First step of ComputeComposites (RFC 9497 §2.2.1): the seed depends on the key alone."""
+    dst = b"Seed-" + context_string(MODE_VOPRF)
+    message = len(public).to_bytes(2, "big") + public + len(dst).to_bytes(2, "big") + dst
+    return hashlib.sha512(message).digest()
+
+
+def composite_weights(seed: bytes, start: int, blinded: bytes, evaluated: bytes) -> bytes:
+    """The scalars d_i of ComputeComposites for elements `start`…; 32·n bytes."""
+    prefix = len(seed).to_bytes(2, "big") + seed
+    uniform = b"".join(
+        _VOPRF_SCALAR(
+            prefix
+            + (start + offset // 32).to_bytes(2, "big")
+            + b"\x00\x20"
+            + blinded[offset : offset + 32]
+            + b"\x00\x20"
+            + evaluated[offset : offset + 32]
+            + b"Composite"
+        )
+        for offset in range(0, len(blinded), 32)
+    )
+    return group.reduce_scalars(uniform)
+
+
+def evaluate_chunk(secret: bytes, seed: bytes, start: int, blinded: bytes) -> tuple[bytes, bytes]:
+    """Evaluate a slice and sum its weighted points: (evaluated, part of the composite M)."""
+    evaluated = group.multiply_all(secret, blinded)
+    weights = composite_weights(seed, start, blinded, evaluated)
+    return evaluated, group.weighted_sum(weights, blinded)
+
+
+def composite_chunk(seed: bytes, start: int, blinded: bytes, evaluated: bytes) -> tuple[bytes, bytes]:
+    """A slice's parts of the composites M and Z, from public values."""
+    weights = composite_weights(seed, start, blinded, evaluated)
+    return (
+        group.weighted_sum(weights, blinded, "blinded element"),
+        group.weighted_sum(weights, evaluated, "evaluated element"),
+    )
+
+
+def _challenge(public: bytes, *points: bytes) -> bytes:
+    transcript = b"".join(len(p).to_bytes(2, "big") + p for p in (public, *points)) + b"Challenge"
+    return group.reduce_scalars(_VOPRF_SCALAR(transcript))
+
+
+def _prove(key: KeyPair, m: bytes, random: bytes | None = None) -> bytes:
+    """GenerateProof (RFC 9497 §2.2.1) once M is known; Z = k·M."""
+    r = random if random is not None else group.random_scalar()
+    z = group.multiply_all(key.secret, m)
+    t2 = group.multiply_base(r)
+    t3 = group.multiply_all(r, m)
+    c = _challenge(key.public, m, z, t2, t3)
+    return c + group.scalar_subtract(r, group.scalar_multiply(c, key.secret))
+
+
+def evaluate_with_proof(
+    key: KeyPair, blinded: bytes, run: Runner = inline, random: bytes | None = None
+) -> tuple[bytes, bytes]:
+    """BlindEvaluate in mode VOPRF (RFC 9497 §3.3.2): (evaluated, 64-byte proof).
+
+    `random` is the proof's nonce and is given only by tests. Raises `DecodeError` for a batch or an
+    element that is not acceptable, before any of the result is known.
+    """
+    _check_batch(blinded)
+    seed = composite_seed(key.public)
+    step = CHUNK * group.POINT
+    parts = run(
+        evaluate_chunk,
+        [
+            (key.secret, seed, offset // group.POINT, blinded[offset : offset + step])
+            for offset in range(0, len(blinded), step)
+        ],
+    )
+    evaluated = b"".join(part[0] for part in parts)
+    return evaluated, _prove(key, group.add_all(b"".join(part[1] for part in parts)), random)
+
+
+def verify_proof(
+    public: bytes, blinded: bytes, evaluated: bytes, proof: bytes, run: Runner = inline
+) -> None:
+    """VerifyProof (RFC 9497 §2.2.2). Raises `DecodeError` or `ProofError`; returns nothing."""
+    check_public_key(public)
+    _check_batch(blinded, evaluated)
+    if len(proof) != PROOF:
+        raise DecodeError(f"proof: {len(proof)} bytes instead of {PROOF}")
+    c, s = proof[:32], proof[32:]
+    group.check_scalar(c, "proof challenge", allow_zero=True)
+    group.check_scalar(s, "proof response", allow_zero=True)
+    if bytes(32) in (c, s):  # an honest proof has neither, but for odds of 2^-252
+        raise ProofError("the proof is degenerate")
+    seed = composite_seed(public)
+    step = CHUNK * group.POINT
+    parts = run(
+        composite_chunk,
+        [
+            (seed, offset // group.POINT, blinded[offset : offset + step], evaluated[offset : offset + step])
+            for offset in range(0, len(blinded), step)
+        ],
+    )
+    m = group.add_all(b"".join(part[0] for part in parts))
+    z = group.add_all(b"".join(part[1] for part in parts))
+    try:
+        t2 = group.add_all(group.multiply_base(s) + group.multiply_all(c, public))
+        t3 = group.add_all(group.multiply_all(s, m) + group.multiply_all(c, z))
+    except DecodeError as error:  # a composite is the identity: no honest batch gets there
+        raise ProofError("the proof does not hold for the announced key") from error
+    if _challenge(public, m, z, t2, t3) != c:
+        raise ProofError("the proof does not hold for the announced key")
