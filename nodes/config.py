@@ -1,0 +1,161 @@
+"""A node's configuration: `node.toml`, each field also as an environment variable (`LIANFANG_NODE__LISTEN`)."""
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from .errors import ConfigError
+from .identity.names import MemberName, Role
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NodeSection(_Section):
+    """Who and where."""
+
+    name: str
+    role: Role
+    network: str
+    listen: str = "127.0.0.1:7443"
+    advertise: str = ""
+    data: Path = Path("data")
+    keys: Path = Path("keys")
+    certs: Path = Path("certs")
+    policy: Path = Path("policy.toml")
+    admin_socket: Path = Path("data/admin.sock")
+    workers: int = Field(0, ge=0, le=256, description="processes for bulk work; 0 means one a core")
+
+
+class ListsSection(_Section):
+    """The holder's side."""
+
+    default_region: str = Field("CN", pattern="^([A-Z]{2})?$")
+    phone_valid_days: int = Field(180, ge=1, le=3650)
+    epoch_days: float = Field(30, gt=0, le=366)
+    overlap_hours: float = Field(24, ge=0, le=24 * 14, description="both epochs answer after a rotation")
+
+
+class AskSection(_Section):
+    """The querier's side."""
+
+    deadline_seconds: float = Field(10, gt=0, le=600)
+    sync_deadline_seconds: float = Field(3600, gt=0)
+    max_table_age_hours: float = Field(24, gt=0, description="an older copy of a list is synced before it is used")
+    keep_answers_hours: float = Field(24, ge=0, description="for a rerun of the same question")
+    sync_every_minutes: float = Field(0, ge=0, description="0: only on demand")
+
+
+class LogSection(_Section):
+    """Structured logs on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["json", "console"] = "json"
+
+
+class DebugSection(_Section):
+    """For demonstrations and tests; `doctor` warns while any of it is on."""
+
+    capture: Path | None = Field(None, description="append every wire message, as sent, to this file")
+
+
+class NodeConfig(BaseSettings):
+    """All of `node.toml`. Paths are relative to the file's folder."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="LIANFANG_", env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    node: NodeSection
+    lists: ListsSection = ListsSection()
+    ask: AskSection = AskSection()
+    log: LogSection = LogSection()
+    debug: DebugSection = DebugSection()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment overrides the file."""
+        return env_settings, init_settings
+
+    @property
+    def name(self) -> MemberName:
+        """Who this node is."""
+        return MemberName(self.node.network, self.node.role, self.node.name)
+
+
+def explain(path: Path, error: ValidationError) -> ConfigError:
+    """A validation error as one line a field."""
+    lines = [
+        f"{path}: {'.'.join(map(str, each['loc'])) or 'file'}: {each['msg']}" for each in error.errors()
+    ]
+    return ConfigError("\n".join(lines))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Raise `ConfigError` naming the file and the place."""
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+class Home:
+    """A node's folder: its configuration and the absolute paths of what it keeps."""
+
+    def __init__(self, path: Path) -> None:
+        """Read `path`, a `node.toml` or a folder that holds one; raises `ConfigError`."""
+        self.file = (path / "node.toml" if path.is_dir() else path).absolute()
+        document = read_toml(self.file)
+        try:
+            self.config = NodeConfig(**document)
+            self.name = self.config.name
+        except ValidationError as error:
+            raise explain(self.file, error) from error
+        folder = self.file.parent
+        node = self.config.node
+        self.data = folder / node.data
+        self.keys = folder / node.keys
+        self.certs = folder / node.certs
+        self.policy = folder / node.policy
+        self.socket = folder / node.admin_socket
+        capture = self.config.debug.capture
+        self.capture = folder / capture if capture else None
+        if len(str(self.socket).encode()) > 100:
+            raise ConfigError(
+                f"{self.file}: node.admin_socket: a socket's path has at most 100 bytes; give a shorter one"
+            )
+
+
+TEMPLATE = """\
+# Lianfang node. Paths are relative to this file. Each field can be overridden from the environment,
+# for instance LIANFANG_NODE__LISTEN=0.0.0.0:7443.
+
+[node]
+name = "{name}"
+role = "{role}"
+network = "{network}"
+listen = "{listen}"        # where this node answers
+advertise = "{advertise}"  # where others reach it
+
+[lists]
+default_region = "CN"      # phone numbers without a country code
+phone_valid_days = 180     # carriers reissue numbers
+epoch_days = 30            # then a list gets a new key
+
+[ask]
+deadline_seconds = 10
+max_table_age_hours = 24
+"""

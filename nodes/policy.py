@@ -1,0 +1,145 @@
+"""Who may ask for what, and how often: `policy.toml`, read by the gate and by nothing else.
+
+The first `[[allow]]` that names the member and the list decides. What no rule allows is refused.
+"""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lianfang.v1 import common_pb2 as pb
+
+from .config import explain, read_toml
+from .errors import ConfigError
+from .identity.names import MemberName
+
+PURPOSES = {
+    name.removeprefix("PURPOSE_").lower().replace("_", "-"): number
+    for name, number in pb.Purpose.items()
+    if number
+}
+BASES = {
+    name.removeprefix("LEGAL_BASIS_").lower().replace("_", "-"): number
+    for name, number in pb.LegalBasis.items()
+    if number
+}
+PURPOSE_NAMES = {number: name for name, number in PURPOSES.items()}
+BASIS_NAMES = {number: name for name, number in BASES.items()}
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BudgetRule(_Model):
+    """Evaluations one member may ask of one list."""
+
+    epoch: int = Field(200_000, ge=0)
+    day: int = Field(60_000, ge=0)
+    burst: int = Field(20_000, ge=0)
+    burst_seconds: int = Field(60, ge=1, le=3600)
+
+
+class ListBudget(_Model):
+    """Evaluations all members together may ask of one list: bounds those who pool what they learn."""
+
+    epoch: int = Field(2_000_000, ge=0)
+    day: int = Field(500_000, ge=0)
+    renewal_credit: int = Field(0, ge=0, description="extra in a new epoch, at most what the closing one used")
+
+
+class Rule(_Model):
+    """Members, lists and what they may do."""
+
+    members: list[str] = Field(min_length=1)
+    lists: list[str] = ["*"]
+    purposes: list[str] = Field(min_length=1)
+    bases: list[str] = []
+    sync: bool = True
+    budget: BudgetRule = BudgetRule()
+
+    def names(self, member: MemberName, list_name: str) -> bool:
+        """Whether the rule is about this member and list."""
+        wanted = {"*", str(member), f"role:{member.role.value}", member.name}
+        return bool(wanted & set(self.members)) and bool({"*", list_name} & set(self.lists))
+
+
+class Policy(_Model):
+    """The whole file."""
+
+    allow: list[Rule] = []
+    budgets: dict[str, ListBudget] = {}
+    max_batch: int = Field(16_384, ge=1, le=16_384)
+
+    def rule(self, member: MemberName, list_name: str) -> Rule | None:
+        """The rule that decides, or None where nothing is allowed."""
+        return next((rule for rule in self.allow if rule.names(member, list_name)), None)
+
+    def list_budget(self, list_name: str) -> ListBudget:
+        """The list-wide bound."""
+        return self.budgets.get(list_name) or self.budgets.get("*") or ListBudget()
+
+
+def load(path: Path) -> Policy:
+    """Raise `ConfigError` naming the file and the field."""
+    try:
+        policy = Policy(**read_toml(path))
+    except ValidationError as error:
+        raise explain(path, error) from error
+    for number, rule in enumerate(policy.allow, 1):
+        for purpose in rule.purposes:
+            if purpose not in PURPOSES:
+                raise ConfigError(
+                    f"{path}: allow {number}: purpose {purpose!r} is not one of {', '.join(PURPOSES)}"
+                )
+        for basis in rule.bases:
+            if basis not in BASES:
+                raise ConfigError(f"{path}: allow {number}: basis {basis!r} is not one of {', '.join(BASES)}")
+    return policy
+
+
+class PolicyFile:
+    """The policy, read again when the file changes. A broken file keeps the last good one and says so."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stamp = path.stat().st_mtime_ns if path.exists() else 0
+        self._policy = load(path)
+        self.trouble = ""
+
+    @property
+    def current(self) -> Policy:
+        """The policy in force."""
+        try:
+            stamp = self._path.stat().st_mtime_ns
+            if stamp != self._stamp:
+                self._stamp = stamp
+                self._policy = load(self._path)
+                self.trouble = ""
+        except (OSError, ConfigError) as error:
+            self.trouble = f"{self._path}: the policy from before stays in force: {error}"
+        return self._policy
+
+
+TEMPLATE = """\
+# Who may ask this node for what. The first [[allow]] that names the member and the list decides;
+# what no rule allows is refused. Budgets count evaluations, padded, per member and list.
+
+[[allow]]
+members = ["role:centre"]        # "*", "role:bank", a member's name or its spiffe:// id
+lists = ["*"]
+purposes = ["case-investigation", "payment"]
+budget = { epoch = 200000, day = 60000, burst = 20000, burst_seconds = 60 }
+
+[[allow]]
+members = ["role:bank", "role:payment"]
+lists = ["*"]
+purposes = ["account-opening", "payment"]
+budget = { epoch = 20000, day = 5000, burst = 1200, burst_seconds = 60 }
+
+# All members together: bounds those who pool what they learn.
+[budgets."*"]
+epoch = 500000
+day = 150000
+renewal_credit = 20000
+"""

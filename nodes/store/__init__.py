@@ -1,0 +1,1 @@
+"""What a node keeps: SQLite holds the truth; sealed lists of others are LMDB."""

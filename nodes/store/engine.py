@@ -1,0 +1,87 @@
+"""SQLite as the node uses it: WAL, synchronous=FULL, one writer, migrations by Alembic."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy import event, exc
+
+from ..errors import StorageError
+
+HEADS = {"node": "0001", "lists": "0001"}
+_MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+def connect(path: Path, name: str) -> sa.Engine:
+    """Open (and where needed create or upgrade) a database; raises `StorageError`."""
+    engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": 30, "check_same_thread": False})
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: object, _record: object) -> None:
+        connection.isolation_level = None  # type: ignore[attr-defined]  # BEGIN is ours
+        cursor = connection.cursor()  # type: ignore[attr-defined]
+        for pragma in (
+            "journal_mode=WAL",
+            "synchronous=FULL",
+            "foreign_keys=ON",
+            "secure_delete=ON",
+            "temp_store=FILE",
+            "cache_size=-16000",
+        ):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: sa.Connection) -> None:
+        options = connection.get_execution_options()
+        connection.exec_driver_sql("BEGIN" if options.get("read") else "BEGIN IMMEDIATE")
+
+    with translated(path):
+        path.touch(mode=0o600, exist_ok=True)
+        path.chmod(0o600)
+        _upgrade(engine, name)
+    return engine
+
+
+def _upgrade(engine: sa.Engine, name: str) -> None:
+    with engine.connect() as connection:
+        if sa.inspect(connection).has_table("alembic_version"):
+            row = connection.execute(sa.text("SELECT version_num FROM alembic_version")).first()
+            if row is not None and row[0] == HEADS[name]:
+                return
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS / name))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+@contextlib.contextmanager
+def translated(path: Path | str) -> Iterator[None]:
+    """Turn a full disk or a broken database into `StorageError` that names the file."""
+    try:
+        yield
+    except exc.DBAPIError as error:
+        raise StorageError(f"{path}: {error.orig}") from error
+    except OSError as error:
+        raise StorageError(f"{error.filename or path}: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A short read transaction: a snapshot that blocks no writer."""
+    with translated(str(engine.url.database)), engine.connect() as raw:
+        connection = raw.execution_options(read=True)
+        with connection.begin():
+            yield connection
+
+
+@contextlib.contextmanager
+def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A write transaction: all or nothing, durable when it returns."""
+    with translated(str(engine.url.database)), engine.begin() as connection:
+        yield connection

@@ -1,0 +1,232 @@
+"""Tables. Two databases: `node.db` is small and hot (the gate writes it at each question); `lists.db` holds the
+entries, so that an import of a million rows in one transaction never makes a question wait.
+
+Times are seconds since 1970-01-01 UTC, days are days since then. What is about a person is encrypted or a
+keyed index (`Vault`).
+"""
+
+from sqlalchemy import (
+    Column,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+node = MetaData()
+lists = MetaData()
+
+# -- the gate ----------------------------------------------------------------------------------------------
+
+decision = Table(
+    "decision",
+    node,
+    Column("id", Integer, primary_key=True),
+    Column("query_id", LargeBinary, nullable=False),
+    Column("peer", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("resource", Text, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("purpose", Integer, nullable=False),
+    Column("basis", Integer, nullable=False),
+    Column("count", Integer, nullable=False),
+    Column("request_hash", LargeBinary, nullable=False),
+    Column("case_commitment", LargeBinary, nullable=False),
+    Column("asker", LargeBinary, nullable=False),
+    Column("at", Float, nullable=False),
+    Column("repeats", Integer, nullable=False),
+    UniqueConstraint("peer", "query_id"),
+    Index("decision_burst", "peer", "resource", "at"),
+)
+usage = Table(
+    "usage",
+    node,
+    Column("peer", Text),
+    Column("resource", Text),
+    Column("epoch", Integer),
+    Column("day", Integer),
+    Column("evaluations", Integer, nullable=False),
+    PrimaryKeyConstraint("peer", "resource", "epoch", "day"),
+    Index("usage_list", "resource", "epoch"),
+    Index("usage_day", "resource", "day"),
+)
+refusal = Table(
+    "refusal",
+    node,
+    Column("peer", Text),
+    Column("action", Text),
+    Column("resource", Text),
+    Column("reason", Text),
+    Column("purpose", Integer),
+    Column("day", Integer),
+    Column("times", Integer, nullable=False),
+    Column("last_at", Float, nullable=False),
+    PrimaryKeyConstraint("peer", "action", "resource", "reason", "purpose", "day"),
+)
+
+# -- own sealed lists --------------------------------------------------------------------------------------
+
+epoch = Table(
+    "epoch",
+    node,
+    Column("list", Text),
+    Column("number", Integer),
+    Column("public_key", LargeBinary, nullable=False),
+    Column("opened_at", Integer, nullable=False),
+    Column("closes_at", Integer, nullable=False),
+    Column("state", Text, nullable=False),  # sealing, open, closing, closed
+    Column("opened", LargeBinary, nullable=False),  # SignedStatement
+    Column("closed", LargeBinary),
+    PrimaryKeyConstraint("list", "number"),
+)
+batch = Table(
+    "batch",
+    node,
+    Column("list", Text),
+    Column("epoch", Integer),
+    Column("number", Integer),
+    Column("to_seq", Integer, nullable=False),
+    Column("additions", Integer, nullable=False),
+    Column("removals", Integer, nullable=False),
+    Column("sealed", Integer, nullable=False),
+    Column("tombstones", Integer, nullable=False),
+    Column("dummies_added", Integer, nullable=False),  # in this epoch so far
+    Column("dummies_removed", Integer, nullable=False),
+    Column("table_hash", LargeBinary, nullable=False),
+    Column("descriptor", LargeBinary, nullable=False),  # SignedStatement
+    Column("at", Integer, nullable=False),
+    PrimaryKeyConstraint("list", "epoch", "number"),
+)
+
+# -- what others have said, and what we asked them ---------------------------------------------------------
+
+pin = Table(
+    "pin",
+    node,
+    Column("holder", Text),
+    Column("list", Text),
+    Column("epoch", Integer),
+    Column("slot", Text),
+    Column("signed", LargeBinary, nullable=False),  # SignedStatement
+    Column("at", Float, nullable=False),
+    PrimaryKeyConstraint("holder", "list", "epoch", "slot"),
+)
+alarm = Table(
+    "alarm",
+    node,
+    Column("id", Integer, primary_key=True),
+    Column("holder", Text, nullable=False),
+    Column("list", Text, nullable=False),
+    Column("what", Text, nullable=False),
+    Column("first", LargeBinary, nullable=False),
+    Column("second", LargeBinary, nullable=False),
+    Column("at", Float, nullable=False),
+)
+synced = Table(
+    "synced",
+    node,
+    Column("holder", Text),
+    Column("list", Text),
+    Column("epoch", Integer),
+    Column("public_key", LargeBinary, nullable=False),
+    Column("batch", Integer, nullable=False),  # newest batch applied
+    Column("closed", Integer, nullable=False),
+    Column("checked_at", Float, nullable=False),  # when the holder last said this is the newest
+    PrimaryKeyConstraint("holder", "list", "epoch"),
+)
+offer = Table(
+    "offer",
+    node,
+    Column("holder", Text),
+    Column("list", Text),
+    Column("budget", LargeBinary, nullable=False),  # Budget, as last told
+    Column("purposes", LargeBinary, nullable=False),
+    Column("at", Float, nullable=False),
+    PrimaryKeyConstraint("holder", "list"),
+)
+asked = Table(
+    "asked",
+    node,
+    Column("query_id", LargeBinary, primary_key=True),
+    Column("job", LargeBinary, nullable=False),
+    Column("holder", Text, nullable=False),
+    Column("list", Text, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("count", Integer, nullable=False),
+    Column("purpose", Integer, nullable=False),
+    Column("basis", Integer, nullable=False),
+    Column("case_commitment", LargeBinary, nullable=False),
+    Column("asker", LargeBinary, nullable=False),
+    Column("at", Float, nullable=False),
+    Column("outcome", Text, nullable=False),  # pending, answered, refused, void
+    Column("secret", LargeBinary),  # seed and identifiers, encrypted; erased with the answer
+    Index("asked_pending", "job", "outcome"),
+)
+job = Table(
+    "job",
+    node,
+    Column("id", LargeBinary, primary_key=True),
+    Column("case_secret", LargeBinary, nullable=False),  # case number and commitment salt, encrypted
+    Column("case_commitment", LargeBinary, nullable=False),
+    Column("at", Float, nullable=False),
+)
+answer = Table(
+    "answer",
+    node,
+    Column("job", LargeBinary),
+    Column("identifier", LargeBinary),  # keyed index
+    Column("holder", Text),
+    Column("list", Text),
+    Column("outcome", LargeBinary, nullable=False),  # hit or miss with the label, encrypted
+    Column("at", Float, nullable=False),
+    PrimaryKeyConstraint("job", "identifier", "holder", "list"),
+    Index("answer_age", "at"),
+)
+hit = Table(
+    "hit",
+    node,
+    Column("holder", Text),
+    Column("list", Text),
+    Column("epoch", Integer),
+    Column("tag", LargeBinary),
+    Column("job", LargeBinary),
+    Column("at", Float, nullable=False),
+    PrimaryKeyConstraint("holder", "list", "epoch", "tag", "job"),
+)
+
+# -- lists.db ----------------------------------------------------------------------------------------------
+
+named_list = Table(
+    "named_list",
+    lists,
+    Column("id", Integer, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("created_at", Float, nullable=False),
+    Column("seq", Integer, nullable=False),  # of the newest change
+)
+entry = Table(
+    "entry",
+    lists,
+    Column("id", Integer, primary_key=True),
+    Column("list_id", Integer, nullable=False),
+    Column("identifier", LargeBinary, nullable=False),  # keyed index
+    Column("secret", LargeBinary, nullable=False),  # canonical identifier, encrypted
+    Column("own_reference", LargeBinary),  # encrypted; never leaves the node
+    Column("ref", LargeBinary, nullable=False),  # 16 random bytes, stable
+    Column("category", Integer, nullable=False),
+    Column("severity", Integer, nullable=False),
+    Column("confidence", Integer, nullable=False),
+    Column("basis", Integer, nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("reason", Integer, nullable=False),
+    Column("observed_on", Integer, nullable=False),
+    Column("valid_until", Integer, nullable=False),
+    Column("seq", Integer, nullable=False),  # of this entry's newest change
+    UniqueConstraint("list_id", "identifier"),
+    Index("entry_changes", "list_id", "seq", "id"),
+)
