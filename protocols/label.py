@@ -97,6 +97,11 @@ def date_of(day_number: int) -> dt.date | None:
     return dt.date.fromordinal(day_number + _EPOCH) if day_number else None
 
 
+def pack(codes: tuple[int, int, int, int, int, int], seen: int, until: int, reference: bytes) -> bytes:
+    """48 bytes from checked numbers: category, severity, confidence, basis, status, reason; two day numbers."""
+    return _FORMAT.pack(1, *codes, seen, until, reference, bytes(16))
+
+
 @dataclass(frozen=True)
 class Label:
     """The label of one entry. Raises `MisuseError` where a field is out of range."""
@@ -126,18 +131,11 @@ class Label:
 
     def encode(self) -> bytes:
         """48 bytes."""
-        return _FORMAT.pack(
-            1,
-            self.category,
-            self.severity,
-            self.confidence,
-            self.basis,
-            self.status,
-            self.reason,
+        return pack(
+            (self.category, self.severity, self.confidence, self.basis, self.status, self.reason),
             days(self.observed_on),
             days(self.valid_until),
             self.reference,
-            bytes(16),
         )
 
     @classmethod

@@ -216,6 +216,7 @@ entry = Table(
     Column("list_id", Integer, nullable=False),
     Column("identifier", LargeBinary, nullable=False),  # keyed index
     Column("secret", LargeBinary, nullable=False),  # canonical identifier, encrypted
+    Column("kind", Text, nullable=False),
     Column("own_reference", LargeBinary),  # encrypted; never leaves the node
     Column("ref", LargeBinary, nullable=False),  # 16 random bytes, stable
     Column("category", Integer, nullable=False),
@@ -226,6 +227,7 @@ entry = Table(
     Column("reason", Integer, nullable=False),
     Column("observed_on", Integer, nullable=False),
     Column("valid_until", Integer, nullable=False),
+    Column("listed", Integer, nullable=False),  # seq at which it was first live; 0 for never
     Column("seq", Integer, nullable=False),  # of this entry's newest change
     UniqueConstraint("list_id", "identifier"),
     Index("entry_changes", "list_id", "seq", "id"),

@@ -330,6 +330,7 @@ class ImportResult(_message.Message):
     SEALED_FIELD_NUMBER: _builtins.int
     TOMBSTONES_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
     rows: _builtins.int
     added: _builtins.int
     changed: _builtins.int
@@ -345,6 +346,8 @@ class ImportResult(_message.Message):
     tombstones: _builtins.int
     refused: _builtins.bool
     """bad rows and no skip_bad: nothing was stored"""
+    held: _builtins.int
+    """withdrawn or suspended by a person here: an import does not list them again"""
     def __init__(
         self,
         *,
@@ -360,10 +363,11 @@ class ImportResult(_message.Message):
         sealed: _builtins.int = ...,
         tombstones: _builtins.int = ...,
         refused: _builtins.bool = ...,
+        held: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["added", b"added", "bad", b"bad", "batch", b"batch", "changed", b"changed", "duplicates", b"duplicates", "epoch", b"epoch", "refused", b"refused", "rows", b"rows", "sealed", b"sealed", "tombstones", b"tombstones", "unchanged", b"unchanged", "withdrawn", b"withdrawn"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["added", b"added", "bad", b"bad", "batch", b"batch", "changed", b"changed", "duplicates", b"duplicates", "epoch", b"epoch", "held", b"held", "refused", b"refused", "rows", b"rows", "sealed", b"sealed", "tombstones", b"tombstones", "unchanged", b"unchanged", "withdrawn", b"withdrawn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

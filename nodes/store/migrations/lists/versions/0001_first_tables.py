@@ -16,6 +16,7 @@ def upgrade() -> None:
     sa.Column('list_id', sa.Integer(), nullable=False),
     sa.Column('identifier', sa.LargeBinary(), nullable=False),
     sa.Column('secret', sa.LargeBinary(), nullable=False),
+    sa.Column('kind', sa.Text(), nullable=False),
     sa.Column('own_reference', sa.LargeBinary(), nullable=True),
     sa.Column('ref', sa.LargeBinary(), nullable=False),
     sa.Column('category', sa.Integer(), nullable=False),
@@ -26,6 +27,7 @@ def upgrade() -> None:
     sa.Column('reason', sa.Integer(), nullable=False),
     sa.Column('observed_on', sa.Integer(), nullable=False),
     sa.Column('valid_until', sa.Integer(), nullable=False),
+    sa.Column('listed', sa.Integer(), nullable=False),
     sa.Column('seq', sa.Integer(), nullable=False),
     sa.PrimaryKeyConstraint('id'),
     sa.UniqueConstraint('list_id', 'identifier')

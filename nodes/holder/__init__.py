@@ -1,0 +1,1 @@
+"""The holder's side: own lists, their key epochs and sealed batches."""

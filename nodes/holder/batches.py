@@ -1,0 +1,121 @@
+"""Sealed batches on disk: one immutable file each, additions then removals, as `protocols.sealed` lays them out.
+
+A batch is built from sorted runs, so memory does not grow with the list, and a crash resumes after the last
+run that is complete.
+"""
+
+import heapq
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from protocols import sealed
+from protocols.sealed import BatchHash
+
+from ..files import sync_folder, write_atomic
+
+_READ = 4_096  # records read at once from a run
+
+
+@dataclass
+class Progress:
+    """How far a batch has come; what is written here is on disk."""
+
+    number: int
+    after: int  # changes above this …
+    until: int  # … up to this one are in the batch
+    last: tuple[int, int]
+    runs: int = 0
+    sealed: int = 0
+    tombstones: int = 0
+
+
+class BatchBuilder:
+    """The work folder of one batch under construction."""
+
+    def __init__(self, folder: Path, number: int, after: int, until: int) -> None:
+        """Resume what is there if it is the same batch, else start afresh."""
+        self._folder = folder
+        self.progress = Progress(number, after, until, (after, 0))
+        state = folder / "progress.json"
+        if state.exists():
+            try:
+                found = Progress(**json.loads(state.read_text()))
+                found.last = (found.last[0], found.last[1])
+            except (ValueError, TypeError):
+                found = Progress(0, 0, 0, (0, 0))
+            # `until` stays what it was: later changes go into the next batch.
+            if (found.number, found.after) == (number, after) and found.until <= until:
+                self.progress = found
+                return
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        self._save()
+
+    def _save(self) -> None:
+        write_atomic(self._folder / "progress.json", json.dumps(asdict(self.progress)).encode(), 0o600)
+
+    def add_run(self, records: list[bytes], tags: list[bytes], last: tuple[int, int]) -> None:
+        """Write sorted pieces as one run and remember how far it reaches."""
+        progress = self.progress
+        for pieces, unit, suffix in ((records, sealed.RECORD, "add"), (tags, sealed.TAG, "del")):
+            path = self._folder / f"{progress.runs:06d}.{suffix}"
+            merged = heapq.merge(*(_split(piece, unit) for piece in pieces))
+            write_atomic(path, b"".join(merged), 0o600)
+        progress.sealed += sum(map(len, records)) // sealed.RECORD
+        progress.tombstones += sum(map(len, tags)) // sealed.TAG
+        progress.runs += 1
+        progress.last = last
+        self._save()
+
+    def _runs(self, unit: int, suffix: str, extra: list[bytes]) -> Iterator[bytes]:
+        readers = [
+            _read(self._folder / f"{run:06d}.{suffix}", unit) for run in range(self.progress.runs)
+        ]
+        return heapq.merge(*readers, iter(sorted(extra)))
+
+    def finish(
+        self,
+        target: Path,
+        hasher: BatchHash,
+        dummies: tuple[list[bytes], list[bytes]],
+        report: Callable[[int], None],
+    ) -> None:
+        """Merge all runs and the dummies (records, tags) into `target`, durably; feeds the hash."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_suffix(".tmp")
+        done = 0
+        with temporary.open("wb") as file:
+            for unit, suffix, extra in ((sealed.RECORD, "add", dummies[0]), (sealed.TAG, "del", dummies[1])):
+                block = bytearray()
+                for record in self._runs(unit, suffix, extra):
+                    block += record
+                    if len(block) >= 1 << 18:
+                        hasher.update(bytes(block))
+                        file.write(block)
+                        done += len(block) // unit
+                        report(done)
+                        block.clear()
+                hasher.update(bytes(block))
+                file.write(block)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+        sync_folder(target.parent)
+
+    def discard(self) -> None:
+        """The batch is committed: the work folder is not needed."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _split(data: bytes, unit: int) -> Iterator[bytes]:
+    return (data[i : i + unit] for i in range(0, len(data), unit))
+
+
+def _read(path: Path, unit: int) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while block := file.read(_READ * unit):
+            yield from _split(block, unit)

@@ -1,0 +1,441 @@
+"""Key epochs of own lists and the sealing of their batches.
+
+An epoch goes sealing → open → closing → closed. Its key lives in one file of its own and nowhere else, so that
+closing can destroy it; the file is not to be backed up, for a lost key costs no more than a new epoch.
+"""
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import sqlalchemy as sa
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from lianfang.v1 import common_pb2 as pb
+from protocols import group, sealed, statement, voprf
+from protocols.sealed import BatchHash, ListEpoch
+from protocols.voprf import KeyPair
+
+from .. import limits
+from ..config import ListsSection
+from ..errors import NotFound, Refused, StorageError
+from ..files import destroy, write_secret
+from ..identity.keys import NodeKeys, Vault
+from ..identity.names import MemberName
+from ..store import engine as db
+from ..store import schema
+from ..workers import Workers
+from .batches import BatchBuilder
+from .lists import ListStore
+from .rows import SealRow, seal_rows
+
+Report = Callable[[str, int, int], None]  # phase, done, total
+ANSWERING = ("open", "closing")
+
+
+def silent(_phase: str, _done: int, _total: int) -> None:
+    """Report to nobody."""
+
+
+@dataclass(frozen=True)
+class SealedBatch:
+    """A committed batch."""
+
+    number: int
+    to_seq: int
+    additions: int
+    removals: int
+    sealed: int
+    tombstones: int
+    table_hash: bytes
+    descriptor: pb.SignedStatement
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """An epoch as the node knows it."""
+
+    list: str
+    number: int
+    public_key: bytes
+    closes_at: int
+    state: str
+    opened: pb.SignedStatement
+    closed: pb.SignedStatement | None
+
+
+def _signed(data: bytes) -> pb.SignedStatement:
+    return pb.SignedStatement.FromString(data)
+
+
+class Epochs:
+    """All epochs of this node's lists."""
+
+    def __init__(
+        self,
+        database: sa.Engine,
+        store: ListStore,
+        keys: NodeKeys,
+        name: MemberName,
+        folder: Path,
+        settings: ListsSection,
+        workers: Workers,
+    ) -> None:
+        self._database, self._store, self._name, self._folder = database, store, name, folder
+        self._settings, self._workers = settings, workers
+        self._signing: Ed25519PrivateKey = keys.signing
+        self._vault: Vault = keys.vault
+        self._key_folder = keys.folder / "epochs"
+        self._key_folder.mkdir(mode=0o700, exist_ok=True)
+        self._keys: dict[tuple[str, int], KeyPair] = {}
+        self._heads: dict[tuple[str, int], int] = {}
+        self._guard = threading.Lock()
+
+    # -- reading ---------------------------------------------------------------------------------------------
+
+    def where(self, list_name: str, number: int) -> ListEpoch:
+        """The context of an epoch of ours."""
+        return ListEpoch(self._name.network, str(self._name), list_name, number)
+
+    def all(self, list_name: str) -> list[Epoch]:
+        """All epochs of a list, oldest first."""
+        table = schema.epoch
+        with db.reading(self._database) as connection:
+            rows = connection.execute(
+                sa.select(table).where(table.c.list == list_name).order_by(table.c.number)
+            ).all()
+        return [
+            Epoch(
+                row.list,
+                row.number,
+                row.public_key,
+                row.closes_at,
+                row.state,
+                _signed(row.opened),
+                _signed(row.closed) if row.closed else None,
+            )
+            for row in rows
+        ]
+
+    def answering(self, list_name: str) -> list[Epoch]:
+        """Epochs that answer questions."""
+        return [each for each in self.all(list_name) if each.state in ANSWERING]
+
+    def batches(self, list_name: str, number: int) -> list[SealedBatch]:
+        """Committed batches of an epoch, in order."""
+        table = schema.batch
+        with db.reading(self._database) as connection:
+            rows = connection.execute(
+                sa.select(table)
+                .where(table.c.list == list_name, table.c.epoch == number)
+                .order_by(table.c.number)
+            ).all()
+        return [
+            SealedBatch(
+                row.number,
+                row.to_seq,
+                row.additions,
+                row.removals,
+                row.sealed,
+                row.tombstones,
+                row.table_hash,
+                _signed(row.descriptor),
+            )
+            for row in rows
+        ]
+
+    def head(self, list_name: str, number: int) -> int:
+        """Number of the newest batch, from memory; 0 before the first."""
+        key = (list_name, number)
+        if key not in self._heads:
+            batches = self.batches(list_name, number)
+            self._heads[key] = batches[-1].number if batches else 0
+        return self._heads[key]
+
+    def batch_path(self, list_name: str, number: int, batch: int) -> Path:
+        """The batch's file."""
+        return self._folder / list_name / str(number) / f"{batch:06d}.batch"
+
+    def _key_path(self, list_name: str, number: int) -> Path:
+        return self._key_folder / f"{list_name}-{number}.key"
+
+    def _purpose(self, list_name: str, number: int) -> bytes:
+        return f"epoch\x1f{list_name}\x1f{number}".encode()
+
+    def key(self, list_name: str, number: int) -> KeyPair:
+        """The key of an epoch that answers. Raises `Refused` for a closed or unknown one."""
+        with self._guard:
+            pair = self._keys.get((list_name, number))
+            if pair is not None:
+                return pair
+        states = {each.number: each for each in self.all(list_name)}
+        epoch = states.get(number)
+        if epoch is None or epoch.state == "closed":
+            raise Refused(
+                f"epoch {number} of {list_name} is {'closed' if epoch else 'not known'}: sync and ask the newest",
+                "EPOCH",
+                grpc.StatusCode.FAILED_PRECONDITION,
+            )
+        path = self._key_path(list_name, number)
+        try:
+            secret = self._vault.decrypt(path.read_bytes(), self._purpose(list_name, number))
+        except OSError as error:
+            raise StorageError(f"{path}: {error.strerror}; rotate the list to open a new epoch") from error
+        pair = KeyPair(secret, group.multiply_base(secret))
+        if pair.public != epoch.public_key:
+            raise StorageError(f"{path} is not the key of epoch {number}; rotate the list")
+        with self._guard:
+            self._keys[(list_name, number)] = pair
+        return pair
+
+    # -- opening and closing -----------------------------------------------------------------------------------
+
+    def open(self, list_name: str) -> int:
+        """A new epoch in state sealing; returns its number. One that is being sealed already is taken up."""
+        existing = self.all(list_name)
+        if existing and existing[-1].state == "sealing":
+            return existing[-1].number
+        number = existing[-1].number + 1 if existing else 1
+        pair = voprf.generate_key_pair()
+        path = self._key_path(list_name, number)
+        path.unlink(missing_ok=True)  # of a crash before its record was committed: never used
+        write_secret(path, self._vault.encrypt(pair.secret, self._purpose(list_name, number)))
+        now = int(time.time())
+        closes_at = now + int(self._settings.epoch_days * 86_400)
+        opened = statement.sign(
+            self._signing, statement.epoch_opened(self.where(list_name, number), now, pair.public, closes_at)
+        )
+        with db.writing(self._database) as connection:
+            connection.execute(
+                schema.epoch.insert().values(
+                    list=list_name,
+                    number=number,
+                    public_key=pair.public,
+                    opened_at=now,
+                    closes_at=closes_at,
+                    state="sealing",
+                    opened=opened.SerializeToString(),
+                )
+            )
+        return number
+
+    def rotate(self, list_name: str, close_now: bool, report: Report = silent) -> SealedBatch:
+        """Open the next epoch, seal everything under it, and let the old one close after the overlap."""
+        with self._store.lock(list_name):
+            self._store.seq(list_name)
+            number = self.open(list_name)
+            batch = self.seal(list_name, number, report)
+            if close_now:
+                for epoch in self.answering(list_name):
+                    if epoch.number < number:
+                        self.close(list_name, epoch.number)
+        if batch is None:
+            raise NotFound(f"the list {list_name} has nothing to seal")
+        return batch
+
+    def close(self, list_name: str, number: int) -> None:
+        """Destroy the epoch's key, then record that it is gone."""
+        path = self._key_path(list_name, number)
+        with self._guard:
+            self._keys.pop((list_name, number), None)
+        epoch = next(each for each in self.all(list_name) if each.number == number)
+        if path.exists():
+            destroy(path)
+        closed = statement.sign(
+            self._signing,
+            statement.epoch_closed(
+                self.where(list_name, number),
+                int(time.time()),
+                epoch.public_key,
+                len(self.batches(list_name, number)),
+            ),
+        )
+        table = schema.epoch
+        with db.writing(self._database) as connection:
+            connection.execute(
+                table.update()
+                .where(table.c.list == list_name, table.c.number == number)
+                .values(state="closed", closed=closed.SerializeToString())
+            )
+        shutil.rmtree(self._folder / list_name / str(number), ignore_errors=True)
+
+    def tend(self, list_name: str, report: Report = silent) -> None:
+        """Housekeeping: expire entries, seal what changed, rotate and close what is due."""
+        with self._store.lock(list_name):
+            self._store.expire(list_name)
+            now = time.time()
+            epochs = self.all(list_name)
+            for epoch in epochs:
+                lost = not self._key_path(list_name, epoch.number).exists()
+                if epoch.state == "closing" and (now >= epoch.closes_at or lost):
+                    self.close(list_name, epoch.number)
+            newest = epochs[-1] if epochs else None
+            if newest is not None and newest.state == "open" and now >= newest.closes_at:
+                self.rotate(list_name, close_now=False, report=report)
+            self.seal_changes(list_name, report)
+
+    # -- sealing -----------------------------------------------------------------------------------------------
+
+    def seal_changes(self, list_name: str, report: Report = silent) -> list[SealedBatch]:
+        """Seal what changed, in each epoch that answers or is being built; opens the first one."""
+        with self._store.lock(list_name):
+            epochs = [each for each in self.all(list_name) if each.state != "closed"]
+            numbers = [each.number for each in epochs] or [self.open(list_name)]
+            return [
+                batch for number in numbers if (batch := self.seal(list_name, number, report)) is not None
+            ]
+
+    def seal(self, list_name: str, number: int, report: Report = silent) -> SealedBatch | None:
+        """Seal the next batch of an epoch; None where nothing changed. Resumes after a crash."""
+        done = self.batches(list_name, number)
+        after = done[-1].to_seq if done else 0
+        until = self._store.seq(list_name)
+        if until == after:
+            return None
+        next_number = len(done) + 1
+        folder = self._folder / list_name / str(number)
+        builder = BatchBuilder(folder / f"work-{next_number:06d}", next_number, after, until)
+        self._make_runs(list_name, number, builder, report)
+        batch = self._commit(list_name, number, builder, done, report)
+        builder.discard()
+        return batch
+
+    def _make_runs(self, list_name: str, number: int, builder: BatchBuilder, report: Report) -> None:
+        progress = builder.progress
+        total = self._store.count_changes(list_name, progress.after, progress.until)
+        finished = progress.sealed + progress.tombstones
+        secret = self.key(list_name, number).secret
+        context = self.where(list_name, number).context
+        pages: list[tuple[int, tuple[int, int]]] = []  # (pieces of the page, where it ends)
+
+        def pieces() -> Iterator[tuple[object, ...]]:
+            last = progress.last
+            while True:
+                live, gone, end = self._store.changes(
+                    list_name, progress.after, progress.until, last, limits.SEAL_CHUNK
+                )
+                if end is None:
+                    return
+                work = list(_pieces(live, gone if progress.number > 1 else []))
+                pages.append((len(work), end))
+                for some_live, some_gone in work:
+                    yield self._vault.root, secret, context, progress.number, some_live, some_gone
+                last = end
+
+        report("seal", finished, total)
+        records: list[bytes] = []
+        tags: list[bytes] = []
+        for some_records, some_tags in self._workers.stream(seal_rows, pieces()):
+            records.append(some_records)
+            tags.append(some_tags)
+            finished += len(some_records) // sealed.RECORD + len(some_tags) // sealed.TAG
+            report("seal", min(finished, total), total)
+            if len(records) == pages[0][0]:
+                builder.add_run(records, tags, pages.pop(0)[1])
+                records, tags = [], []
+
+    def _commit(
+        self,
+        list_name: str,
+        number: int,
+        builder: BatchBuilder,
+        done: list[SealedBatch],
+        report: Report,
+    ) -> SealedBatch:
+        progress = builder.progress
+        table = schema.batch
+        with db.reading(self._database) as connection:
+            row = connection.execute(
+                sa.select(table.c.dummies_added, table.c.dummies_removed).where(
+                    table.c.list == list_name, table.c.epoch == number, table.c.number == len(done)
+                )
+            ).first()
+        added, removed = (row.dummies_added, row.dummies_removed) if row else (0, 0)
+        padding = sealed.pad_batch(
+            progress.sealed,
+            progress.tombstones,
+            self._store.count_live(list_name),
+            added - removed,
+            first=not done,
+        )
+        key = sealed.dummy_key(self.key(list_name, number).secret)
+        fill = sealed.RECORD - sealed.TAG
+        dummies = (
+            [tag + os.urandom(fill) for tag in sealed.dummy_tags(key, added, added + padding.added)],
+            sealed.dummy_tags(key, removed, removed + padding.removed),
+        )
+        additions, removals = progress.sealed + padding.added, progress.tombstones + padding.removed
+        previous = done[-1].table_hash if done else bytes(32)
+        where = self.where(list_name, number)
+        hasher = BatchHash(where, progress.number, previous, additions, removals)
+        total = additions + removals
+        builder.finish(
+            self.batch_path(list_name, number, progress.number),
+            hasher,
+            dummies,
+            lambda count: report("merge", count, total),
+        )
+        now = int(time.time())
+        descriptor = statement.sign(
+            self._signing,
+            statement.batch(where, now, progress.number, previous, hasher.digest(), (additions, removals)),
+        )
+        batch = SealedBatch(
+            progress.number,
+            progress.until,
+            additions,
+            removals,
+            progress.sealed,
+            progress.tombstones,
+            hasher.digest(),
+            descriptor,
+        )
+        self._record(list_name, number, batch, (added + padding.added, removed + padding.removed), now)
+        return batch
+
+    def _record(
+        self, list_name: str, number: int, batch: SealedBatch, dummies: tuple[int, int], now: int
+    ) -> None:
+        epochs = schema.epoch
+        with db.writing(self._database) as connection:
+            connection.execute(
+                schema.batch.insert().values(
+                    list=list_name,
+                    epoch=number,
+                    number=batch.number,
+                    to_seq=batch.to_seq,
+                    additions=batch.additions,
+                    removals=batch.removals,
+                    sealed=batch.sealed,
+                    tombstones=batch.tombstones,
+                    dummies_added=dummies[0],
+                    dummies_removed=dummies[1],
+                    table_hash=batch.table_hash,
+                    descriptor=batch.descriptor.SerializeToString(),
+                    at=now,
+                )
+            )
+            if batch.number == 1:  # the epoch answers from now on, the one before it soon no more
+                closes_at = now + int(self._settings.overlap_hours * 3600)
+                connection.execute(
+                    epochs.update()
+                    .where(epochs.c.list == list_name, epochs.c.state == "open")
+                    .values(state="closing", closes_at=closes_at)
+                )
+                connection.execute(
+                    epochs.update()
+                    .where(epochs.c.list == list_name, epochs.c.number == number)
+                    .values(state="open")
+                )
+        self._heads[(list_name, number)] = batch.number
+
+
+def _pieces(live: list[SealRow], gone: list[bytes]) -> Iterator[tuple[list[SealRow], list[bytes]]]:
+    step = limits.SEAL_TASK
+    for start in range(0, max(len(live), len(gone), 1), step):
+        yield live[start : start + step], gone[start : start + step]

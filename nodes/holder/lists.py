@@ -1,0 +1,375 @@
+"""Own lists in `lists.db`: entries, imports, withdrawals, expiry. Each change gets a sequence number."""
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import sqlalchemy as sa
+
+from protocols import label as labels
+from protocols import statement
+from protocols.identifiers import Identifier
+from protocols.label import Reason, Status
+
+from ..errors import NotFound, invalid
+from ..identity.keys import Vault
+from ..store import engine as db
+from ..store import schema
+from .rows import Bad, SealRow, StoredRow
+
+_LIVE = tuple(int(status) for status in labels.LIVE)
+# A person's decision stands against a file that still has the entry.
+_HELD = f"(e.status IN ({Status.WITHDRAWN:d}, {Status.SUSPENDED:d}) AND e.reason <> {Reason.REMOVED_BY_SOURCE:d})"
+_DETAILS = ("category", "severity", "confidence", "basis", "reason")
+_COLUMNS = tuple(column for column in StoredRow._fields)
+
+
+def today() -> int:
+    """Days since 1970-01-01 UTC."""
+    return int(time.time() // 86_400)
+
+
+@dataclass
+class ImportOutcome:
+    """What an import did, or would have done."""
+
+    rows: int = 0
+    added: int = 0
+    changed: int = 0
+    unchanged: int = 0
+    withdrawn: int = 0
+    duplicates: int = 0
+    held: int = 0
+    bad: list[Bad] = field(default_factory=list)
+    refused: bool = False
+
+
+@dataclass(frozen=True)
+class StoredEntry:
+    """An entry with its identifier in clear, for the node's own people."""
+
+    identifier: Identifier
+    own_reference: str
+    ref: bytes
+    category: int
+    severity: int
+    confidence: int
+    basis: int
+    status: int
+    reason: int
+    observed_on: int
+    valid_until: int
+
+
+class ListStore:
+    """`lists.db`. Imports into one list take turns; readers never wait."""
+
+    def __init__(self, database: sa.Engine, vault: Vault) -> None:
+        self._database, self._vault = database, vault
+        self._locks: dict[str, threading.RLock] = {}
+        self._guard = threading.Lock()
+
+    def lock(self, name: str) -> threading.RLock:
+        """Held while a list is imported into, sealed, withdrawn from or rotated."""
+        with self._guard:
+            return self._locks.setdefault(name, threading.RLock())
+
+    def names(self) -> list[str]:
+        """All lists, by name."""
+        with db.reading(self._database) as connection:
+            table = schema.named_list
+            return list(connection.execute(sa.select(table.c.name).order_by(table.c.name)).scalars())
+
+    def create(self, name: str) -> None:
+        """Make a list unless it exists; raises `Refused` for a name that is none."""
+        if not statement.LIST_NAME.fullmatch(name):
+            raise invalid(f"list name {name!r}: lower-case letters, digits and hyphens, at most 40")
+        with db.writing(self._database) as connection:
+            connection.exec_driver_sql(
+                "INSERT INTO named_list (name, created_at, seq) VALUES (?, ?, 0) ON CONFLICT DO NOTHING",
+                (name, time.time()),
+            )
+
+    def _id(self, connection: sa.Connection, name: str) -> tuple[int, int]:
+        table = schema.named_list
+        row = connection.execute(sa.select(table.c.id, table.c.seq).where(table.c.name == name)).first()
+        if row is None:
+            raise NotFound(f"there is no list {name!r} here")
+        return row.id, row.seq
+
+    def seq(self, name: str) -> int:
+        """Number of the newest change; raises `NotFound`."""
+        with db.reading(self._database) as connection:
+            return self._id(connection, name)[1]
+
+    # -- import ----------------------------------------------------------------------------------------------
+
+    def import_rows(
+        self,
+        name: str,
+        prepared: Iterable[Sequence[StoredRow | Bad]],
+        replace: bool,
+        skip_bad: bool,
+        bad_before: int = 0,
+        on_store: Callable[[], None] = lambda: None,
+    ) -> ImportOutcome:
+        """Take a whole file in one transaction, or (with bad rows and no `skip_bad`) nothing of it.
+
+        Equal rows change nothing. `replace` withdraws what the file lacks; it is refused for a file without one
+        good row. Raises `StorageError` where the disk is full, and then nothing has changed.
+        """
+        outcome = ImportOutcome()
+        with db.translated("lists.db"), self._database.connect() as connection:
+            try:
+                connection.execution_options(read=True)
+                with connection.begin():
+                    self._stage(connection, prepared, outcome)
+                if (outcome.bad or bad_before) and not skip_bad:
+                    outcome.refused = True
+                    return outcome
+                if replace and not outcome.rows - len(outcome.bad):
+                    raise invalid("the file has no good row: replacing the list by it would withdraw everything")
+                on_store()
+                connection.execution_options(read=False)
+                with connection.begin():
+                    self._apply(connection, name, replace, outcome)
+            finally:
+                connection.execution_options(read=True)
+                with connection.begin():
+                    connection.exec_driver_sql("DROP TABLE IF EXISTS temp.incoming")
+                connection.execution_options(read=False)
+        return outcome
+
+    def _stage(
+        self, connection: sa.Connection, prepared: Iterable[Sequence[StoredRow | Bad]], outcome: ImportOutcome
+    ) -> None:
+        connection.exec_driver_sql("DROP TABLE IF EXISTS temp.incoming")
+        connection.exec_driver_sql(f"CREATE TEMP TABLE incoming ({', '.join(_COLUMNS)})")
+        marks = ", ".join("?" * len(_COLUMNS))
+        insert = f"INSERT INTO temp.incoming VALUES ({marks})"  # noqa: S608
+        for chunk in prepared:
+            outcome.rows += len(chunk)
+            good = [tuple(row) for row in chunk if isinstance(row, StoredRow)]
+            outcome.bad.extend(row for row in chunk if isinstance(row, Bad))
+            if good:
+                connection.exec_driver_sql(insert, good)
+        connection.exec_driver_sql(
+            "CREATE INDEX temp.incoming_identifier ON incoming (identifier, number)"
+        )
+        # Of equal rows the first stands; rows that contradict it are bad.
+        same = " AND ".join(f"d.{c} IS f.{c}" for c in (*_DETAILS, "status", "observed_on", "valid_until"))
+        repeated = connection.exec_driver_sql(
+            f"""SELECT d.number, f.number, {same} FROM temp.incoming d
+            JOIN (SELECT identifier, MIN(number) AS number FROM temp.incoming
+                  GROUP BY identifier HAVING COUNT(*) > 1) g ON g.identifier = d.identifier
+            JOIN temp.incoming f ON f.identifier = g.identifier AND f.number = g.number
+            WHERE d.number > f.number ORDER BY d.number"""  # noqa: S608
+        ).all()
+        for number, first, equal in repeated:
+            if equal:
+                outcome.duplicates += 1
+            else:
+                outcome.bad.append(Bad(number, "value", f"same identifier as row {first}, other details"))
+        if repeated:
+            connection.exec_driver_sql(
+                """DELETE FROM temp.incoming WHERE EXISTS (SELECT 1 FROM temp.incoming f
+                WHERE f.identifier = incoming.identifier AND f.number < incoming.number)"""
+            )
+        outcome.bad.sort(key=lambda bad: bad.number)
+
+    def _apply(self, connection: sa.Connection, name: str, replace: bool, outcome: ImportOutcome) -> None:
+        list_id, last = self._id(connection, name)
+        seq = last + 1
+        live = f"({', '.join(map(str, _LIVE))})"
+        run = connection.exec_driver_sql
+        good = run("SELECT COUNT(*) FROM temp.incoming").scalar_one()
+        outcome.held = run(
+            f"""SELECT COUNT(*) FROM temp.incoming i JOIN entry e
+            ON e.list_id = ? AND e.identifier = i.identifier WHERE {_HELD}""",  # noqa: S608
+            (list_id,),
+        ).scalar_one()
+        differs = " OR ".join(f"e.{c} IS NOT i.{c}" for c in _DETAILS)
+        # A contested entry stays contested although the file says active.
+        status = f"""CASE WHEN e.status = {Status.CONTESTED:d} AND i.status = {Status.ACTIVE:d}
+            THEN e.status ELSE i.status END"""
+        run("CREATE TEMP TABLE IF NOT EXISTS changing (id INTEGER PRIMARY KEY, number INTEGER)")
+        run("DELETE FROM temp.changing")
+        run(
+            f"""INSERT INTO temp.changing SELECT e.id, i.number FROM temp.incoming i JOIN entry e
+            ON e.list_id = ? AND e.identifier = i.identifier
+            WHERE NOT {_HELD} AND ({differs} OR e.status IS NOT ({status})
+              OR (i.dated AND (e.observed_on IS NOT i.observed_on OR e.valid_until IS NOT i.valid_until)))""",  # noqa: S608
+            (list_id,),
+        )
+        outcome.changed = run("SELECT COUNT(*) FROM temp.changing").scalar_one()
+        sets = ", ".join(f"{c} = i.{c}" for c in (*_DETAILS, "own_reference"))
+        run(
+            f"""UPDATE entry AS e SET {sets}, status = {status}, seq = ?,
+              observed_on = CASE WHEN i.dated THEN i.observed_on ELSE e.observed_on END,
+              valid_until = CASE WHEN i.dated THEN i.valid_until ELSE e.valid_until END,
+              listed = CASE WHEN e.listed = 0 AND i.status IN {live} THEN ? ELSE e.listed END
+            FROM temp.changing c, temp.incoming i
+            WHERE c.id = e.id AND i.number = c.number AND i.identifier = e.identifier""",  # noqa: S608
+            (seq, seq),
+        )
+        columns = (*_DETAILS, "identifier", "secret", "kind", "own_reference", "ref", "status")
+        columns += ("observed_on", "valid_until")
+        outcome.added = run(
+            f"""INSERT INTO entry (list_id, seq, listed, {", ".join(columns)})
+            SELECT ?, ?, CASE WHEN i.status IN {live} THEN ? ELSE 0 END, {", ".join("i." + c for c in columns)}
+            FROM temp.incoming i
+            WHERE NOT EXISTS (SELECT 1 FROM entry e WHERE e.list_id = ? AND e.identifier = i.identifier)
+            ORDER BY i.identifier""",  # noqa: S608
+            (list_id, seq, seq, list_id),
+        ).rowcount
+        if replace:
+            outcome.withdrawn = run(
+                f"""UPDATE entry SET status = ?, reason = ?, seq = ? WHERE list_id = ? AND status IN {live}
+                AND identifier NOT IN (SELECT identifier FROM temp.incoming)""",  # noqa: S608
+                (int(Status.WITHDRAWN), int(Reason.REMOVED_BY_SOURCE), seq, list_id),
+            ).rowcount
+        run("DROP TABLE temp.changing")
+        outcome.unchanged = good - outcome.added - outcome.changed - outcome.held
+        if outcome.added or outcome.changed or outcome.withdrawn:
+            run("UPDATE named_list SET seq = ? WHERE id = ?", (seq, list_id))
+
+    # -- single entries --------------------------------------------------------------------------------------
+
+    def set_status(
+        self, name: str, identifiers: Sequence[bytes], refs: Sequence[bytes], status: Status, reason: Reason
+    ) -> int:
+        """Withdraw, suspend, contest or re-activate entries given by canonical bytes or reference.
+
+        All or nothing: raises `NotFound` where one is not on the list. Returns how many changed.
+        """
+        if status is Status.EXPIRED:
+            raise invalid("entries expire by their date")
+        table = schema.entry
+        with db.writing(self._database) as connection:
+            list_id, last = self._id(connection, name)
+            seq, changed = last + 1, 0
+            wanted = [("identifier", self._vault.index(each)) for each in identifiers]
+            wanted += [("ref", each) for each in refs]
+            for position, (column, value) in enumerate(wanted, 1):
+                where = (table.c.list_id == list_id) & (table.c[column] == value)
+                row = connection.execute(sa.select(table.c.id, table.c.status).where(where)).first()
+                if row is None:
+                    raise NotFound(f"entry {position} of {len(wanted)} is not on the list {name}")
+                if row.status == status:
+                    continue
+                values: dict[str, object] = {"status": int(status), "reason": int(reason), "seq": seq}
+                if status in labels.LIVE:
+                    values["listed"] = sa.case((table.c.listed == 0, seq), else_=table.c.listed)
+                connection.execute(table.update().where(table.c.id == row.id).values(values))
+                changed += 1
+            if changed:
+                connection.execute(
+                    schema.named_list.update().where(schema.named_list.c.id == list_id).values(seq=seq)
+                )
+        return changed
+
+    def expire(self, name: str, day: int | None = None) -> int:
+        """Entries whose last valid day has passed leave with the next batch; returns how many."""
+        with db.writing(self._database) as connection:
+            list_id, last = self._id(connection, name)
+            marks = ", ".join(map(str, _LIVE))
+            count = connection.exec_driver_sql(
+                f"""UPDATE entry SET status = ?, seq = ? WHERE list_id = ? AND status IN ({marks})
+                AND valid_until > 0 AND valid_until < ?""",  # noqa: S608
+                (int(Status.EXPIRED), last + 1, list_id, today() if day is None else day),
+            ).rowcount
+            if count:
+                connection.exec_driver_sql(
+                    "UPDATE named_list SET seq = ? WHERE id = ?", (last + 1, list_id)
+                )
+        return int(count)
+
+    def entries(self, name: str, only: Sequence[bytes] = (), limit: int = 0) -> Iterator[StoredEntry]:
+        """Entries with their identifiers in clear, page by page; raises `NotFound` for an unknown list."""
+        table = schema.entry
+        last, given = 0, 0
+        with db.reading(self._database) as connection:
+            list_id = self._id(connection, name)[0]
+        while True:
+            query = sa.select(table).where(table.c.list_id == list_id, table.c.id > last)
+            if only:
+                query = query.where(table.c.identifier.in_([self._vault.index(each) for each in only]))
+            with db.reading(self._database) as connection:
+                rows = connection.execute(query.order_by(table.c.id).limit(2_000)).all()
+            if not rows:
+                return
+            for row in rows:
+                if limit and given >= limit:
+                    return
+                given += 1
+                reference = self._vault.decrypt(row.own_reference, b"reference") if row.own_reference else b""
+                yield StoredEntry(
+                    Identifier.from_canonical(self._vault.decrypt(row.secret, b"entry")),
+                    reference.decode(),
+                    *(getattr(row, c) for c in ("ref", "category", "severity", "confidence", "basis")),
+                    *(getattr(row, c) for c in ("status", "reason", "observed_on", "valid_until")),
+                )
+            last = rows[-1].id
+
+    def statistics(self, name: str) -> dict[str, dict[str, int]]:
+        """Counts by status, kind, category and basis (the last three of live entries)."""
+        table = schema.entry
+        out: dict[str, dict[str, int]] = {}
+        with db.reading(self._database) as connection:
+            list_id = self._id(connection, name)[0]
+            for column in ("status", "kind", "category", "basis"):
+                query = sa.select(table.c[column], sa.func.count()).where(table.c.list_id == list_id)
+                if column != "status":
+                    query = query.where(table.c.status.in_(_LIVE))
+                rows = connection.execute(query.group_by(table.c[column]))
+                out[column] = {str(value): int(count) for value, count in rows}
+        return out
+
+    # -- for sealing -----------------------------------------------------------------------------------------
+
+    def count_live(self, name: str) -> int:
+        """Entries that are sealed once everything is."""
+        table = schema.entry
+        with db.reading(self._database) as connection:
+            list_id = self._id(connection, name)[0]
+            query = sa.select(sa.func.count()).where(table.c.list_id == list_id, table.c.status.in_(_LIVE))
+            return int(connection.execute(query).scalar_one())
+
+    def count_changes(self, name: str, after: int, until: int) -> int:
+        """Entries whose newest change lies in (after, until]."""
+        table = schema.entry
+        with db.reading(self._database) as connection:
+            list_id = self._id(connection, name)[0]
+            query = sa.select(sa.func.count()).where(
+                table.c.list_id == list_id, table.c.seq > after, table.c.seq <= until
+            )
+            return int(connection.execute(query).scalar_one())
+
+    def changes(
+        self, name: str, after: int, until: int, last: tuple[int, int], limit: int
+    ) -> tuple[list[SealRow], list[bytes], tuple[int, int] | None]:
+        """The next page of changes in (after, until], ordered by (seq, id), behind `last`.
+
+        Returns live rows, secrets of those that leave a table sealed up to `after`, and the new `last`.
+        """
+        table = schema.entry
+        columns = (table.c.id, table.c.seq, table.c.listed, table.c.secret, table.c.category)
+        columns += (table.c.severity, table.c.confidence, table.c.basis, table.c.status, table.c.reason)
+        columns += (table.c.observed_on, table.c.valid_until, table.c.ref)
+        with db.reading(self._database) as connection:
+            list_id = self._id(connection, name)[0]
+            rows = connection.execute(
+                sa.select(*columns)
+                .where(
+                    table.c.list_id == list_id,
+                    table.c.seq > after,
+                    table.c.seq <= until,
+                    sa.tuple_(table.c.seq, table.c.id) > sa.tuple_(*last),
+                )
+                .order_by(table.c.seq, table.c.id)
+                .limit(limit)
+            ).all()
+        live: list[SealRow] = [tuple(row[3:]) for row in rows if row.status in _LIVE]  # type: ignore[misc]
+        gone = [row.secret for row in rows if row.status not in _LIVE and 0 < row.listed <= after]
+        return live, gone, ((rows[-1].seq, rows[-1].id) if rows else None)

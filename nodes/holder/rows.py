@@ -1,0 +1,210 @@
+"""From a row of a file to what is stored: checked, normalised, encrypted. Runs in worker processes."""
+
+import datetime as dt
+import functools
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from protocols import label as labels
+from protocols import sealed
+from protocols.errors import IdentifierError
+from protocols.identifiers import Kind, normalise
+from protocols.label import Basis, Category, Reason, Status
+
+from .. import words
+from ..identity.keys import Vault
+
+
+class RawRow(NamedTuple):
+    """A row as text; empty where the file has no such column."""
+
+    number: int
+    kind: str
+    value: str
+    country: str
+    category: str
+    severity: str
+    confidence: str
+    basis: str
+    observed_on: str
+    valid_until: str
+    status: str
+    reason: str
+    reference: str
+    institution: str
+
+
+class StoredRow(NamedTuple):
+    """A row as it goes into `lists.db`."""
+
+    number: int
+    identifier: bytes
+    secret: bytes
+    kind: str
+    own_reference: bytes | None
+    ref: bytes
+    category: int
+    severity: int
+    confidence: int
+    basis: int
+    status: int
+    reason: int
+    observed_on: int
+    valid_until: int
+    dated: int  # 0 where the dates are defaults
+
+
+class Bad(NamedTuple):
+    """Why a row cannot be taken; never repeats its values."""
+
+    number: int
+    column: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class RowOptions:
+    """How a file's gaps are filled."""
+
+    default_region: str
+    phone_valid_days: int
+    official: bool
+    today: int  # days since 1970
+
+
+class _BadField(Exception):
+    def __init__(self, column: str, reason: str) -> None:
+        super().__init__(reason)
+        self.column = column
+
+
+_DATE = re.compile(r"(\d{4})[-/.年]?(\d{1,2})[-/.月]?(\d{1,2})日?(?:[ T]00:00:00)?")
+
+
+def _date(column: str, text: str) -> int:
+    text = text.strip()
+    if not text:
+        return 0
+    match = _DATE.fullmatch(text)
+    try:
+        if match is None or (text.isdigit() and len(text) != 8):
+            raise ValueError
+        day = labels.days(dt.date(*(int(part) for part in match.groups())))
+    except ValueError:
+        raise _BadField(column, "not a date like 2026-01-31") from None
+    if not 0 < day < 60_000:
+        raise _BadField(column, "a date out of range")
+    return day
+
+
+def _number(column: str, text: str, low: int, high: int, default: int) -> int:
+    text = text.strip()
+    if not text:
+        return default
+    if not (text.isascii() and text.isdigit() and low <= int(text) <= high):
+        raise _BadField(column, f"not a whole number from {low} to {high}")
+    return int(text)
+
+
+def _word(column: str, text: str, table: dict[str, int], default: int) -> int:
+    if not text.strip():
+        return default
+    found = table.get(words.key(text))
+    if found is None:
+        choices = ", ".join(name for name in table if name.isascii())
+        raise _BadField(column, f"not one of {choices}")
+    return int(found)
+
+
+def prepare(row: RawRow, vault: Vault, options: RowOptions) -> StoredRow | Bad:
+    """One row; `Bad` names the first column that is wrong."""
+    try:
+        return _prepare(row, vault, options)
+    except _BadField as error:
+        return Bad(row.number, error.column, str(error))
+    except IdentifierError as error:
+        column = {"country": "country", "institution": "institution"}.get(error.code, "value")
+        return Bad(row.number, column, str(error))
+
+
+def _prepare(row: RawRow, vault: Vault, options: RowOptions) -> StoredRow:
+    if not row.kind.strip():
+        raise _BadField("kind", "no kind")
+    kind = words.kind_of(row.kind)
+    if kind is None:
+        raise _BadField("kind", f"not one of {', '.join(Kind)}")
+    identifier = normalise(kind, row.value, row.country, row.institution, options.default_region)
+    category = _word("category", row.category, dict(words.CATEGORIES), Category.OTHER)
+    severity = _number("severity", row.severity, 1, 5, 3)
+    confidence = _number("confidence", row.confidence, 0, 100, 50)
+    basis = _word(
+        "basis", row.basis, dict(words.BASES), Basis.OFFICIAL_LIST if options.official else Basis.REPORT
+    )
+    status = _word("status", row.status, dict(words.STATUSES), Status.ACTIVE)
+    reason = _word("reason", row.reason, dict(words.REASONS), Reason.NONE)
+    seen = _date("observed_on", row.observed_on)
+    until = _date("valid_until", row.valid_until)
+    if seen > options.today + 1:
+        raise _BadField("observed_on", "a date in the future")
+    if until and seen and until < seen:
+        raise _BadField("valid_until", "before the observation")
+    dated = int(bool(seen or until))
+    if kind is Kind.PHONE and not options.official:
+        seen = seen or options.today
+        until = until or seen + options.phone_valid_days
+    if until and until < options.today and status in labels.LIVE:
+        status = Status.EXPIRED
+    canonical = identifier.canonical
+    reference = row.reference.strip()
+    return StoredRow(
+        row.number,
+        vault.index(canonical),
+        vault.encrypt(canonical, b"entry"),
+        kind.value,
+        vault.encrypt(reference.encode(), b"reference") if reference else None,
+        os.urandom(16),
+        category,
+        severity,
+        confidence,
+        basis,
+        int(status),
+        reason,
+        seen,
+        until,
+        dated,
+    )
+
+
+@functools.lru_cache(maxsize=2)
+def _vault(root: bytes) -> Vault:
+    return Vault(root)
+
+
+def prepare_chunk(root: bytes, rows: Sequence[tuple[str, ...]], options: RowOptions) -> list[StoredRow | Bad]:
+    """Rows in order; `root` is the node's storage key, handed to its own worker."""
+    vault = _vault(root)
+    return [prepare(RawRow(*row), vault, options) for row in rows]  # type: ignore[arg-type]
+
+
+# secret, category, severity, confidence, basis, status, reason, observed_on, valid_until, ref
+SealRow = tuple[bytes, int, int, int, int, int, int, int, int, bytes]
+
+
+def seal_rows(
+    root: bytes, secret: bytes, context: bytes, number: int, live: Sequence[SealRow], gone: Sequence[bytes]
+) -> tuple[bytes, bytes]:
+    """Seal live entries and make tombstones of the others: (records, tags), each sorted."""
+    vault = _vault(root)
+    entries = [
+        (
+            vault.decrypt(row[0], b"entry"),
+            labels.pack((row[1], row[2], row[3], row[4], row[5], row[6]), row[7], row[8], row[9]),
+        )
+        for row in live
+    ]
+    records = sealed.seal_chunk(secret, context, number, entries, os.urandom(sealed.SALT * len(entries)))
+    tags = sealed.tags_chunk(secret, [vault.decrypt(each, b"entry") for each in gone])
+    return records, tags
