@@ -22,3 +22,6 @@ KEEPALIVE = timedelta(seconds=30)
 GRACE = timedelta(seconds=20)  # for calls in flight at shutdown
 SEAL_CHUNK = 4_096  # entries read at once while sealing
 SEAL_TASK = 256  # entries in one piece of work for a core
+SYNC_TRIES = 3  # times a broken pull is taken up again
+LIST_BYTES = 1 << 40  # content of one batch that a querier accepts
+CAPTURE_BYTES = 1 << 30  # of a capture file

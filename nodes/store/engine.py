@@ -1,6 +1,8 @@
 """SQLite as the node uses it: WAL, synchronous=FULL, one writer, migrations by Alembic."""
 
 import contextlib
+import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +10,9 @@ import sqlalchemy as sa
 from sqlalchemy import event, exc
 
 from ..errors import StorageError
+
+_guard = threading.Lock()
+_locks: "weakref.WeakKeyDictionary[sa.Engine, threading.Lock]" = weakref.WeakKeyDictionary()
 
 HEADS = {"node": "0001", "lists": "0001"}
 _MIGRATIONS = Path(__file__).parent / "migrations"
@@ -83,5 +88,11 @@ def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
 @contextlib.contextmanager
 def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
     """A write transaction: all or nothing, durable when it returns."""
-    with translated(str(engine.url.database)), engine.begin() as connection:
+    with translated(str(engine.url.database)), _lock(engine), engine.begin() as connection:
         yield connection
+
+
+def _lock(engine: sa.Engine) -> threading.Lock:
+    # SQLite's own waiting polls; writers of one process queue here instead.
+    with _guard:
+        return _locks.setdefault(engine, threading.Lock())

@@ -665,14 +665,14 @@ class QueryEvent(_message.Message):
 
     PLAN_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
-    ANSWER_FIELD_NUMBER: _builtins.int
+    ANSWERS_FIELD_NUMBER: _builtins.int
     HOLDER_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def plan(self) -> Global___QueryPlan: ...
     @_builtins.property
     def progress(self) -> Global___QueryProgress: ...
     @_builtins.property
-    def answer(self) -> Global___QueryAnswer: ...
+    def answers(self) -> Global___QueryAnswers: ...
     @_builtins.property
     def holder(self) -> Global___QueryHolder: ...
     def __init__(
@@ -680,14 +680,14 @@ class QueryEvent(_message.Message):
         *,
         plan: Global___QueryPlan | None = ...,
         progress: Global___QueryProgress | None = ...,
-        answer: Global___QueryAnswer | None = ...,
+        answers: Global___QueryAnswers | None = ...,
         holder: Global___QueryHolder | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "event", b"event", "holder", b"holder", "plan", b"plan", "progress", b"progress"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "event", b"event", "holder", b"holder", "plan", b"plan", "progress", b"progress"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "event", b"event", "holder", b"holder", "plan", b"plan", "progress", b"progress"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "event", b"event", "holder", b"holder", "plan", b"plan", "progress", b"progress"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["plan", "progress", "answer", "holder"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["plan", "progress", "answers", "holder"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -821,6 +821,26 @@ class QueryProgress(_message.Message):
 Global___QueryProgress: _TypeAlias = QueryProgress  # noqa: Y015
 
 @_typing.final
+class QueryAnswers(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ANSWERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def answers(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueryAnswer]: ...
+    def __init__(
+        self,
+        *,
+        answers: _abc.Iterable[Global___QueryAnswer] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueryAnswers: _TypeAlias = QueryAnswers  # noqa: Y015
+
+@_typing.final
 class QueryAnswer(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -833,7 +853,7 @@ class QueryAnswer(_message.Message):
     member: _builtins.str
     list: _builtins.str
     outcome: _builtins.str
-    """hit, miss, expired"""
+    """hit, review (a name alone is never more), miss, expired"""
     @_builtins.property
     def label(self) -> Global___Label: ...
     def __init__(

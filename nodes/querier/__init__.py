@@ -1,0 +1,1 @@
+"""The querier's side: copies of others' sealed lists, and questions."""

@@ -1,0 +1,82 @@
+"""Channels to other members. Each trusts exactly the certificates that the member list binds to that member:
+gRPC checks the DNS name, never the SPIFFE URI, so the pin is what tells one member from another."""
+
+import grpc
+
+from lianfang.v1 import lookup_pb2_grpc, node_pb2_grpc, sync_pb2_grpc
+
+from ..errors import NodeError, Refused
+from ..identity.keys import NodeKeys
+from ..identity.members import Member, MemberBook
+from ..services import wire
+
+
+class PeerFailed(NodeError):
+    """A call to another member failed; `outcome` is refused, timeout, unreachable or failed."""
+
+    def __init__(self, outcome: str, message: str, reason: str) -> None:
+        super().__init__(message, reason)
+        self.outcome = outcome
+
+
+def failed(member: Member, error: grpc.aio.AioRpcError) -> PeerFailed:
+    """Say who failed and how, for a person."""
+    name, code, reason = member.name.name, error.code(), wire.reason_of(error)
+    details = error.details() or ""
+    if reason != code.name:
+        return PeerFailed("refused", f"{name}: {details}", reason)
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return PeerFailed("timeout", f"{name} did not answer in time", "TIMEOUT")
+    if code is grpc.StatusCode.UNAVAILABLE:
+        why = "its certificate is not the one the member list binds, or it refused ours"
+        text = why if "handshake" in details.lower() or "ssl" in details.lower() else "it cannot be reached"
+        return PeerFailed("unreachable", f"{name}: {text} ({member.endpoint})", "UNREACHABLE")
+    return PeerFailed("failed", f"{name}: {code.name}: {details}", code.name)
+
+
+class Peer:
+    """The stubs of one member."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self.channel = channel
+        self.info = node_pb2_grpc.NodeInfoStub(channel)
+        self.sync = sync_pb2_grpc.ListSyncStub(channel)
+        self.lookup = lookup_pb2_grpc.LookupStub(channel)
+
+
+class Peers:
+    """Opens a channel to a member when it is first needed and keeps it warm."""
+
+    def __init__(self, book: MemberBook, keys: NodeKeys, own_certificate: bytes) -> None:
+        self._book, self._keys, self._certificate = book, keys, own_certificate
+        self._open: dict[str, tuple[tuple[str, bytes], Peer]] = {}
+
+    def get(self, member: Member) -> Peer:
+        """Raise `Refused` where the member's certificate has expired."""
+        pin = (member.endpoint, member.trusted_pem())
+        known = self._open.get(member.id)
+        if known is not None and known[0] == pin:
+            return known[1]
+        credentials = grpc.ssl_channel_credentials(pin[1], self._keys.tls_pem(), self._certificate)
+        options = [*wire.OPTIONS, ("grpc.ssl_target_name_override", member.name.dns)]
+        channel = grpc.aio.secure_channel(member.endpoint, credentials, options)
+        peer = Peer(channel)
+        self._open[member.id] = (pin, peer)
+        return peer
+
+    def others(self, own_id: str) -> list[Member]:
+        """All members but this node."""
+        return [member for member in self._book.current if member.id != own_id]
+
+    def find(self, text: str, own_id: str) -> Member:
+        """A member by name; raises `NotFound`, or `Refused` for this node itself."""
+        member = self._book.current.find(text)
+        if member.id == own_id:
+            raise Refused(f"{text} is this node itself", "SELF")
+        return member
+
+    async def close(self) -> None:
+        """Close every channel."""
+        for _, peer in self._open.values():
+            await peer.channel.close()
+        self._open.clear()

@@ -1,0 +1,348 @@
+"""Asking: one question to all holders at once, each reported by itself."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import grpc
+
+from lianfang.v1 import common_pb2 as common
+from lianfang.v1 import lookup_pb2
+from protocols import padding, sealed, voprf
+from protocols.errors import PeerError
+from protocols.label import Label
+from protocols.lookup import Question
+from protocols.sealed import ListEpoch
+
+from .. import limits
+from ..config import AskSection
+from ..errors import NodeError, Refused
+from ..identity.members import Member
+from ..identity.names import MemberName
+from ..services import wire
+from ..workers import Workers
+from .peers import PeerFailed, Peers, failed
+from .questions import Answer, Batch, Job, Questions
+from .sync import Synced, Syncer
+from .tables import Tables
+
+_SECONDS_PER_ELEMENT = 0.004  # allowed on top of the deadline for a batch's own arithmetic
+
+
+@dataclass
+class Target:
+    """One holder's list, and what is to be asked of it."""
+
+    member: Member
+    copy: Synced | None
+    todo: list[bytes] = field(default_factory=list)
+    known: dict[bytes, Answer] = field(default_factory=dict)
+    pending: list[Batch] = field(default_factory=list)
+    budget: common.Budget | None = None
+    trouble: tuple[str, str] | None = None  # outcome, why it cannot be asked
+
+    @property
+    def list(self) -> str:
+        """Name of the list, empty where none is known."""
+        return self.copy.list if self.copy else ""
+
+    def parts(self) -> "list[tuple[list[bytes], int]]":
+        """New batches: (inputs, padded size)."""
+        step = limits.BATCH_ELEMENTS
+        chunks = [self.todo[i : i + step] for i in range(0, len(self.todo), step)]
+        return [(chunk, padding.bucket(len(chunk))) for chunk in chunks]
+
+    @property
+    def cost(self) -> int:
+        """Evaluations that new batches will be charged."""
+        return sum(count for _, count in self.parts())
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Answers of one holder's list to some identifiers."""
+
+    target: Target
+    answers: Sequence[Answer]
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A holder is through: answered, refused, timeout, unreachable or failed."""
+
+    target: Target
+    outcome: str
+    detail: str
+    charged: int
+
+
+class Asker:
+    """One per node."""
+
+    def __init__(
+        self,
+        name: MemberName,
+        peers: Peers,
+        syncer: Syncer,
+        tables: Tables,
+        questions: Questions,
+        workers: Workers,
+        settings: AskSection,
+        capture: wire.Capture,
+    ) -> None:
+        self._name, self._peers, self._syncer, self._tables = name, peers, syncer, tables
+        self._questions, self._workers, self._settings = questions, workers, settings
+        self._capture = capture
+        self._fast = ThreadPoolExecutor(2, "ask")
+        self._bulk = ThreadPoolExecutor(16, "ask-bulk")
+
+    def close(self) -> None:
+        """Let what runs end."""
+        self._fast.shutdown()
+        self._bulk.shutdown()
+
+    # -- planning --------------------------------------------------------------------------------------------
+
+    async def plan(
+        self,
+        job: Job,
+        inputs: Sequence[bytes],
+        members: Sequence[Member],
+        lists: Sequence[str],
+        again: bool,
+    ) -> list[Target]:
+        """Bring the copies up to date where they are too old, and see what each holder has to be asked."""
+        groups = await asyncio.gather(*(self._targets(member, lists) for member in members))
+        targets = [target for group in groups for target in group]
+        if len(inputs) <= limits.BATCH_INLINE and not any(target.trouble for target in targets):
+            self._fill_all(job, inputs, targets, again)  # a few short reads; a thread hop costs as much
+        else:
+            await asyncio.to_thread(self._fill_all, job, inputs, targets, again)
+        return targets
+
+    def _fill_all(self, job: Job, inputs: Sequence[bytes], targets: list[Target], again: bool) -> None:
+        for target in targets:
+            if target.copy is not None and target.trouble is None:
+                try:
+                    self._fill(job, inputs, target, again)
+                except NodeError as error:
+                    target.trouble = ("failed", str(error))
+
+    async def _targets(self, member: Member, lists: Sequence[str]) -> list[Target]:
+        copies = self._syncer.copies(member.id)
+        oldest = min((copy.checked_at for copy in copies), default=0.0)
+        trouble = None
+        if time.time() - oldest > self._settings.max_table_age_hours * 3600:
+            try:
+                copies = await self._syncer.sync(member)
+            except PeerFailed as error:
+                trouble = (error.outcome, str(error))
+            except NodeError as error:
+                trouble = ("failed", str(error))
+        if trouble is not None:
+            return [Target(member, copy, trouble=trouble) for copy in copies or [None]]
+        chosen = [copy for copy in copies if not lists or copy.list in lists]
+        if not chosen:
+            why = "it offers none of these lists" if copies else "it offers no list to this node"
+            return [Target(member, None, trouble=("refused", f"{member.name.name}: {why}"))]
+        return [Target(member, copy) for copy in chosen]
+
+    def _fill(self, job: Job, inputs: Sequence[bytes], target: Target, again: bool) -> None:
+        assert target.copy is not None
+        copy = target.copy
+        self._syncer.check_no_alarm(copy.holder, copy.list)
+        target.budget = self._syncer.offer(copy.holder, copy.list)
+        for batch in self._questions.pending(job, copy.holder, copy.list):
+            if batch.epoch == copy.epoch:
+                target.pending.append(batch)
+            else:
+                self._questions.end(batch, "void")
+        target.known = {} if again else self._current(copy, self._questions.known(job, copy.holder, copy.list, inputs))
+        under_way = {each for batch in target.pending for each in batch.inputs}
+        target.todo = [each for each in inputs if each not in target.known and each not in under_way]
+
+    def _current(self, copy: Synced, known: dict[bytes, Answer]) -> dict[bytes, Answer]:
+        """Kept hits count only while their record is unchanged: what has left the list hits no more."""
+        hits = [each for each in known.values() if each.label]
+        found = self._tables.get(copy.holder, copy.list, copy.epoch).get([each.tag for each in hits])
+        for each, record in zip(hits, found, strict=True):
+            if record is None or record[0] != each.batch:
+                del known[each.identifier]
+        return known
+
+    # -- asking ----------------------------------------------------------------------------------------------
+
+    async def ask(
+        self, job: Job, targets: Sequence[Target], deadline: float
+    ) -> AsyncIterator[Answered | Finished]:
+        """Ask all targets at once. Each ends with one `Finished`; none waits for another."""
+        events: asyncio.Queue[Answered | Finished] = asyncio.Queue()
+        tasks = [asyncio.create_task(self._ask_one(job, target, deadline, events)) for target in targets]
+        try:
+            remaining = len(tasks)
+            while remaining:
+                event = await events.get()
+                remaining -= isinstance(event, Finished)
+                yield event
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _ask_one(
+        self, job: Job, target: Target, deadline: float, events: "asyncio.Queue[Answered | Finished]"
+    ) -> None:
+        charged = 0
+        try:
+            if target.trouble is not None or target.copy is None:
+                outcome, detail = target.trouble or ("failed", "no copy of a list")
+                events.put_nowait(Finished(target, outcome, detail, 0))
+                return
+            total = len(target.known) + len(target.todo) + sum(len(each.inputs) for each in target.pending)
+            done = len(target.known)
+            if done:
+                events.put_nowait(Answered(target, list(target.known.values()), done, total))
+            copy = target.copy
+            fresh = self._questions.begin(job, copy.holder, copy.list, copy.epoch, target.parts())
+            queue = [*target.pending, *fresh]
+            while queue:
+                batch = queue.pop(0)
+                answers, cost, replacement = await self._ask_batch(job, target, batch, deadline)
+                charged += cost
+                if replacement is not None:
+                    queue[:0] = replacement
+                    continue
+                done += len(answers)
+                events.put_nowait(Answered(target, answers, done, total))
+            events.put_nowait(Finished(target, "answered", "", charged))
+        except PeerFailed as error:
+            events.put_nowait(Finished(target, error.outcome, str(error), charged))
+        except NodeError as error:
+            events.put_nowait(Finished(target, "failed", str(error), charged))
+        except PeerError as error:
+            detail = f"{target.member.name.name}: {error}"
+            events.put_nowait(Finished(target, "failed", detail, charged))
+        except Exception as error:  # the other holders' answers must not be lost with this one's
+            events.put_nowait(Finished(target, "failed", f"this node failed: {type(error).__name__}", charged))
+
+    async def _ask_batch(
+        self, job: Job, target: Target, batch: Batch, deadline: float
+    ) -> tuple[list[Answer], int, list[Batch] | None]:
+        """(answers, evaluations charged, batches to ask instead)."""
+        assert target.copy is not None
+        small = len(batch.inputs) <= limits.BATCH_INLINE
+        executor = self._fast if small else self._bulk
+        run = voprf.inline if small else self._workers.run
+        loop = asyncio.get_running_loop()
+        question = Question(target.copy.public_key, batch.inputs, batch.seed)
+        blinded = await loop.run_in_executor(executor, question.request, run)
+        asker = job.asker if batch in target.pending or small else job.asker
+        if batch in target.pending:
+            asker = await asyncio.to_thread(self._questions.asker_of, batch)
+        request = lookup_pb2.EvaluateRequest(
+            suite=common.SUITE_RISTRETTO255_SHA512,
+            list=batch.list,
+            epoch=batch.epoch,
+            query_id=batch.query_id,
+            purpose=job.purpose,  # type: ignore[arg-type]
+            basis=job.basis,  # type: ignore[arg-type]
+            case_commitment=job.case_commitment,
+            asker=asker,
+            blinded=blinded,
+        )
+        try:
+            response = await self._send(target, request, deadline + _SECONDS_PER_ELEMENT * question.size)
+        except PeerFailed as error:
+            if error.reason == "EPOCH":
+                await loop.run_in_executor(executor, self._questions.end, batch, "void")
+                replaced = await self._replace(job, target, batch)
+                return [], 0, replaced
+            if error.outcome == "refused":
+                await loop.run_in_executor(executor, self._questions.end, batch, "refused")
+            raise
+        answers = await loop.run_in_executor(
+            executor, self._finish, job, target, batch, question, response, run
+        )
+        return answers, 0 if response.repeated_answer else question.size, None
+
+    async def _send(
+        self, target: Target, request: lookup_pb2.EvaluateRequest, timeout: float
+    ) -> lookup_pb2.EvaluateResponse:
+        """Send, and once more where the holder was unreachable or our copy was behind."""
+        assert target.copy is not None
+        end = time.monotonic() + timeout
+        retried: set[str] = set()
+        while True:
+            request.table_batch = target.copy.batch
+            request.asked_at = int(time.time())
+            self._capture.record("out", "Evaluate", target.member.id, request)
+            try:
+                response = await self._peers.get(target.member).lookup.Evaluate(
+                    request, timeout=max(0.05, end - time.monotonic())
+                )
+                self._capture.record("in", "Evaluate", target.member.id, response)
+                return response
+            except grpc.aio.AioRpcError as error:
+                failure = failed(target.member, error)
+                if failure.reason in retried or failure.reason not in ("BEHIND", "UNREACHABLE"):
+                    raise failure from error
+                retried.add(failure.reason)
+                if failure.reason == "BEHIND":
+                    await self._resync(target, end)
+                else:
+                    await asyncio.sleep(0.1)
+
+    async def _resync(self, target: Target, end: float) -> None:
+        try:
+            copies = await asyncio.wait_for(self._syncer.sync(target.member), max(0.05, end - time.monotonic()))
+        except TimeoutError:
+            name = target.member.name.name
+            raise PeerFailed("timeout", f"{name}: syncing its list did not end in time", "TIMEOUT") from None
+        same = [copy for copy in copies if copy.list == target.list]
+        if not same:
+            raise Refused(f"{target.member.name.name} no longer offers {target.list}", "POLICY")
+        target.copy = same[0]
+
+    async def _replace(self, job: Job, target: Target, batch: Batch) -> list[Batch]:
+        """The epoch is closed: ask the same identifiers of the newest one."""
+        before = batch.epoch
+        await self._resync(target, time.monotonic() + self._settings.sync_deadline_seconds)
+        copy = target.copy
+        assert copy is not None
+        if copy.epoch <= before:
+            raise Refused(f"{target.member.name.name} closed epoch {before} and opened no other", "EPOCH")
+        part = (batch.inputs, padding.bucket(len(batch.inputs)))
+        return self._questions.begin(job, copy.holder, copy.list, copy.epoch, [part])
+
+    def _finish(
+        self,
+        job: Job,
+        target: Target,
+        batch: Batch,
+        question: Question,
+        response: lookup_pb2.EvaluateResponse,
+        run: voprf.Runner,
+    ) -> list[Answer]:
+        outputs = question.finish(response.evaluated, response.proof, run)
+        table = self._tables.get(batch.holder, batch.list, batch.epoch)
+        tags = [sealed.tag_of(output) for output in outputs]
+        context = ListEpoch(self._name.network, batch.holder, batch.list, batch.epoch).context
+        answers = []
+        for identifier, output, tag, record in zip(batch.inputs, outputs, tags, table.get(tags), strict=True):
+            if record is None:
+                answers.append(Answer(identifier, b""))
+            else:
+                label = sealed.open_record(output, context, record[0], record[1])
+                answers.append(Answer(identifier, label.encode(), tag, record[0]))
+        self._questions.answered(job, batch, answers)
+        if response.HasField("budget"):
+            target.budget = response.budget
+        return answers
+
+
+def label_of(answer: Answer) -> Label | None:
+    """The label of a hit."""
+    return Label.decode(answer.label) if answer.label else None

@@ -1,0 +1,410 @@
+"""Keeping copies of others' sealed lists: verify what the holder says, pin it, pull what is new, apply it."""
+
+import asyncio
+import os
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert
+
+from lianfang.v1 import common_pb2 as common
+from lianfang.v1 import node_pb2, sync_pb2
+from protocols import sealed, statement
+from protocols.errors import PeerError, TableError
+from protocols.sealed import BatchHash, ListEpoch
+
+from .. import limits
+from ..config import AskSection
+from ..errors import Refused, StorageError
+from ..identity.members import Member, MemberBook
+from ..identity.names import MemberName
+from ..services import wire
+from ..store import engine as db
+from ..store import schema
+from .peers import PeerFailed, Peers, failed
+from .tables import Tables
+
+
+@dataclass(frozen=True)
+class SyncStep:
+    """One report of a sync, for a person who watches."""
+
+    member: str
+    list: str = ""
+    epoch: int = 0
+    batch: int = 0
+    bytes_done: int = 0
+    bytes_total: int = 0
+    state: str = "pulling"  # pulling, applying, current, failed
+    detail: str = ""
+    additions: int = 0
+    removals: int = 0
+
+
+Watch = Callable[[SyncStep], None]
+
+
+@dataclass(frozen=True)
+class Synced:
+    """A copy that can be asked."""
+
+    holder: str
+    list: str
+    epoch: int
+    public_key: bytes
+    batch: int
+    checked_at: float
+
+
+class Syncer:
+    """One per node. Syncs of one member take turns."""
+
+    def __init__(
+        self,
+        database: sa.Engine,
+        tables: Tables,
+        peers: Peers,
+        book: MemberBook,
+        name: MemberName,
+        settings: AskSection,
+        capture: wire.Capture,
+    ) -> None:
+        self._database, self._tables, self._peers, self._book = database, tables, peers, book
+        self._name, self._settings, self._capture = name, settings, capture
+        self._locks: dict[str, asyncio.Lock] = {}
+
+    # -- what is known ---------------------------------------------------------------------------------------
+
+    def copies(self, holder: str | None = None) -> list[Synced]:
+        """Copies that can be asked: the newest epoch of each list that is not closed."""
+        table = schema.synced
+        query = sa.select(table).where(table.c.closed == 0, table.c.batch > 0).order_by(table.c.epoch)
+        if holder is not None:
+            query = query.where(table.c.holder == holder)
+        with db.reading(self._database) as connection:
+            rows = connection.execute(query).all()
+        newest = {
+            (row.holder, row.list): Synced(
+                row.holder, row.list, row.epoch, row.public_key, row.batch, row.checked_at
+            )
+            for row in rows
+        }
+        return [newest[key] for key in sorted(newest)]
+
+    def offer(self, holder: str, list_name: str) -> common.Budget | None:
+        """What the holder last said is left, or None."""
+        table = schema.offer
+        with db.reading(self._database) as connection:
+            row = connection.execute(
+                sa.select(table.c.budget).where(table.c.holder == holder, table.c.list == list_name)
+            ).first()
+        return common.Budget.FromString(row.budget) if row else None
+
+    def note_budget(self, holder: str, list_name: str, budget: common.Budget) -> None:
+        """Remember what an answer said is left."""
+        self._write_offer(holder, list_name, budget, None)
+
+    def alarms(self) -> list[dict[str, Any]]:
+        """Contradictory statements, newest first."""
+        table = schema.alarm
+        with db.reading(self._database) as connection:
+            rows = connection.execute(sa.select(table).order_by(table.c.id.desc())).all()
+        return [{"holder": r.holder, "list": r.list, "what": r.what, "at": r.at} for r in rows]
+
+    def check_no_alarm(self, holder: str, list_name: str) -> None:
+        """Raise `Refused` where the holder has signed two different things for one slot."""
+        if any(each["holder"] == holder and each["list"] == list_name for each in self.alarms()):
+            raise Refused(
+                f"{holder} signed contradictory statements about {list_name}; both are kept as evidence",
+                "MISBEHAVIOUR",
+            )
+
+    # -- pins --------------------------------------------------------------------------------------------------
+
+    def _pin(self, member: Member, where: ListEpoch, signed: common.SignedStatement, kind: str) -> Any:
+        """Verify a statement and hold the holder to it; raises `Refused` for a second, different one."""
+        said = statement.verify(member.verifier, signed, where, kind)
+        slot = statement.slot(said)
+        table = schema.pin
+        key = {"holder": member.id, "list": where.list, "epoch": where.epoch, "slot": slot}
+        data = signed.SerializeToString()
+        with db.writing(self._database) as connection:
+            known = connection.execute(sa.select(table.c.signed).filter_by(**key)).scalar()
+            if known is None:
+                connection.execute(table.insert().values(**key, signed=data, at=time.time()))
+                return said
+            if common.SignedStatement.FromString(known).statement == signed.statement:
+                return said
+            connection.execute(
+                schema.alarm.insert().values(
+                    holder=member.id,
+                    list=where.list,
+                    what=f"two statements for epoch {where.epoch}, {slot}",
+                    first=known,
+                    second=data,
+                    at=time.time(),
+                )
+            )
+        self.check_no_alarm(member.id, where.list)
+        return said
+
+    def _write_offer(
+        self, holder: str, list_name: str, budget: common.Budget, purposes: bytes | None
+    ) -> None:
+        values = {"budget": budget.SerializeToString(), "at": time.time()}
+        if purposes is not None:
+            values["purposes"] = purposes
+        with db.writing(self._database) as connection:
+            connection.execute(
+                insert(schema.offer)
+                .values(**{"holder": holder, "list": list_name, "purposes": b"", **values})
+                .on_conflict_do_update(index_elements=["holder", "list"], set_=values)
+            )
+
+    # -- one member ----------------------------------------------------------------------------------------------
+
+    async def info(self, member: Member, timeout: float) -> node_pb2.GetInfoResponse:
+        """Ask a member for its node information; raises `PeerFailed` or `Refused`."""
+        request = node_pb2.GetInfoRequest(member_list_version=self._book.current.version)
+        self._capture.record("out", "GetInfo", member.id, request)
+        try:
+            response = await self._peers.get(member).info.GetInfo(request, timeout=timeout)
+        except grpc.aio.AioRpcError as error:
+            raise failed(member, error) from error
+        self._capture.record("in", "GetInfo", member.id, response)
+        if response.member != member.id:
+            raise Refused(f"{member.endpoint} says it is {response.member}, not {member.id}", "WRONG_MEMBER")
+        if common.SUITE_RISTRETTO255_SHA512 not in response.suites:
+            raise Refused(f"{member.name.name} does not speak suite 1", "SUITE")
+        if response.member_list:
+            self._book.offer(response.member_list)
+        return response
+
+    async def sync(self, member: Member, watch: Watch = lambda _step: None) -> list[Synced]:
+        """Bring all copies of this member's lists up to date.
+
+        Raises `PeerFailed`, `Refused` (misbehaviour) or `StorageError`. What was pulled before a failure is
+        kept and the next sync goes on from there.
+        """
+        async with self._locks.setdefault(member.id, asyncio.Lock()):
+            info = await self.info(member, self._settings.deadline_seconds)
+            for head in info.lists:
+                if not statement.LIST_NAME.fullmatch(head.list):
+                    raise Refused(f"{member.name.name} offers a list with a malformed name", "INVALID")
+                purposes = bytes(sorted(purpose for purpose in head.purposes if 0 <= purpose < 256))
+                await asyncio.to_thread(self._write_offer, member.id, head.list, head.budget, purposes)
+                for epoch in head.epochs:
+                    await self._sync_epoch(member, head.list, epoch, watch)
+            await asyncio.to_thread(self._drop_closed)
+            return await asyncio.to_thread(self.copies, member.id)
+
+    async def _sync_epoch(
+        self, member: Member, list_name: str, head: node_pb2.EpochHead, watch: Watch
+    ) -> None:
+        number = statement.parse(head.opened.statement).epoch
+        where = ListEpoch(self._name.network, member.id, list_name, number)
+        try:
+            opened = await asyncio.to_thread(self._pin, member, where, head.opened, "epoch_opened")
+            public_key = opened.epoch_opened.public_key
+            if head.HasField("closed"):
+                closed = await asyncio.to_thread(self._pin, member, where, head.closed, "epoch_closed")
+                if closed.epoch_closed.public_key != public_key:
+                    raise Refused(f"{member.name.name} closed epoch {number} under another key", "MISBEHAVIOUR")
+                await asyncio.to_thread(self._note_closed, where)
+                return
+            if not head.HasField("head"):
+                return
+            newest = await asyncio.to_thread(self._pin, member, where, head.head, "batch")
+        except PeerError as error:
+            raise Refused(f"{member.name.name}: {list_name}, epoch {number}: {error}", "INVALID") from error
+        table = await asyncio.to_thread(self._tables.get, *(member.id, list_name, number))
+        have, target = table.watermark, newest.batch.number
+        if have > target:
+            raise Refused(
+                f"{member.name.name} went back from batch {have} of {list_name} to {target}", "MISBEHAVIOUR"
+            )
+        if have < target:
+            await self._pull(member, where, (have, target), watch)
+        await asyncio.to_thread(self._note_current, where, public_key, target)
+        watch(SyncStep(member.name.name, list_name, number, target, state="current"))
+
+    def _note_current(self, where: ListEpoch, public_key: bytes, batch: int) -> None:
+        values = {"batch": batch, "checked_at": time.time()}
+        with db.writing(self._database) as connection:
+            connection.execute(
+                insert(schema.synced)
+                .values(
+                    holder=where.holder,
+                    list=where.list,
+                    epoch=where.epoch,
+                    public_key=public_key,
+                    closed=0,
+                    **values,
+                )
+                .on_conflict_do_update(index_elements=["holder", "list", "epoch"], set_=values)
+            )
+
+    def _note_closed(self, where: ListEpoch) -> None:
+        table = schema.synced
+        with db.writing(self._database) as connection:
+            connection.execute(
+                table.update()
+                .where(
+                    table.c.holder == where.holder, table.c.list == where.list, table.c.epoch == where.epoch
+                )
+                .values(closed=1)
+            )
+
+    def _drop_closed(self) -> None:
+        """Remove the files of tables whose key is gone, or that two newer epochs have replaced."""
+        table = schema.synced
+        with db.reading(self._database) as connection:
+            rows = connection.execute(sa.select(table).where(table.c.closed == 1)).all()
+        for row in rows:
+            self._tables.drop(row.holder, row.list, row.epoch)
+
+    # -- pulling ---------------------------------------------------------------------------------------------
+
+    async def _pull(self, member: Member, where: ListEpoch, span: tuple[int, int], watch: Watch) -> None:
+        have, target = span
+        for attempt in range(limits.SYNC_TRIES):
+            try:
+                async for number in self._pull_once(member, where, have, watch):
+                    have = number
+                if have >= target:
+                    return
+                raise PeerFailed("failed", f"{member.name.name} ended the stream at batch {have}", "TRUNCATED")
+            except PeerFailed as error:
+                if attempt + 1 == limits.SYNC_TRIES or error.outcome == "refused":
+                    raise
+                await asyncio.sleep(0.2 * 2**attempt)
+
+    async def _pull_once(
+        self, member: Member, where: ListEpoch, have: int, watch: Watch
+    ) -> AsyncIterator[int]:
+        """Pull batches after `have`; yields the number of each that is applied."""
+        folder = self._tables.folder(where.holder, where.list, where.epoch)
+        part = folder / f"incoming-{have + 1:06d}.part"
+        request = sync_pb2.PullRequest(
+            suite=common.SUITE_RISTRETTO255_SHA512,
+            list=where.list,
+            epoch=where.epoch,
+            from_batch=have + 1,
+            from_offset=part.stat().st_size if part.exists() else 0,
+            pull_id=secrets.token_bytes(16),
+        )
+        self._capture.record("out", "Pull", member.id, request)
+        call = self._peers.get(member).sync.Pull(request, timeout=self._settings.sync_deadline_seconds)
+        incoming: _Incoming | None = None
+        try:
+            async for response in call:
+                self._capture.record("in", "Pull", member.id, response)
+                if response.WhichOneof("part") == "descriptor":
+                    if incoming is not None:
+                        raise TableError("a new batch begins before the last one is whole")
+                    said = await asyncio.to_thread(self._pin, member, where, response.descriptor, "batch")
+                    if said.batch.number != have + 1:
+                        raise TableError(f"batch {said.batch.number} came instead of {have + 1}")
+                    incoming = _Incoming(folder, said.batch)
+                elif incoming is None:
+                    raise TableError("content came before a descriptor")
+                else:
+                    incoming.write(response.content)
+                body = incoming.body
+                watch(_step(member, where, body, incoming.size, incoming.expected))
+                if incoming.size == incoming.expected:
+                    incoming.close()
+                    await asyncio.to_thread(self._apply, where, incoming)
+                    have, incoming = body.number, None
+                    yield have
+        except grpc.aio.AioRpcError as error:
+            raise failed(member, error) from error
+        except PeerError as error:
+            if incoming is not None:
+                incoming.discard()
+            raise Refused(f"{member.name.name}: {where.list}: {error}", "INVALID") from error
+        except OSError as error:
+            raise StorageError(f"{error.filename or folder}: {error.strerror}") from error
+        finally:
+            call.cancel()
+            if incoming is not None:
+                incoming.close()
+
+    def _apply(self, where: ListEpoch, incoming: "_Incoming") -> None:
+        body = incoming.body
+        if body.previous != self._previous_hash(where, body.number):
+            raise TableError(f"batch {body.number} does not follow the one before it")
+        hasher = BatchHash(where, body.number, body.previous, body.additions, body.removals)
+        with incoming.path.open("rb") as file:
+            while block := file.read(1 << 20):
+                hasher.update(block)
+        if hasher.digest() != body.table_hash:
+            raise TableError(f"batch {body.number} is not what its descriptor says")
+        table = self._tables.get(where.holder, where.list, where.epoch)
+        table.apply(incoming.path, body.number, (body.additions, body.removals))
+        incoming.path.unlink()
+
+    def _previous_hash(self, where: ListEpoch, number: int) -> bytes:
+        if number == 1:
+            return bytes(32)
+        table = schema.pin
+        with db.reading(self._database) as connection:
+            data = connection.execute(
+                sa.select(table.c.signed).filter_by(
+                    holder=where.holder, list=where.list, epoch=where.epoch, slot=f"batch-{number - 1}"
+                )
+            ).scalar()
+        if data is None:
+            raise TableError(f"batch {number - 1} was never announced")
+        return statement.parse(common.SignedStatement.FromString(data).statement).batch.table_hash
+
+
+class _Incoming:
+    """A batch on its way: bytes go to a file that a later sync can continue."""
+
+    def __init__(self, folder: Path, body: common.BatchDescriptor) -> None:
+        self.body = body
+        self.expected = sealed.content_length(body.additions, body.removals)
+        if self.expected > limits.LIST_BYTES:
+            raise TableError(f"batch {body.number} claims {self.expected} bytes")
+        self.path = folder / f"incoming-{body.number:06d}.part"
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._file = os.fdopen(descriptor, "ab")
+        self.size = os.fstat(descriptor).st_size
+
+    def write(self, content: bytes) -> None:
+        """Append; raises `TableError` for more than the descriptor announced."""
+        if not content or self.size + len(content) > self.expected:
+            raise TableError(f"batch {self.body.number} is longer than its descriptor says")
+        self._file.write(content)
+        self.size += len(content)
+
+    def close(self) -> None:
+        """Flush; the file stays."""
+        self._file.close()
+
+    def discard(self) -> None:
+        """What came is not the batch: start afresh next time."""
+        self._file.close()
+        self.path.unlink(missing_ok=True)
+
+
+def _step(
+    member: Member, where: ListEpoch, body: common.BatchDescriptor, done: int, total: int
+) -> SyncStep:
+    return SyncStep(
+        member.name.name,
+        where.list,
+        where.epoch,
+        body.number,
+        done,
+        total,
+        additions=body.additions,
+        removals=body.removals,
+    )

@@ -1,0 +1,76 @@
+"""NodeInfo: who this node is and which lists the caller may use."""
+
+import asyncio
+import time
+from importlib import metadata
+from typing import Any
+
+from lianfang.v1 import common_pb2 as common
+from lianfang.v1 import node_pb2 as pb
+from lianfang.v1 import node_pb2_grpc
+
+from ..gate import Gate
+from ..holder.epochs import Epochs
+from ..holder.lists import ListStore
+from ..identity.members import Member, MemberBook
+from ..identity.names import MemberName
+from . import wire
+
+_CLOSED_SHOWN = 12  # closed epochs whose end is still told
+
+
+class NodeInfoService(node_pb2_grpc.NodeInfoServicer):
+    """Open to every member; lists and budgets appear only where policy gives the caller a use of them."""
+
+    def __init__(
+        self,
+        name: MemberName,
+        book: MemberBook,
+        store: ListStore,
+        epochs: Epochs,
+        gate: Gate,
+        capture: wire.Capture,
+    ) -> None:
+        self._name, self._book, self._store, self._epochs, self._gate = name, book, store, epochs, gate
+        self._capture = capture
+        self._authenticator = wire.Authenticator(book)
+
+    @wire.unary
+    async def GetInfo(self, request: pb.GetInfoRequest, context: Any) -> pb.GetInfoResponse:
+        """See node.proto."""
+        member = self._authenticator.member(context)
+        self._capture.record("in", "GetInfo", member.id, request)
+        response = await asyncio.to_thread(self._answer, request, member)
+        self._capture.record("out", "GetInfo", member.id, response)
+        return response
+
+    def _answer(self, request: pb.GetInfoRequest, member: Member) -> pb.GetInfoResponse:
+        members = self._book.current
+        return pb.GetInfoResponse(
+            member=str(self._name),
+            software=f"lianfang {metadata.version('lianfang')}",
+            now=int(time.time()),
+            suites=[common.SUITE_RISTRETTO255_SHA512],
+            member_list=members.signed if members.version > request.member_list_version else b"",
+            lists=[head for name in self._store.names() if (head := self._head(name, member)) is not None],
+        )
+
+    def _head(self, name: str, member: Member) -> pb.ListHead | None:
+        purposes = self._gate.purposes(member, name)
+        if not purposes:
+            return None
+        epochs = []
+        known = self._epochs.all(name)
+        for epoch in known:
+            if epoch.state == "sealing" or (epoch.closed and epoch.number < known[-1].number - _CLOSED_SHOWN):
+                continue
+            batches = self._epochs.batches(name, epoch.number)
+            epochs.append(
+                pb.EpochHead(
+                    opened=epoch.opened,
+                    head=batches[-1].descriptor if batches else None,
+                    closed=epoch.closed,
+                )
+            )
+        budget = self._gate.budget(member, name)
+        return pb.ListHead(list=name, epochs=epochs, purposes=purposes, budget=budget)  # type: ignore[arg-type]

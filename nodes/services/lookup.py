@@ -1,0 +1,153 @@
+"""Lookup: evaluates blinded points. The holder sees 32-byte points that are uniform whatever was asked."""
+
+import asyncio
+import collections
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+
+from lianfang.v1 import common_pb2 as common
+from lianfang.v1 import lookup_pb2 as pb
+from lianfang.v1 import lookup_pb2_grpc
+from protocols import group, lookup, padding, voprf
+from protocols.encoding import frame
+
+from .. import gate as gates
+from .. import limits
+from ..errors import Refused, invalid
+from ..gate import Ask, Gate
+from ..holder.epochs import Epochs
+from ..identity.members import Member, MemberBook
+from ..policy import BASIS_NAMES, PURPOSE_NAMES
+from ..workers import Workers
+from . import wire
+
+
+def request_hash(request: pb.EvaluateRequest) -> bytes:
+    """What a repeated query id must repeat. Time and table are not part of it: a retry may come later."""
+    return hashlib.sha256(
+        frame(
+            "lianfang/v1/evaluate",
+            request.suite,
+            request.list,
+            request.epoch,
+            request.purpose,
+            request.basis,
+            request.case_commitment,
+            request.asker,
+            request.blinded,
+        )
+    ).digest()
+
+
+def check_shape(request: pb.EvaluateRequest) -> int:
+    """Sizes, counts and codes before any work; the number of elements. Raises `Refused`."""
+    if request.suite != common.SUITE_RISTRETTO255_SHA512:
+        raise invalid(f"suite {request.suite} is not known here")
+    if len(request.blinded) % group.POINT:
+        raise invalid(f"blinded: {len(request.blinded)} bytes is not a multiple of {group.POINT}")
+    count = len(request.blinded) // group.POINT
+    if not 1 <= count <= limits.BATCH_ELEMENTS:
+        raise invalid(f"a batch has 1 to {limits.BATCH_ELEMENTS} elements, not {count}")
+    if padding.bucket(count) != count:
+        raise invalid(f"a batch of {count} is not padded; the bucket is {padding.bucket(count)}")
+    for field, size in (("query_id", 16), ("case_commitment", 32), ("asker", 16)):
+        if len(getattr(request, field)) != size:
+            raise invalid(f"{field} has {size} bytes, not {len(getattr(request, field))}")
+    if request.purpose not in PURPOSE_NAMES:
+        raise invalid("a purpose is needed")
+    if request.basis not in BASIS_NAMES:
+        raise invalid("a legal basis is needed")
+    return count
+
+
+class LookupService(lookup_pb2_grpc.LookupServicer):
+    """Small requests have a thread of their own; large ones share the worker processes in turns."""
+
+    def __init__(
+        self, book: MemberBook, epochs: Epochs, gate: Gate, workers: Workers, capture: wire.Capture
+    ) -> None:
+        self._epochs, self._gate, self._workers, self._capture = epochs, gate, workers, capture
+        self._authenticator = wire.Authenticator(book)
+        self._fast = ThreadPoolExecutor(1, "lookup")
+        self._bulk = ThreadPoolExecutor(16, "bulk")
+        self._under_way: collections.Counter[str] = collections.Counter()
+
+    def close(self) -> None:
+        """Let what runs end."""
+        self._fast.shutdown()
+        self._bulk.shutdown()
+
+    @wire.unary
+    async def Evaluate(self, request: pb.EvaluateRequest, context: Any) -> pb.EvaluateResponse:
+        """See lookup.proto. Charged and recorded before the first multiplication under the key."""
+        member = self._authenticator.member(context)
+        self._capture.record("in", "Evaluate", member.id, request)
+        count = check_shape(request)
+        self._gate.precheck(member, request.list, gates.EVALUATE, request.purpose, request.basis)
+        if count <= limits.BATCH_INLINE:
+            response = await self._answer(request, member, count, self._fast, voprf.inline)
+        else:
+            if self._under_way[member.id] >= limits.CONCURRENT_BULK:
+                raise Refused(
+                    f"{limits.CONCURRENT_BULK} large requests of yours are under way; wait for one",
+                    "BUSY",
+                    grpc.StatusCode.RESOURCE_EXHAUSTED,
+                )
+            self._under_way[member.id] += 1
+            try:
+                response = await self._answer(request, member, count, self._bulk, self._workers.run)
+            finally:
+                self._under_way[member.id] -= 1
+        self._capture.record("out", "Evaluate", member.id, response)
+        return response
+
+    async def _answer(
+        self,
+        request: pb.EvaluateRequest,
+        member: Member,
+        count: int,
+        executor: ThreadPoolExecutor,
+        run: voprf.Runner,
+    ) -> pb.EvaluateResponse:
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(executor, self._check_points, request.blinded, run)
+        ask = Ask(
+            member,
+            gates.EVALUATE,
+            request.list,
+            request.epoch,
+            count,
+            request.query_id,
+            request_hash(request),
+            request.purpose,
+            request.basis,
+            request.case_commitment,
+            request.asker,
+            request.asked_at,
+            check=lambda: self._check_current(request),
+        )
+        decision = await asyncio.wrap_future(self._gate.submit(ask))
+        key = self._epochs.key(request.list, request.epoch)
+        evaluated, proof = await loop.run_in_executor(executor, lookup.answer, key, request.blinded, run)
+        return pb.EvaluateResponse(
+            evaluated=evaluated, proof=proof, budget=decision.budget, repeated_answer=decision.repeated
+        )
+
+    @staticmethod
+    def _check_points(blinded: bytes, run: voprf.Runner) -> None:
+        step = 1024 * group.POINT
+        run(group.check_points, [(blinded[i : i + step],) for i in range(0, len(blinded), step)])
+
+    def _check_current(self, request: pb.EvaluateRequest) -> None:
+        """Refuse a closed epoch, and a member that has not applied the newest removals."""
+        self._epochs.key(request.list, request.epoch)
+        head = self._epochs.head(request.list, request.epoch)
+        if request.table_batch != head:
+            raise Refused(
+                f"your copy of {request.list} is at batch {request.table_batch}, the newest is {head}: sync first",
+                "BEHIND",
+                grpc.StatusCode.FAILED_PRECONDITION,
+            )

@@ -1,0 +1,75 @@
+"""ListSync: sealed batches to who may have them."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from lianfang.v1 import common_pb2 as common
+from lianfang.v1 import sync_pb2 as pb
+from lianfang.v1 import sync_pb2_grpc
+from protocols import sealed
+from protocols.encoding import frame
+
+from .. import gate as gates
+from .. import limits
+from ..errors import invalid
+from ..gate import Ask, Gate
+from ..holder.epochs import Epochs
+from ..identity.members import MemberBook
+from . import wire
+
+
+def _read(path: Path, offset: int, size: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read(size)
+
+
+class ListSyncService(sync_pb2_grpc.ListSyncServicer):
+    """Streams batches; holds no transaction while it does."""
+
+    def __init__(self, book: MemberBook, epochs: Epochs, gate: Gate, capture: wire.Capture) -> None:
+        self._epochs, self._gate, self._capture = epochs, gate, capture
+        self._authenticator = wire.Authenticator(book)
+
+    @wire.streaming
+    async def Pull(self, request: pb.PullRequest, context: Any) -> AsyncIterator[pb.PullResponse]:
+        """See sync.proto."""
+        member = self._authenticator.member(context)
+        self._capture.record("in", "Pull", member.id, request)
+        if request.suite != common.SUITE_RISTRETTO255_SHA512:
+            raise invalid(f"suite {request.suite} is not known here")
+        if len(request.pull_id) != 16 or request.from_batch < 1:
+            raise invalid("a pull has a 16-byte id and starts at batch 1 or later")
+        ask = Ask(
+            member,
+            gates.SYNC,
+            request.list,
+            request.epoch,
+            0,
+            request.pull_id,
+            frame(request.list, request.epoch, request.from_batch, request.from_offset),
+            check=lambda: void(self._epochs.key(request.list, request.epoch)),
+        )
+        await asyncio.wrap_future(self._gate.submit(ask))
+        batches = await asyncio.to_thread(self._epochs.batches, request.list, request.epoch)
+        for batch in batches[request.from_batch - 1 :]:
+            response = pb.PullResponse(descriptor=batch.descriptor)
+            self._capture.record("out", "Pull", member.id, response)
+            yield response
+            path = self._epochs.batch_path(request.list, request.epoch, batch.number)
+            size = sealed.content_length(batch.additions, batch.removals)
+            offset = request.from_offset if batch.number == request.from_batch else 0
+            if offset > size:
+                raise invalid(f"batch {batch.number} has {size} bytes, not {offset}")
+            while offset < size:
+                content = await asyncio.to_thread(_read, path, offset, limits.SYNC_CHUNK)
+                response = pb.PullResponse(content=content)
+                self._capture.record("out", "Pull", member.id, response)
+                yield response
+                offset += len(content)
+
+
+def void(_value: object) -> None:
+    """For a check that is done by calling something."""

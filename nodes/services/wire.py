@@ -1,0 +1,159 @@
+"""What every service does at its edge: who is calling, errors as statuses, messages captured where asked."""
+
+import base64
+import functools
+import json
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import grpc
+from cryptography import x509
+from google.protobuf.message import Message
+
+from protocols.errors import MisuseError, PeerError, ProtocolError
+
+from .. import limits
+from ..errors import NodeError, Refused
+from ..identity.members import Member, MemberBook
+
+REASON = "lianfang-reason"
+_log = logging.getLogger("lianfang.wire")
+_S = TypeVar("_S")
+_R = TypeVar("_R")
+_P = ParamSpec("_P")
+
+OPTIONS: list[tuple[str, Any]] = [
+    ("grpc.max_receive_message_length", limits.MESSAGE_BYTES),
+    ("grpc.max_send_message_length", limits.MESSAGE_BYTES),
+    ("grpc.max_metadata_size", 16_384),
+    ("grpc.keepalive_time_ms", int(limits.KEEPALIVE.total_seconds() * 1000)),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+]
+SERVER_OPTIONS = [
+    *OPTIONS,
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ("grpc.so_reuseport", 0),
+]
+
+
+class Capture:
+    """Every wire message as sent, one JSON line each: for the demonstration and for transcript tests."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._file = path.open("a", encoding="ascii") if path else None
+        self._lock = threading.Lock()
+        self._written = 0
+
+    def record(self, side: str, method: str, peer: str, message: Message) -> None:
+        """`side` is who sent it: `in` (the peer) or `out` (this node)."""
+        if self._file is None or self._written > limits.CAPTURE_BYTES:
+            return
+        line = json.dumps(
+            {
+                "at": time.time(),
+                "side": side,
+                "method": method,
+                "peer": peer,
+                "message": message.DESCRIPTOR.name,
+                "bytes": base64.b64encode(message.SerializeToString()).decode(),
+            }
+        )
+        with self._lock:
+            self._file.write(line + "\n")
+            self._file.flush()
+            self._written += len(line)
+
+
+class Authenticator:
+    """From a call to the member that makes it."""
+
+    def __init__(self, book: MemberBook) -> None:
+        self._book = book
+        self._certificate = functools.lru_cache(maxsize=1024)(x509.load_pem_x509_certificate)
+
+    def member(self, context: "grpc.aio.ServicerContext[Any, Any]") -> Member:
+        """Raise `Refused` unless the caller's certificate is one the member list binds, and is valid now."""
+        chain = context.auth_context().get("x509_pem_cert")
+        if not chain:
+            raise Refused(
+                "a client certificate is needed", "NO_CERTIFICATE", grpc.StatusCode.UNAUTHENTICATED
+            )
+        try:
+            certificate = self._certificate(bytes(chain[0]))
+        except ValueError as error:
+            raise Refused(
+                "the client certificate cannot be read", "BAD_CERTIFICATE", grpc.StatusCode.UNAUTHENTICATED
+            ) from error
+        try:
+            return self._book.current.authenticate(certificate)
+        except Refused as error:
+            raise Refused(str(error), error.reason, grpc.StatusCode.UNAUTHENTICATED) from error
+
+
+def status_of(error: Exception) -> tuple[grpc.StatusCode, str, str]:
+    """(status, reason, message) for an error: whose fault it was, and nothing secret."""
+    if isinstance(error, NodeError):
+        return error.status, error.reason, str(error)
+    if isinstance(error, PeerError | MisuseError):
+        return grpc.StatusCode.INVALID_ARGUMENT, "INVALID", str(error)
+    if isinstance(error, ProtocolError):
+        return grpc.StatusCode.INVALID_ARGUMENT, "INVALID", str(error)
+    return grpc.StatusCode.INTERNAL, "INTERNAL", f"this node failed ({type(error).__name__}); see its log"
+
+
+async def _abort(context: "grpc.aio.ServicerContext[Any, Any]", method: str, error: Exception) -> None:
+    status, reason, message = status_of(error)
+    if status is grpc.StatusCode.INTERNAL:
+        _log.error("%s failed", method, exc_info=error)
+    else:
+        _log.info("%s refused: %s: %s", method, reason, message)
+    await context.abort(status, message, ((REASON, reason),))
+
+
+_Context = Any
+
+
+def unary(
+    handler: Callable[[_S, Any, _Context], Awaitable[_R]],
+) -> Callable[[_S, Any, _Context], Awaitable[_R]]:
+    """A unary handler whose errors become statuses."""
+
+    @functools.wraps(handler)
+    async def wrapped(self: _S, request: Any, context: _Context) -> _R:
+        try:
+            return await handler(self, request, context)
+        except (NodeError, ProtocolError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            await _abort(context, handler.__name__, error)
+            raise AssertionError from error  # abort raises
+
+    return wrapped
+
+
+def streaming(
+    handler: Callable[Concatenate[_S, _P], AsyncIterator[_R]],
+) -> Callable[Concatenate[_S, _P], AsyncIterator[_R]]:
+    """A handler that yields; errors become statuses."""
+
+    @functools.wraps(handler)
+    async def wrapped(self: _S, *args: _P.args, **kwargs: _P.kwargs) -> AsyncIterator[_R]:
+        try:
+            async for item in handler(self, *args, **kwargs):
+                yield item
+        except (NodeError, ProtocolError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            await _abort(args[-1], handler.__name__, error)  # type: ignore[arg-type]
+
+    return wrapped
+
+
+def reason_of(error: grpc.aio.AioRpcError) -> str:
+    """The stable reason in a refused call's trailers, or the status's name."""
+    for key, value in error.trailing_metadata() or ():
+        if key == REASON:
+            return str(value)
+    return str(error.code().name)
