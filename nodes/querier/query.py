@@ -181,7 +181,21 @@ class Asker:
     ) -> AsyncIterator[Answered | Finished]:
         """Ask all targets at once. Each ends with one `Finished`; none waits for another."""
         events: asyncio.Queue[Answered | Finished] = asyncio.Queue()
-        tasks = [asyncio.create_task(self._ask_one(job, target, deadline, events)) for target in targets]
+        parts = [
+            (target.copy.holder, target.copy.list, target.copy.epoch, *part)
+            for target in targets
+            if target.copy is not None and target.trouble is None
+            for part in target.parts()
+        ]
+        loop = asyncio.get_running_loop()
+        fresh = await loop.run_in_executor(self._fast, self._questions.begin, job, parts)
+        tasks = []
+        for target in targets:
+            batches = list(target.pending)
+            if target.copy is not None:
+                where = (target.copy.holder, target.copy.list)
+                batches += [batch for batch in fresh if (batch.holder, batch.list) == where]
+            tasks.append(asyncio.create_task(self._ask_one(job, target, batches, deadline, events)))
         try:
             remaining = len(tasks)
             while remaining:
@@ -193,7 +207,12 @@ class Asker:
                 task.cancel()
 
     async def _ask_one(
-        self, job: Job, target: Target, deadline: float, events: "asyncio.Queue[Answered | Finished]"
+        self,
+        job: Job,
+        target: Target,
+        queue: list[Batch],
+        deadline: float,
+        events: "asyncio.Queue[Answered | Finished]",
     ) -> None:
         charged = 0
         try:
@@ -205,9 +224,6 @@ class Asker:
             done = len(target.known)
             if done:
                 events.put_nowait(Answered(target, list(target.known.values()), done, total))
-            copy = target.copy
-            fresh = self._questions.begin(job, copy.holder, copy.list, copy.epoch, target.parts())
-            queue = [*target.pending, *fresh]
             while queue:
                 batch = queue.pop(0)
                 answers, cost, replacement = await self._ask_batch(job, target, batch, deadline)
@@ -239,9 +255,6 @@ class Asker:
         loop = asyncio.get_running_loop()
         question = Question(target.copy.public_key, batch.inputs, batch.seed)
         blinded = await loop.run_in_executor(executor, question.request, run)
-        asker = job.asker if batch in target.pending or small else job.asker
-        if batch in target.pending:
-            asker = await asyncio.to_thread(self._questions.asker_of, batch)
         request = lookup_pb2.EvaluateRequest(
             suite=common.SUITE_RISTRETTO255_SHA512,
             list=batch.list,
@@ -250,7 +263,7 @@ class Asker:
             purpose=job.purpose,  # type: ignore[arg-type]
             basis=job.basis,  # type: ignore[arg-type]
             case_commitment=job.case_commitment,
-            asker=asker,
+            asker=batch.asker,
             blinded=blinded,
         )
         try:
@@ -314,8 +327,8 @@ class Asker:
         assert copy is not None
         if copy.epoch <= before:
             raise Refused(f"{target.member.name.name} closed epoch {before} and opened no other", "EPOCH")
-        part = (batch.inputs, padding.bucket(len(batch.inputs)))
-        return self._questions.begin(job, copy.holder, copy.list, copy.epoch, [part])
+        part = (copy.holder, copy.list, copy.epoch, batch.inputs, padding.bucket(len(batch.inputs)))
+        return await asyncio.to_thread(self._questions.begin, job, [part])
 
     def _finish(
         self,
@@ -337,9 +350,8 @@ class Asker:
             else:
                 label = sealed.open_record(output, context, record[0], record[1])
                 answers.append(Answer(identifier, label.encode(), tag, record[0]))
-        self._questions.answered(job, batch, answers)
-        if response.HasField("budget"):
-            target.budget = response.budget
+        self._questions.answered(job, batch, answers, response.budget.SerializeToString())
+        target.budget = response.budget
         return answers
 
 

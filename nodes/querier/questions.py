@@ -45,6 +45,7 @@ class Batch:
     holder: str
     list: str
     epoch: int
+    asker: bytes
 
 
 @dataclass(frozen=True)
@@ -101,16 +102,25 @@ class Questions:
             stored = json.loads(self._vault.decrypt(row.secret, _PURPOSE + row.query_id))
             inputs = [each.encode() for each in stored["inputs"]]
             batches.append(
-                Batch(row.query_id, bytes.fromhex(stored["seed"]), inputs, holder, list_name, row.epoch)
+                Batch(
+                    row.query_id,
+                    bytes.fromhex(stored["seed"]),
+                    inputs,
+                    holder,
+                    list_name,
+                    row.epoch,
+                    row.asker,
+                )
             )
         return batches
 
-    def begin(
-        self, job: Job, holder: str, list_name: str, epoch: int, parts: Iterable[tuple[list[bytes], int]]
-    ) -> list[Batch]:
-        """Record new batches, durably, before anything is sent. `parts` are (inputs, padded size)."""
+    def begin(self, job: Job, parts: Iterable[tuple[str, str, int, list[bytes], int]]) -> list[Batch]:
+        """Record new batches, durably, before anything is sent.
+
+        `parts` are (holder, list, epoch, inputs, padded size).
+        """
         batches, rows = [], []
-        for inputs, count in parts:
+        for holder, list_name, epoch, inputs, count in parts:
             batch = Batch(
                 secrets.token_bytes(16),
                 secrets.token_bytes(lookup.SEED),
@@ -118,6 +128,7 @@ class Questions:
                 holder,
                 list_name,
                 epoch,
+                job.asker,
             )
             stored = json.dumps({"seed": batch.seed.hex(), "inputs": [each.decode() for each in inputs]})
             batches.append(batch)
@@ -143,13 +154,6 @@ class Questions:
                 connection.execute(schema.asked.insert(), rows)
         return batches
 
-    def asker_of(self, batch: Batch) -> bytes:
-        """The pseudonym under which a batch was first asked: a retry repeats it."""
-        table = schema.asked
-        with db.reading(self._database) as connection:
-            query = sa.select(table.c.asker).where(table.c.query_id == batch.query_id)
-            return bytes(connection.execute(query).scalar_one())
-
     def end(self, batch: Batch, outcome: str) -> None:
         """The batch will not be sent again (refused or void): its secrets are erased."""
         table = schema.asked
@@ -160,8 +164,8 @@ class Questions:
                 .values(outcome=outcome, secret=None)
             )
 
-    def answered(self, job: Job, batch: Batch, answers: Sequence[Answer]) -> None:
-        """Record a batch's answers and erase its secrets, in one transaction."""
+    def answered(self, job: Job, batch: Batch, answers: Sequence[Answer], budget: bytes) -> None:
+        """Record a batch's answers and what budget is left, and erase its secrets, in one transaction."""
         now = time.time()
         rows = [
             {
@@ -204,6 +208,12 @@ class Questions:
                 schema.asked.update()
                 .where(schema.asked.c.query_id == batch.query_id)
                 .values(outcome="answered", secret=None)
+            )
+            offer = schema.offer
+            connection.execute(
+                offer.update()
+                .where(offer.c.holder == batch.holder, offer.c.list == batch.list)
+                .values(budget=budget, at=now)
             )
 
     # -- answers of before -----------------------------------------------------------------------------------

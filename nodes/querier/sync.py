@@ -106,10 +106,6 @@ class Syncer:
             ).first()
         return common.Budget.FromString(row.budget) if row else None
 
-    def note_budget(self, holder: str, list_name: str, budget: common.Budget) -> None:
-        """Remember what an answer said is left."""
-        self._write_offer(holder, list_name, budget, None)
-
     def alarms(self) -> list[dict[str, Any]]:
         """Contradictory statements, newest first."""
         table = schema.alarm
@@ -155,15 +151,13 @@ class Syncer:
         return said
 
     def _write_offer(
-        self, holder: str, list_name: str, budget: common.Budget, purposes: bytes | None
+        self, holder: str, list_name: str, budget: common.Budget, purposes: bytes
     ) -> None:
-        values = {"budget": budget.SerializeToString(), "at": time.time()}
-        if purposes is not None:
-            values["purposes"] = purposes
+        values = {"budget": budget.SerializeToString(), "at": time.time(), "purposes": purposes}
         with db.writing(self._database) as connection:
             connection.execute(
                 insert(schema.offer)
-                .values(**{"holder": holder, "list": list_name, "purposes": b"", **values})
+                .values(holder=holder, list=list_name, **values)
                 .on_conflict_do_update(index_elements=["holder", "list"], set_=values)
             )
 

@@ -1,0 +1,247 @@
+"""A running node: every part, put together once. `lianfang serve` alone makes one."""
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+from pathlib import Path
+from typing import IO
+
+import grpc
+from cryptography import x509
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from lianfang.v1 import (
+    admin_pb2,
+    admin_pb2_grpc,
+    lookup_pb2,
+    lookup_pb2_grpc,
+    node_pb2,
+    node_pb2_grpc,
+    sync_pb2,
+    sync_pb2_grpc,
+)
+
+from . import limits
+from .config import Home
+from .errors import ConfigError, NodeError, Refused
+from .gate import Gate
+from .holder.epochs import Epochs
+from .holder.lists import ListStore
+from .identity import certificates
+from .identity.keys import NodeKeys
+from .identity.members import MemberBook
+from .policy import PolicyFile
+from .querier.peers import Peers
+from .querier.query import Asker
+from .querier.questions import Questions
+from .querier.sync import Syncer
+from .querier.tables import Tables
+from .services import wire
+from .services.info import NodeInfoService
+from .services.lookup import LookupService
+from .services.sync import ListSyncService
+from .store import engine as db
+from .workers import Workers
+
+_log = logging.getLogger("lianfang.node")
+_PEER_SERVICES = [
+    node_pb2.DESCRIPTOR.services_by_name["NodeInfo"].full_name,
+    sync_pb2.DESCRIPTOR.services_by_name["ListSync"].full_name,
+    lookup_pb2.DESCRIPTOR.services_by_name["Lookup"].full_name,
+]
+_ADMIN_SERVICE = admin_pb2.DESCRIPTOR.services_by_name["Admin"].full_name
+TEND_SECONDS = 30.0
+
+
+def lock(folder: Path) -> IO[bytes]:
+    """Hold the node's stores; raises `ConfigError` where another process does."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    file = (folder / "lock").open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise ConfigError(f"{folder} is in use by another `lianfang serve`") from error
+    return file
+
+
+def load_certificates(home: Home) -> tuple[x509.Certificate, x509.Certificate]:
+    """(own, CA); raises `ConfigError` naming the file."""
+    loaded = []
+    for name in ("node.crt", "ca.crt"):
+        path = home.certs / name
+        try:
+            loaded.append(x509.load_pem_x509_certificate(path.read_bytes()))
+        except OSError as error:
+            raise ConfigError(f"{path}: {error.strerror}; has the CA signed this node?") from error
+        except ValueError as error:
+            raise ConfigError(f"{path} is not a PEM certificate") from error
+    return loaded[0], loaded[1]
+
+
+class Node:
+    """Opens the stores under a lock; `start` answers, `stop` lets calls in flight end well."""
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        self._lock = lock(home.data)
+        own, ca = load_certificates(home)
+        self.keys = NodeKeys.load(home.keys)
+        if certificates.member_of(own) != home.name:
+            raise ConfigError(f"{home.certs / 'node.crt'} is for {certificates.member_of(own)}")
+        if not certificates.same_key(own, self.keys.tls):
+            raise ConfigError(f"{home.certs / 'node.crt'} is not for the key in {home.keys}")
+        try:
+            certificates.check_issued(own, ca)
+        except Refused as error:
+            raise ConfigError(f"{home.certs / 'node.crt'}: {error}") from error
+        self.book = MemberBook(home.certs / "members.bin", ca)
+        self.policy = PolicyFile(home.policy)
+        self._own, self._ca = certificates.pem(own), certificates.pem(ca)
+        settings = home.config
+        self.database = db.connect(home.data / "node.db", "node")
+        self.workers = Workers(settings.node.workers)
+        self.lists = ListStore(db.connect(home.data / "lists.db", "lists"), self.keys.vault)
+        self.epochs = Epochs(
+            self.database,
+            self.lists,
+            self.keys,
+            home.name,
+            home.data / "lists",
+            settings.lists,
+            self.workers,
+        )
+        self.gate = Gate(self.database, self.policy)
+        self.capture = wire.Capture(home.capture)
+        self.tables = Tables(home.data / "peers")
+        self.peers = Peers(self.book, self.keys, self._own)
+        self.syncer = Syncer(
+            self.database, self.tables, self.peers, self.book, home.name, settings.ask, self.capture
+        )
+        self.questions = Questions(self.database, self.keys.vault, settings.ask.keep_answers_hours)
+        self.asker = Asker(
+            home.name,
+            self.peers,
+            self.syncer,
+            self.tables,
+            self.questions,
+            self.workers,
+            settings.ask,
+            self.capture,
+        )
+        self._lookup = LookupService(self.book, self.epochs, self.gate, self.workers, self.capture)
+        self._servers: list[grpc.aio.Server] = []
+        self._health = health.aio.HealthServicer()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    # -- serving ---------------------------------------------------------------------------------------------
+
+    async def start(self) -> str:
+        """Answer members on `node.listen` and the node's own people on the socket; returns the address."""
+        from .services.admin import AdminService
+
+        address = self.home.config.node.listen
+        server = grpc.aio.server(
+            options=wire.SERVER_OPTIONS, maximum_concurrent_rpcs=limits.CONCURRENT_CALLS
+        )
+        info = NodeInfoService(
+            self.home.name, self.book, self.lists, self.epochs, self.gate, self.capture
+        )
+        node_pb2_grpc.add_NodeInfoServicer_to_server(info, server)
+        sync = ListSyncService(self.book, self.epochs, self.gate, self.capture)
+        sync_pb2_grpc.add_ListSyncServicer_to_server(sync, server)
+        lookup_pb2_grpc.add_LookupServicer_to_server(self._lookup, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection([*_PEER_SERVICES, reflection.SERVICE_NAME], server)
+        credentials = grpc.ssl_server_credentials(
+            [(self.keys.tls_pem(), self._own)], self._ca, require_client_auth=True
+        )
+        try:
+            port = server.add_secure_port(address, credentials)
+        except RuntimeError as error:
+            raise ConfigError(f"{self.home.file}: node.listen: cannot listen on {address}") from error
+        admin = grpc.aio.server(options=[*wire.SERVER_OPTIONS])
+        admin_pb2_grpc.add_AdminServicer_to_server(AdminService(self), admin)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, admin)
+        reflection.enable_server_reflection([_ADMIN_SERVICE, reflection.SERVICE_NAME], admin)
+        self._listen_on_socket(admin)
+        self._servers = [server, admin]
+        for each in self._servers:
+            await each.start()
+        for service in ("", *_PEER_SERVICES):
+            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        self._tasks = [asyncio.create_task(self._tend())]
+        return f"{address.rpartition(':')[0]}:{port}"
+
+    def _listen_on_socket(self, admin: grpc.aio.Server) -> None:
+        path = self.home.socket
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)  # we hold the lock, so nobody listens there
+        before = os.umask(0o177)
+        try:
+            admin.add_insecure_port(f"unix:{path}")  # a 0600 socket: the file system authenticates
+        finally:
+            os.umask(before)
+        path.chmod(0o600)
+
+    async def serve(self) -> None:
+        """Start, run until SIGTERM or SIGINT, stop."""
+        address = await self.start()
+        stopping = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stopping.set)
+        _log.info("%s answers on %s", self.home.name, address)
+        await stopping.wait()
+        _log.info("stopping: calls in flight have %.0f s", limits.GRACE.total_seconds())
+        await self.stop()
+
+    async def stop(self) -> None:
+        """Refuse new calls, let those in flight end, close the stores."""
+        await self._health.enter_graceful_shutdown()
+        grace = limits.GRACE.total_seconds()
+        await asyncio.gather(*(server.stop(grace) for server in self._servers))
+        for task in self._tasks:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        await self.peers.close()
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        self.asker.close()
+        self._lookup.close()
+        self.workers.close()
+        self.gate.close()
+        self.tables.close()
+        self.home.socket.unlink(missing_ok=True)
+        self._lock.close()
+
+    # -- housekeeping ----------------------------------------------------------------------------------------
+
+    async def _tend(self) -> None:
+        """Expire, seal, rotate, close and forget what is due; sync where configured."""
+        every = self.home.config.ask.sync_every_minutes * 60
+        next_sync = asyncio.get_running_loop().time() + every
+        while True:
+            for name in await asyncio.to_thread(self.lists.names):
+                try:
+                    await asyncio.to_thread(self.epochs.tend, name)
+                except Exception:
+                    _log.exception("housekeeping of the list %s failed", name)
+            try:
+                await asyncio.to_thread(self.questions.purge)
+            except Exception:
+                _log.exception("housekeeping of questions failed")
+            if every and asyncio.get_running_loop().time() >= next_sync:
+                next_sync += every
+                for member in self.peers.others(str(self.home.name)):
+                    try:
+                        await self.syncer.sync(member)
+                    except NodeError as error:
+                        _log.warning("sync: %s", error)
+            await asyncio.sleep(TEND_SECONDS)

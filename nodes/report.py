@@ -1,0 +1,215 @@
+"""What `status`, `peers`, `list stats` and `doctor` tell: plain dictionaries that become JSON or tables."""
+
+import asyncio
+import datetime as dt
+import shutil
+import time
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from cryptography import x509
+
+from protocols import group
+from protocols.label import Basis, Category, Status, slug
+
+from .errors import NodeError, Refused
+from .holder.epochs import ANSWERING
+from .identity import certificates
+from .policy import PURPOSE_NAMES
+from .store import engine as db
+from .store import schema
+
+if TYPE_CHECKING:
+    from .node import Node
+
+PHONE_SPACE = 10**7  # numbers of one carrier in one city: what somebody might want to enumerate
+_KEEP_SHOWN = 100
+
+
+def iso(seconds: float) -> str:
+    """UTC time for people and programs."""
+    return dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def status(node: "Node") -> dict[str, Any]:
+    """Who this node is, its lists, its copies, what was asked and refused today."""
+    today = int(time.time() // 86_400)
+    with db.reading(node.database) as connection:
+        usage, refusal = schema.usage, schema.refusal
+        used = connection.execute(
+            sa.select(usage.c.peer, usage.c.resource, sa.func.sum(usage.c.evaluations))
+            .where(usage.c.day == today)
+            .group_by(usage.c.peer, usage.c.resource)
+        ).all()
+        refused = connection.execute(
+            sa.select(refusal.c.peer, refusal.c.resource, refusal.c.reason, sa.func.sum(refusal.c.times))
+            .where(refusal.c.day == today)
+            .group_by(refusal.c.peer, refusal.c.resource, refusal.c.reason)
+            .limit(_KEEP_SHOWN)
+        ).all()
+    return {
+        "member": str(node.home.name),
+        "software": f"lianfang {metadata.version('lianfang')}",
+        "listen": node.home.config.node.listen,
+        "members": len(list(node.book.current)),
+        "member_list_version": node.book.current.version,
+        "lists": [list_summary(node, name) for name in node.lists.names()],
+        "copies": [
+            {
+                "member": copy.holder,
+                "list": copy.list,
+                "epoch": copy.epoch,
+                "batch": copy.batch,
+                "entries": node.tables.get(copy.holder, copy.list, copy.epoch).entries,
+                "checked_at": iso(copy.checked_at),
+            }
+            for copy in node.syncer.copies()
+        ],
+        "asked_of_us_today": [{"member": p, "list": r, "evaluations": n} for p, r, n in used],
+        "refused_today": [{"member": p, "list": r, "reason": why, "times": n} for p, r, why, n in refused],
+        "alarms": [{**each, "at": iso(each["at"])} for each in node.syncer.alarms()],
+        "policy_trouble": node.policy.trouble,
+    }
+
+
+def list_summary(node: "Node", name: str) -> dict[str, Any]:
+    """One list in a line."""
+    epochs = node.epochs.all(name)
+    newest = [epoch for epoch in epochs if epoch.state in ANSWERING][-1:]
+    summary: dict[str, Any] = {"list": name, "live": node.lists.count_live(name), "epoch": 0, "batch": 0}
+    if newest:
+        batches = node.epochs.batches(name, newest[0].number)
+        summary |= {
+            "epoch": newest[0].number,
+            "batch": batches[-1].number if batches else 0,
+            "closes_at": iso(newest[0].closes_at),
+            "pending": node.lists.count_changes(
+                name, batches[-1].to_seq if batches else 0, node.lists.seq(name)
+            ),
+        }
+    return summary
+
+
+def list_statistics(node: "Node", name: str) -> dict[str, Any]:
+    """Counts by status, kind, category and basis, and what is sealed."""
+    counts = node.lists.statistics(name)
+    named = {
+        "status": {slug(Status(int(k))): v for k, v in counts["status"].items()},
+        "kind": counts["kind"],
+        "category": {slug(Category(int(k))): v for k, v in counts["category"].items()},
+        "basis": {slug(Basis(int(k))): v for k, v in counts["basis"].items()},
+    }
+    epochs = []
+    for epoch in node.epochs.all(name):
+        batches = node.epochs.batches(name, epoch.number)
+        files = [node.epochs.batch_path(name, epoch.number, batch.number) for batch in batches]
+        epochs.append(
+            {
+                "epoch": epoch.number,
+                "state": epoch.state,
+                "closes_at": iso(epoch.closes_at),
+                "batches": len(batches),
+                "sealed": sum(batch.sealed for batch in batches),
+                "tombstones": sum(batch.tombstones for batch in batches),
+                "records": sum(batch.additions for batch in batches),
+                "bytes": sum(path.stat().st_size for path in files if path.exists()),
+            }
+        )
+    return {**list_summary(node, name), "counts": named, "epochs": epochs}
+
+
+async def peers(node: "Node", probe: bool) -> dict[str, Any]:
+    """The member list, and with `probe` each member's answer, clock and lists."""
+
+    async def one(member: Any) -> dict[str, Any]:
+        out: dict[str, Any] = {
+            "member": member.id,
+            "name": member.name.name,
+            "role": member.name.role.value,
+            "endpoint": member.endpoint,
+        }
+        if not probe:
+            return out
+        started = time.time()
+        try:
+            info = await node.syncer.info(member, node.home.config.ask.deadline_seconds)
+        except NodeError as error:
+            return {**out, "answers": False, "detail": str(error), "reason": error.reason}
+        ended = time.time()
+        return {
+            **out,
+            "answers": True,
+            "milliseconds": round((ended - started) * 1000, 1),
+            "clock_difference_seconds": round(info.now - (started + ended) / 2, 1),
+            "software": info.software,
+            "lists": [
+                {
+                    "list": head.list,
+                    "purposes": [PURPOSE_NAMES.get(purpose, "?") for purpose in head.purposes],
+                    "epoch_left": head.budget.epoch_left,
+                    "day_left": head.budget.day_left,
+                }
+                for head in info.lists
+            ],
+        }
+
+    members = node.peers.others(str(node.home.name))
+    return {
+        "member_list_version": node.book.current.version,
+        "peers": await asyncio.gather(*(one(member) for member in members)),
+    }
+
+
+def _budgets(node: "Node") -> list[dict[str, Any]]:
+    rules = node.policy.current
+    out = []
+    for name in node.lists.names():
+        for member in node.peers.others(str(node.home.name)):
+            rule = rules.rule(member.name, name)
+            if rule is None:
+                continue
+            epoch_days = node.home.config.lists.epoch_days
+            daily = min(rule.budget.day, rule.budget.epoch / epoch_days)
+            out.append(
+                {
+                    "member": member.name.name,
+                    "list": name,
+                    "day": rule.budget.day,
+                    "epoch": rule.budget.epoch,
+                    "days_to_enumerate": round(PHONE_SPACE / daily) if daily else -1,
+                }
+            )
+    return out
+
+
+async def diagnose(node: "Node") -> dict[str, Any]:
+    """What only the running node knows."""
+    disk = shutil.disk_usage(node.home.data)
+    troubles = []
+    for name in node.lists.names():
+        for epoch in node.epochs.answering(name):
+            try:
+                node.epochs.key(name, epoch.number)
+            except NodeError as error:
+                troubles.append(f"{name}: {error}")
+    own = x509.load_pem_x509_certificate((node.home.certs / "node.crt").read_bytes())
+    try:
+        bound = node.book.current.authenticate(own)
+        binding = "" if bound.id == str(node.home.name) else f"the member list binds it to {bound.id}"
+    except Refused as error:
+        binding = str(error)
+    return {
+        "disk_free_bytes": disk.free,
+        "certificate_expires": own.not_valid_after_utc.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "certificate_fingerprint": certificates.fingerprint(own),
+        "certificate_trouble": binding,
+        "member_list_valid_until": iso(node.book.current.valid_until),
+        "group_backend": group.BACKEND,
+        "workers": node.workers.count,
+        "key_troubles": troubles,
+        "policy_trouble": node.policy.trouble,
+        "capture": bool(node.home.capture),
+        "budgets": await asyncio.to_thread(_budgets, node),
+        **await peers(node, probe=True),
+    }

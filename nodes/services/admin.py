@@ -1,0 +1,564 @@
+"""Admin: what the node's own people ask of it, over the 0600 socket."""
+
+import asyncio
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf.struct_pb2 import Struct
+
+from lianfang.v1 import admin_pb2 as pb
+from lianfang.v1 import admin_pb2_grpc
+from lianfang.v1 import common_pb2 as common
+from protocols import label as labels
+from protocols.errors import IdentifierError
+from protocols.identifiers import Identifier, Kind, normalise, recognise
+from protocols.identifiers.kinds import REVIEW_ONLY
+from protocols.label import Basis, Category, Label, Reason, Status, slug
+
+from .. import limits, report, words
+from ..errors import NodeError, invalid
+from ..holder.epochs import SealedBatch
+from ..holder.lists import ImportOutcome, StoredEntry, today
+from ..holder.rows import Bad, RowOptions, StoredRow, prepare_chunk
+from ..policy import BASIS_NAMES, PURPOSE_NAMES
+from ..querier.query import Answered, Finished, Target, label_of
+from ..querier.sync import SyncStep
+from . import wire
+
+if TYPE_CHECKING:
+    from ..node import Node
+
+_ANSWERS_A_MESSAGE = 1_000
+
+
+def _struct(document: dict[str, Any]) -> Struct:
+    out = Struct()
+    out.update(document)
+    return out
+
+
+def _identifiers(rows: "list[pb.Row]", region: str) -> list[bytes]:
+    return [
+        normalise(
+            words.kind_of(row.kind) or row.kind, row.value, row.country, row.institution, region
+        ).canonical
+        for row in rows
+    ]
+
+
+class AdminService(admin_pb2_grpc.AdminServicer):
+    """Thin: reads the request, calls the node's parts, writes the answer."""
+
+    def __init__(self, node: "Node") -> None:
+        self._node = node
+
+    # -- reports ---------------------------------------------------------------------------------------------
+
+    @wire.unary
+    async def Status(self, request: pb.StatusRequest, context: Any) -> Struct:
+        """Who this node is, its lists, epochs and copies."""
+        return _struct(await asyncio.to_thread(report.status, self._node))
+
+    @wire.unary
+    async def Peers(self, request: pb.PeersRequest, context: Any) -> Struct:
+        """Members, and with `probe` whether each answers."""
+        return _struct(await report.peers(self._node, request.probe))
+
+    @wire.unary
+    async def Diagnose(self, request: pb.DiagnoseRequest, context: Any) -> Struct:
+        """What only the running node knows for `doctor`."""
+        return _struct(await report.diagnose(self._node))
+
+    @wire.unary
+    async def ListStats(self, request: pb.ListRequest, context: Any) -> Struct:
+        """Counts of a list and its sealing."""
+        return _struct(await asyncio.to_thread(report.list_statistics, self._node, request.list))
+
+    # -- own lists -------------------------------------------------------------------------------------------
+
+    @wire.streaming
+    async def Import(
+        self, request_iterator: AsyncIterator[pb.ImportRequest], context: Any
+    ) -> AsyncIterator[pb.ImportProgress]:
+        """Rows in, progress out. Nothing is stored unless the file arrives whole."""
+        first = await anext(aiter(request_iterator), None)
+        if first is None or first.WhichOneof("part") != "start":
+            raise invalid("an import begins with its start")
+        start = first.start
+        await asyncio.to_thread(self._node.lists.create, start.list)
+        feed = _Feed()
+        reader = asyncio.create_task(feed.read(request_iterator))
+        try:
+            async for progress in _threaded(lambda tell: self._import(start, feed, tell)):
+                yield progress
+        finally:
+            feed.abort()
+            reader.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await reader
+
+    def _import(
+        self, start: pb.ImportStart, feed: "_Feed", tell: Callable[[pb.ImportProgress], None]
+    ) -> pb.ImportProgress:
+        node = self._node
+        settings = node.home.config.lists
+        options = RowOptions(
+            start.default_region or settings.default_region,
+            settings.phone_valid_days,
+            start.official,
+            today(),
+        )
+        root = node.keys.vault.root
+
+        def prepared() -> Iterator[list[StoredRow | Bad]]:
+            done = 0
+            work = ((root, rows, options) for rows in feed.chunks())
+            for chunk in node.workers.stream(prepare_chunk, work):
+                done += len(chunk)
+                tell(pb.ImportProgress(phase="check", done=done, total=feed.total))
+                yield chunk
+
+        with node.lists.lock(start.list):
+            outcome = node.lists.import_rows(
+                start.list,
+                prepared(),
+                start.replace,
+                start.skip_bad,
+                start.bad_before,
+                lambda: tell(pb.ImportProgress(phase="store", total=feed.total)),
+            )
+            batches = [] if outcome.refused else self._seal(start.list, tell)
+        return pb.ImportProgress(
+            phase="done",
+            done=outcome.rows,
+            total=outcome.rows,
+            bad=[
+                pb.BadRow(number=bad.number, column=bad.column, reason=bad.reason) for bad in outcome.bad
+            ],
+            result=_result(outcome, batches),
+        )
+
+    def _seal(self, name: str, tell: Callable[[pb.ImportProgress], None]) -> list[SealedBatch]:
+        return self._node.epochs.seal_changes(
+            name,
+            lambda phase, done, total: tell(pb.ImportProgress(phase=phase, done=done, total=total)),
+        )
+
+    @wire.streaming
+    async def ListEntries(
+        self, request: pb.ListEntriesRequest, context: Any
+    ) -> AsyncIterator[pb.Entry]:
+        """Entries with their identifiers in clear, for the node's own people."""
+        node = self._node
+        only = _identifiers(list(request.only), node.home.config.lists.default_region)
+        entries = node.lists.entries(request.list, only, request.limit)
+        while chunk := await asyncio.to_thread(_take, entries, 500):
+            for entry in chunk:
+                yield _entry(entry)
+
+    @wire.streaming
+    async def Withdraw(
+        self, request: pb.WithdrawRequest, context: Any
+    ) -> AsyncIterator[pb.ImportProgress]:
+        """Change the status of entries; what leaves, leaves with the batch that is sealed at once."""
+        status = words.STATUSES.get(words.key(request.status or "withdrawn"))
+        reason = words.REASONS.get(words.key(request.reason or "operator-decision"))
+        if status is None or reason is None:
+            raise invalid("status or reason is not one of the known words")
+        only = _identifiers(list(request.only), self._node.home.config.lists.default_region)
+        if not only and not request.entry_refs:
+            raise invalid("no entry is named")
+
+        def work(tell: Callable[[pb.ImportProgress], None]) -> pb.ImportProgress:
+            node = self._node
+            with node.lists.lock(request.list):
+                changed = node.lists.set_status(
+                    request.list, only, list(request.entry_refs), status, reason
+                )
+                batches = self._seal(request.list, tell) if changed else []
+            result = _result(ImportOutcome(changed=changed), batches)
+            return pb.ImportProgress(phase="done", result=result)
+
+        async for progress in _threaded(work):
+            yield progress
+
+    @wire.streaming
+    async def Rotate(self, request: pb.RotateRequest, context: Any) -> AsyncIterator[pb.ImportProgress]:
+        """Open the next key epoch and seal the list anew."""
+
+        def work(tell: Callable[[pb.ImportProgress], None]) -> pb.ImportProgress:
+            batch = self._node.epochs.rotate(
+                request.list,
+                request.close_now,
+                lambda phase, done, total: tell(pb.ImportProgress(phase=phase, done=done, total=total)),
+            )
+            return pb.ImportProgress(phase="done", result=_result(ImportOutcome(), [batch]))
+
+        async for progress in _threaded(work):
+            yield progress
+
+    # -- others' lists -----------------------------------------------------------------------------------------
+
+    @wire.streaming
+    async def Sync(self, request: pb.SyncRequest, context: Any) -> AsyncIterator[pb.SyncProgress]:
+        """Sync named members, or all; each failure is reported by itself."""
+        node = self._node
+        own = str(node.home.name)
+        named = [node.peers.find(text, own) for text in request.members]
+        members = named or node.peers.others(own)
+        steps: asyncio.Queue[SyncStep | None] = asyncio.Queue()
+
+        async def one(member: Any) -> None:
+            try:
+                copies = await node.syncer.sync(member, steps.put_nowait)
+                if not copies:
+                    detail = "offers no list to this node"
+                    steps.put_nowait(SyncStep(member.name.name, state="none", detail=detail))
+            except (NodeError, OSError) as error:
+                steps.put_nowait(SyncStep(member.name.name, state="failed", detail=str(error)))
+            finally:
+                steps.put_nowait(None)
+
+        tasks = [asyncio.create_task(one(member)) for member in members]
+        try:
+            remaining = len(tasks)
+            while remaining:
+                step = await steps.get()
+                if step is None:
+                    remaining -= 1
+                    continue
+                yield pb.SyncProgress(
+                    member=step.member,
+                    list=step.list,
+                    epoch=step.epoch,
+                    batch=step.batch,
+                    bytes_done=step.bytes_done,
+                    bytes_total=step.bytes_total,
+                    state=step.state,
+                    detail=step.detail,
+                    additions=step.additions,
+                    removals=step.removals,
+                )
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    @wire.streaming
+    async def Query(self, request: pb.QueryRequest, context: Any) -> AsyncIterator[pb.QueryEvent]:
+        """Plan first, then answers as they come, then one end for each holder."""
+        node = self._node
+        own = str(node.home.name)
+        _check_question(request)
+        region = node.home.config.lists.default_region
+        if len(request.items) <= limits.BATCH_INLINE:
+            recognised = [recognise_item(*_item(item), region) for item in request.items]
+        else:
+            recognised = await asyncio.to_thread(self._recognise_all, request, region)
+        problems = [
+            pb.ItemProblem(index=index, reason=each[1], candidates=each[2])
+            for index, each in enumerate(recognised)
+            if each[0] is None
+        ]
+        places: dict[bytes, list[int]] = {}
+        for index, each in enumerate(recognised):
+            if each[0] is not None:
+                places.setdefault(each[0], []).append(index)
+        members = [node.peers.find(text, own) for text in request.members] or node.peers.others(own)
+        job = await asyncio.to_thread(
+            node.questions.job, request.case_number, request.purpose, request.basis, request.asker
+        )
+        targets = await node.asker.plan(job, list(places), members, list(request.lists), request.again)
+        if not request.members:  # members without lists for us were not named: nothing to report of them
+            targets = [each for each in targets if each.copy or each.trouble and each.trouble[0] != "refused"]
+        yield pb.QueryEvent(plan=_plan(targets, problems, len(places)))
+        if request.plan_only:
+            return
+        if not places:
+            return
+        deadline = request.deadline_s or node.home.config.ask.deadline_seconds
+        async for event in node.asker.ask(job, targets, deadline):
+            if isinstance(event, Finished):
+                yield pb.QueryEvent(holder=_finished(event))
+                continue
+            answers = list(_answers(event, places))
+            for i in range(0, len(answers), _ANSWERS_A_MESSAGE):
+                chunk = answers[i : i + _ANSWERS_A_MESSAGE]
+                yield pb.QueryEvent(answers=pb.QueryAnswers(answers=chunk))
+            yield pb.QueryEvent(
+                progress=pb.QueryProgress(
+                    member=event.target.member.name.name,
+                    list=event.target.list,
+                    done=event.done,
+                    total=event.total,
+                )
+            )
+
+    def _recognise_all(
+        self, request: pb.QueryRequest, region: str
+    ) -> list[tuple[bytes | None, str, list[str]]]:
+        step = 500
+        items = [_item(item) for item in request.items]
+        work = [(items[i : i + step], region) for i in range(0, len(items), step)]
+        return [each for part in self._node.workers.run(recognise_chunk, work) for each in part]
+
+
+# -- questions -----------------------------------------------------------------------------------------------
+
+
+def _check_question(request: pb.QueryRequest) -> None:
+    if request.purpose not in PURPOSE_NAMES:
+        raise invalid("a purpose is needed")
+    if request.basis not in BASIS_NAMES:
+        raise invalid("a legal basis is needed")
+    if not request.case_number.strip() or len(request.case_number) > 100:
+        raise invalid("a case number of at most 100 characters is needed")
+    if not request.asker.strip():
+        raise invalid("the asking person is needed")
+    if not 1 <= len(request.items) <= limits.QUERY_ITEMS:
+        raise invalid(f"a question has 1 to {limits.QUERY_ITEMS} values")
+
+
+def _item(item: pb.QueryItem) -> tuple[str, str, str, str]:
+    return item.kind, item.value, item.country, item.institution
+
+
+def recognise_item(
+    kind: str, value: str, country: str, institution: str, region: str
+) -> tuple[bytes | None, str, list[str]]:
+    """(canonical identifier or None, why not, the kinds it may be)."""
+    try:
+        if kind:
+            known = words.kind_of(kind)
+            if known is None:
+                return None, f"kind is one of {', '.join(Kind)}", []
+            return normalise(known, value, country, institution, region).canonical, "", []
+        kinds = recognise(value)
+        if len(kinds) == 1:
+            return normalise(kinds[0], value, country, institution, region).canonical, "", []
+        if kinds:
+            return None, "ambiguous: give its kind", [each.value for each in kinds]
+        return None, "not recognised: give its kind", []
+    except IdentifierError as error:
+        return None, str(error), []
+
+
+def recognise_chunk(
+    items: list[tuple[str, str, str, str]], region: str
+) -> list[tuple[bytes | None, str, list[str]]]:
+    """For worker processes."""
+    return [recognise_item(*item, region) for item in items]
+
+
+def _plan(targets: list[Target], problems: list[pb.ItemProblem], count: int) -> pb.QueryPlan:
+    return pb.QueryPlan(
+        holders=[
+            pb.HolderPlan(
+                member=target.member.name.name,
+                list=target.list,
+                cost=target.cost,
+                answered=len(target.known),
+                budget=target.budget or common.Budget(),
+                budget_known=target.budget is not None,
+                trouble=target.trouble[1] if target.trouble else "",
+            )
+            for target in targets
+        ],
+        problems=problems,
+        identifiers=count,
+    )
+
+
+def _answers(event: Answered, places: dict[bytes, list[int]]) -> Iterator[pb.QueryAnswer]:
+    day = today()
+    for answer in event.answers:
+        found = label_of(answer)
+        outcome = "miss"
+        if found is not None:
+            kind = Identifier.from_canonical(answer.identifier).kind
+            expired = found.valid_until is not None and labels.days(found.valid_until) < day
+            outcome = "expired" if expired else "review" if kind in REVIEW_ONLY else "hit"
+        for index in places.get(answer.identifier, ()):
+            yield pb.QueryAnswer(
+                index=index,
+                member=event.target.member.name.name,
+                list=event.target.list,
+                outcome=outcome,
+                label=_label(found, day) if found is not None else None,
+            )
+
+
+def _date(day_number: int) -> str:
+    date = labels.date_of(day_number)
+    return date.isoformat() if date else ""
+
+
+def _label(found: Label, day: int) -> pb.Label:
+    seen = labels.days(found.observed_on)
+    return pb.Label(
+        category=slug(found.category),
+        severity=found.severity,
+        confidence=found.confidence,
+        basis=slug(found.basis),
+        status=slug(found.status),
+        reason=slug(found.reason),
+        observed_on=_date(seen),
+        valid_until=_date(labels.days(found.valid_until)),
+        age_days=day - seen if seen else -1,
+        reference=found.reference,
+    )
+
+
+def _finished(event: Finished) -> pb.QueryHolder:
+    return pb.QueryHolder(
+        member=event.target.member.name.name,
+        list=event.target.list,
+        outcome=event.outcome,
+        detail=event.detail,
+        charged=event.charged,
+        budget=event.target.budget or common.Budget(),
+    )
+
+
+# -- entries and imports ---------------------------------------------------------------------------------------
+
+
+def _take(entries: Iterator[StoredEntry], count: int) -> list[StoredEntry]:
+    return [entry for _, entry in zip(range(count), entries, strict=False)]
+
+
+def _entry(entry: StoredEntry) -> pb.Entry:
+    return pb.Entry(
+        kind=entry.identifier.kind.value,
+        value=entry.identifier.value,
+        category=slug(Category(entry.category)),
+        severity=entry.severity,
+        confidence=entry.confidence,
+        basis=slug(Basis(entry.basis)),
+        status=slug(Status(entry.status)),
+        observed_on=_date(entry.observed_on),
+        valid_until=_date(entry.valid_until),
+        reason=slug(Reason(entry.reason)),
+        reference=entry.own_reference,
+        entry_ref=entry.ref,
+    )
+
+
+def _result(outcome: ImportOutcome, batches: list[SealedBatch]) -> pb.ImportResult:
+    return pb.ImportResult(
+        rows=outcome.rows,
+        added=outcome.added,
+        changed=outcome.changed,
+        unchanged=outcome.unchanged,
+        withdrawn=outcome.withdrawn,
+        duplicates=outcome.duplicates,
+        held=outcome.held,
+        bad=len(outcome.bad),
+        refused=outcome.refused,
+        batch=batches[-1].number if batches else 0,
+        sealed=sum(batch.sealed for batch in batches),
+        tombstones=sum(batch.tombstones for batch in batches),
+    )
+
+
+class _Feed:
+    """Rows from the stream to the importing thread, a few chunks ahead."""
+
+    def __init__(self) -> None:
+        self._queue: queue.Queue[list[tuple[Any, ...]] | Exception | None] = queue.Queue(maxsize=8)
+        self._aborted = threading.Event()
+        self.total = 0
+
+    async def read(self, requests: AsyncIterator[pb.ImportRequest]) -> None:
+        """Put chunks until the end; a stream that stops before it is an error."""
+        ended = False
+        async for request in requests:
+            part = request.WhichOneof("part")
+            if part == "end":
+                ended = True
+                if request.end.rows != self.total:
+                    await self._put(invalid("rows were lost on the way"))
+                break
+            if part != "rows" or len(request.rows.rows) > limits.IMPORT_CHUNK:
+                await self._put(invalid("rows are expected, in small messages"))
+                return
+            self.total += len(request.rows.rows)
+            if self.total > limits.IMPORT_ROWS:
+                await self._put(invalid(f"a file has at most {limits.IMPORT_ROWS} rows"))
+                return
+            await self._put([_raw(row) for row in request.rows.rows])
+        await self._put(None if ended else invalid("the file did not arrive whole; nothing was stored"))
+
+    async def _put(self, item: "list[tuple[Any, ...]] | Exception | None") -> None:
+        while not self._aborted.is_set():
+            try:
+                self._queue.put_nowait(item)
+                return
+            except queue.Full:
+                await asyncio.sleep(0.002)
+
+    def abort(self) -> None:
+        """The caller has gone: the importing thread must not wait for more."""
+        self._aborted.set()
+        with contextlib.suppress(queue.Full):
+            self._queue.put_nowait(invalid("the import was interrupted; nothing was stored"))
+
+    def chunks(self) -> Iterator[list[tuple[Any, ...]]]:
+        """Chunks in order; raises what went wrong with the stream."""
+        while True:
+            try:
+                item = self._queue.get(timeout=1.0)
+            except queue.Empty:
+                if self._aborted.is_set():
+                    raise invalid("the import was interrupted; nothing was stored") from None
+                continue
+            if item is None:
+                return
+            if isinstance(item, Exception):
+                raise item
+            yield item
+
+
+def _raw(row: pb.Row) -> tuple[Any, ...]:
+    return (
+        row.number,
+        row.kind,
+        row.value,
+        row.country,
+        row.category,
+        row.severity,
+        row.confidence,
+        row.basis,
+        row.observed_on,
+        row.valid_until,
+        row.status,
+        row.reason,
+        row.reference,
+        row.institution,
+    )
+
+
+async def _threaded(
+    work: Callable[[Callable[[pb.ImportProgress], None]], pb.ImportProgress],
+) -> AsyncIterator[pb.ImportProgress]:
+    """Run `work` in a thread and yield its progress, thinned out, then its result."""
+    loop = asyncio.get_running_loop()
+    events: asyncio.Queue[pb.ImportProgress | None] = asyncio.Queue()
+    last = [0.0, ""]
+
+    def tell(progress: pb.ImportProgress) -> None:
+        now = time.monotonic()
+        if progress.phase != last[1] or now - float(last[0]) > 0.1 or progress.done == progress.total:
+            last[:] = [now, progress.phase]
+            loop.call_soon_threadsafe(events.put_nowait, progress)
+
+    task = asyncio.create_task(asyncio.to_thread(work, tell))
+    task.add_done_callback(lambda _task: events.put_nowait(None))
+    while (event := await events.get()) is not None:
+        yield event
+    yield task.result()
+
+
