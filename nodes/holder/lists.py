@@ -111,13 +111,13 @@ class ListStore:
         prepared: Iterable[Sequence[StoredRow | Bad]],
         replace: bool,
         skip_bad: bool,
-        bad_before: int = 0,
+        refused_before: Callable[[], int] = lambda: 0,
         on_store: Callable[[], None] = lambda: None,
     ) -> ImportOutcome:
         """Take a whole file in one transaction, or (with bad rows and no `skip_bad`) nothing of it.
 
         Equal rows change nothing. `replace` withdraws what the file lacks; it is refused for a file without one
-        good row. Raises `StorageError` where the disk is full, and then nothing has changed.
+        good row. `refused_before` counts rows that the reader refused, once all have been read. Raises `StorageError` where the disk is full, and then nothing has changed.
         """
         outcome = ImportOutcome()
         with db.translated("lists.db"), self._database.connect() as connection:
@@ -125,7 +125,7 @@ class ListStore:
                 connection.execution_options(read=True)
                 with connection.begin():
                     self._stage(connection, prepared, outcome)
-                if (outcome.bad or bad_before) and not skip_bad:
+                if (outcome.bad or refused_before()) and not skip_bad:
                     outcome.refused = True
                     return outcome
                 if replace and not outcome.rows - len(outcome.bad):

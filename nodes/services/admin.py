@@ -128,7 +128,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
                 prepared(),
                 start.replace,
                 start.skip_bad,
-                start.bad_before,
+                lambda: feed.refused,
                 lambda: tell(pb.ImportProgress(phase="store", total=feed.total)),
             )
             batches = [] if outcome.refused else self._seal(start.list, tell)
@@ -471,6 +471,7 @@ class _Feed:
         self._queue: queue.Queue[list[tuple[Any, ...]] | Exception | None] = queue.Queue(maxsize=8)
         self._aborted = threading.Event()
         self.total = 0
+        self.refused = 0
 
     async def read(self, requests: AsyncIterator[pb.ImportRequest]) -> None:
         """Put chunks until the end; a stream that stops before it is an error."""
@@ -479,6 +480,7 @@ class _Feed:
             part = request.WhichOneof("part")
             if part == "end":
                 ended = True
+                self.refused = request.end.refused
                 if request.end.rows != self.total:
                     await self._put(invalid("rows were lost on the way"))
                 break

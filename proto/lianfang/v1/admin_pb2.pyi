@@ -158,7 +158,6 @@ class ImportStart(_message.Message):
     SKIP_BAD_FIELD_NUMBER: _builtins.int
     OFFICIAL_FIELD_NUMBER: _builtins.int
     DEFAULT_REGION_FIELD_NUMBER: _builtins.int
-    BAD_BEFORE_FIELD_NUMBER: _builtins.int
     list: _builtins.str
     replace: _builtins.bool
     """the file is the whole list: what it lacks is withdrawn"""
@@ -166,8 +165,6 @@ class ImportStart(_message.Message):
     official: _builtins.bool
     """valid until removed, where no date is given"""
     default_region: _builtins.str
-    bad_before: _builtins.int
-    """rows the reader itself refused"""
     def __init__(
         self,
         *,
@@ -176,11 +173,10 @@ class ImportStart(_message.Message):
         skip_bad: _builtins.bool = ...,
         official: _builtins.bool = ...,
         default_region: _builtins.str = ...,
-        bad_before: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bad_before", b"bad_before", "default_region", b"default_region", "list", b"list", "official", b"official", "replace", b"replace", "skip_bad", b"skip_bad"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_region", b"default_region", "list", b"list", "official", b"official", "replace", b"replace", "skip_bad", b"skip_bad"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -241,15 +237,19 @@ class ImportEnd(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ROWS_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
     rows: _builtins.int
+    refused: _builtins.int
+    """rows the reader itself refused"""
     def __init__(
         self,
         *,
         rows: _builtins.int = ...,
+        refused: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["rows", b"rows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["refused", b"refused", "rows", b"rows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,215 @@
+"""`lianfang sync` and `lianfang query`."""
+
+import getpass
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import TaskID
+
+from lianfang.v1 import admin_pb2 as pb
+
+from .. import limits
+from ..importers import table
+from ..importers.table import BadCell, FileError, Mapping
+from ..policy import BASES, PURPOSES
+from . import common, results
+from .common import HERE, CommandError, Config, Json, admin, err, errors, out, print_json
+from .i18n import t, word
+
+
+def sync(
+    members: Annotated[list[str] | None, typer.Argument(help=t("default: all", "默认全部"))] = None,
+    config: Config = HERE,
+    json: Json = False,
+) -> None:
+    """Bring the copies of other members' sealed lists up to date."""
+    with errors():
+        ended: list[dict[str, Any]] = []
+        pulled: dict[tuple[str, str, int], dict[int, int]] = {}
+        tasks: dict[tuple[str, str, int], TaskID] = {}
+        with admin(config) as node, common.progress() as bars:
+            bars.disable = json
+            for step in node.Sync(pb.SyncRequest(members=members or [])):
+                key = (step.member, step.list, step.epoch)
+                if step.state != "pulling":
+                    sizes = pulled.get(key, {})
+                    ended.append(
+                        {
+                            "member": step.member,
+                            "list": step.list,
+                            "epoch": step.epoch,
+                            "batch": step.batch,
+                            "state": step.state,
+                            "detail": step.detail,
+                            "batches_pulled": len(sizes),
+                            "bytes": sum(sizes.values()),
+                        }
+                    )
+                    continue
+                pulled.setdefault(key, {})[step.batch] = step.bytes_total
+                if key not in tasks:
+                    tasks[key] = bars.add_task(f"{step.member} / {step.list}", total=None, note="")
+                bars.update(
+                    tasks[key],
+                    completed=step.bytes_done,
+                    total=step.bytes_total,
+                    note=common.size(step.bytes_total),
+                )
+        if json:
+            print_json(ended)
+        else:
+            _show_synced(ended)
+        if any(each["state"] == "failed" for each in ended):
+            raise typer.Exit(1)
+
+
+def _show_synced(ended: list[dict[str, Any]]) -> None:
+    shown = common.table(
+        "", t("member", "成员"), t("list", "名单"), t("epoch", "周期"), t("batch", "批次"), t("pulled", "拉取"), ""
+    )
+    for each in ended:
+        shown.add_row(
+            each["member"],
+            each["list"],
+            str(each["epoch"] or ""),
+            str(each["batch"] or ""),
+            common.size(each["bytes"]) if each["bytes"] else "",
+            each["detail"] or word(each["state"]),
+        )
+    out.print(shown)
+
+
+def read_items(source: str, kind: str, values: list[str]) -> list[pb.QueryItem]:
+    """Values of a question: from `--value`, a CSV or XLSX with a header, or one a line."""
+    if values:
+        return [pb.QueryItem(kind=kind, value=value) for value in values]
+    if source == "-":
+        if sys.stdin.isatty():
+            err.print(t("One value a line, Ctrl-D to end:", "每行一个值，Ctrl-D 结束："))
+        return _lines(sys.stdin.read(), kind)
+    path = Path(source)
+    if path.suffix.lower() in (".csv", ".xlsx", ".xlsm"):
+        mapping = Mapping(constants={"kind": kind})
+        items = []
+        for row in table.rows(path, mapping):
+            if isinstance(row, BadCell):
+                raise FileError(path, f"row {row.number}: {row.column} {row.reason}")
+            fields = {name: row.fields.get(name, "") for name in ("kind", "value", "country", "institution")}
+            items.append(pb.QueryItem(**fields))
+        return items
+    try:
+        return _lines(path.read_text("utf-8-sig"), kind)
+    except OSError as error:
+        raise FileError(path, str(error.strerror)) from error
+    except UnicodeDecodeError:
+        try:
+            return _lines(path.read_text("gb18030"), kind)
+        except UnicodeDecodeError as error:
+            raise FileError(path, "neither UTF-8 nor GB18030") from error
+
+
+def _lines(text: str, kind: str) -> list[pb.QueryItem]:
+    items = []
+    for line in text.splitlines():
+        if line.strip():
+            first, tab, rest = line.partition("\t")
+            items.append(pb.QueryItem(kind=first if tab else kind, value=rest if tab else line))
+    return items
+
+
+def query(
+    source: Annotated[str, typer.Argument(metavar="[FILE|-]", help=t("values, one a line, or CSV/XLSX", "待查值"))] = "-",
+    purpose: Annotated[str, typer.Option("--purpose", "-p", help=", ".join(PURPOSES))] = ...,  # type: ignore[assignment]
+    case: Annotated[str, typer.Option("--case", help=t("case number; it stays here", "案件编号，不外传"))] = ...,  # type: ignore[assignment]
+    basis: Annotated[str, typer.Option("--basis", "-b", help=", ".join(BASES))] = ...,  # type: ignore[assignment]
+    kind: Annotated[str, typer.Option("--kind", "-k", help=t("of values without one", "未注明种类时"))] = "",
+    to: Annotated[list[str] | None, typer.Option("--to", help=t("members; default all", "成员，默认全部"))] = None,
+    lists: Annotated[list[str] | None, typer.Option("--list", "-l")] = None,
+    value: Annotated[
+        list[str] | None, typer.Option("--value", help=t("a value; stays in the shell's history", "会留在命令历史中"))
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help=t("all rows: .csv, .xlsx or .json", "全部结果文件"))
+    ] = None,
+    plan: Annotated[bool, typer.Option("--plan", help=t("cost and budget only", "只看费用与额度"))] = False,
+    again: Annotated[bool, typer.Option("--again", help=t("ask also what is answered", "已答复的也重查"))] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help=t("do not ask back", "不再确认"))] = False,
+    deadline: Annotated[float, typer.Option(help=t("seconds for each member", "每成员秒数"))] = 0.0,
+    config: Config = HERE,
+    json: Json = False,
+) -> None:
+    """Ask all members at once whether they list the given identifiers."""
+    for name, given, known in (("--purpose", purpose, PURPOSES), ("--basis", basis, BASES)):
+        if given not in known:
+            raise typer.BadParameter(", ".join(known), param_hint=name)
+    if output is not None and output.suffix.lower() not in results.WRITERS:
+        raise typer.BadParameter(", ".join(results.WRITERS), param_hint="--output")
+    with errors():
+        items = read_items(source, kind, value or [])
+        if not items:
+            raise CommandError(t("there is nothing to ask", "没有要查询的值"))
+        if len(items) > limits.QUERY_ITEMS:
+            raise CommandError(t(f"at most {limits.QUERY_ITEMS:,} values", f"最多 {limits.QUERY_ITEMS:,} 个值"))
+        request = pb.QueryRequest(
+            items=items,
+            purpose=PURPOSES[purpose],  # type: ignore[arg-type]
+            basis=BASES[basis],  # type: ignore[arg-type]
+            case_number=case,
+            asker=getpass.getuser(),
+            members=to or [],
+            lists=lists or [],
+            again=again,
+            deadline_s=deadline,
+        )
+        gathered = _ask(request, config, json, plan, yes)
+        if output is not None:
+            results.WRITERS[output.suffix.lower()](output, gathered)
+        if json:
+            print_json(gathered.document())
+        elif not plan:
+            results.show(gathered)
+            if output is not None:
+                out.print(t(f"all rows are in {output}", f"全部结果在 {output}"))
+        if not gathered.complete and not plan:
+            raise typer.Exit(1)
+
+
+def _ask(request: pb.QueryRequest, config: Path, json: bool, plan: bool, yes: bool) -> results.Gathered:
+    gathered = results.Gathered(list(request.items))
+    with admin(config) as node:
+        ask_first = sys.stdin.isatty() and err.is_terminal and not yes and not json and len(request.items) > 100
+        if plan or ask_first:
+            request.plan_only = True
+            for event in node.Query(request):
+                gathered.take(event)
+            if not json:
+                results.show_plan(gathered)
+            if plan:
+                return gathered
+            typer.confirm(t("Ask?", "确认查询？"), default=True, abort=True, err=True)
+            request.plan_only = False
+            gathered = results.Gathered(list(request.items))
+        with common.progress() as bars:
+            bars.disable = json
+            tasks: dict[tuple[str, str], TaskID] = {}
+            for event in node.Query(request):
+                gathered.take(event)
+                kind = event.WhichOneof("event")
+                if kind == "plan" and not json and not ask_first:
+                    results.show_plan(gathered)
+                elif kind == "progress":
+                    key = (event.progress.member, event.progress.list)
+                    if key not in tasks:
+                        tasks[key] = bars.add_task(" / ".join(key), total=event.progress.total, note="")
+                    bars.update(tasks[key], completed=event.progress.done)
+    return gathered
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("sync", help=t("Bring copies of others' sealed lists up to date.", "同步其他成员的加密名单。"))(sync)
+    app.command("query", help=t("Ask all members at once.", "同时向各成员查询。"))(query)
+
+

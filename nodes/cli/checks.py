@@ -1,0 +1,235 @@
+"""`lianfang status`, `peers` and `doctor`."""
+
+import datetime as dt
+import shutil
+from typing import Annotated, Any
+
+import grpc
+import typer
+from cryptography import x509
+
+from lianfang.v1 import admin_pb2 as pb
+
+from .. import policy
+from ..config import Home
+from ..errors import NodeError
+from ..identity import certificates, keys
+from ..identity.members import MemberBook
+from . import common
+from .common import HERE, CommandError, Config, Json, admin, as_dict, errors, out, print_json
+from .i18n import t
+
+OK, WARN, BAD = "ok", "warning", "problem"
+_LOW_DISK = 2 * 10**9
+_EASY_DAYS = 365  # a budget that enumerates a carrier's numbers sooner is worth a warning
+
+
+def status(config: Config = HERE, json: Json = False) -> None:
+    """This node, its lists, its copies, and what was asked of it today."""
+    with errors(), admin(config) as node:
+        document = as_dict(node.Status(pb.StatusRequest()))
+        if json:
+            print_json(document)
+            return
+        out.print(f"{document['member']}  ({document['software']}, {document['listen']})")
+        _show(
+            t("own lists", "本方名单"),
+            document["lists"],
+            ("list", "live", "epoch", "batch", "pending", "closes_at"),
+        )
+        _show(
+            t("copies of others' lists", "他方名单副本"),
+            document["copies"],
+            ("member", "list", "epoch", "batch", "entries", "checked_at"),
+        )
+        _show(
+            t("asked of us today", "今日被查询"),
+            document["asked_of_us_today"],
+            ("member", "list", "evaluations"),
+        )
+        _show(
+            t("refused today", "今日拒绝"), document["refused_today"], ("member", "list", "reason", "times")
+        )
+        _show(t("ALARMS", "警报"), document["alarms"], ("holder", "list", "what", "at"))
+        if document["policy_trouble"]:
+            out.print(document["policy_trouble"], style="red", markup=False)
+
+
+def _show(title: str, rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
+    if not rows:
+        return
+    shown = common.table(title, *columns)
+    for row in rows:
+        shown.add_row(*(str(row.get(column, "")) for column in columns))
+    out.print(shown)
+
+
+def peers(
+    probe: Annotated[bool, typer.Option("--probe/--no-probe", help=t("ask each", "逐一连接"))] = True,
+    config: Config = HERE,
+    json: Json = False,
+) -> None:
+    """The other members, and whether each answers."""
+    with errors(), admin(config) as node:
+        document = as_dict(node.Peers(pb.PeersRequest(probe=probe)))
+        if json:
+            print_json(document)
+        else:
+            rows = [
+                {
+                    **each,
+                    "lists": ", ".join(item["list"] for item in each.get("lists", [])),
+                    "answers": each.get("detail") or each.get("answers", ""),
+                }
+                for each in document["peers"]
+            ]
+            _show("", rows, ("name", "role", "endpoint", "answers", "milliseconds", "lists"))
+        if probe and not all(each["answers"] for each in document["peers"]):
+            raise typer.Exit(1)
+
+
+class _Report:
+    """Findings of the doctor."""
+
+    def __init__(self) -> None:
+        self.findings: list[dict[str, str]] = []
+
+    def add(self, state: str, what: str, found: str, advice: str = "") -> None:
+        self.findings.append({"state": state, "what": what, "found": found, "advice": advice})
+
+    def attempt(self, what: str, check: Any) -> Any:
+        """Run a check that raises; its value, or None after reporting."""
+        try:
+            return check()
+        except (NodeError, OSError, ValueError) as error:
+            self.add(BAD, what, str(error))
+            return None
+
+
+def doctor(config: Config = HERE, json: Json = False) -> None:
+    """Check configuration, keys, certificates, clock, disk, peers and budgets, and say what to do."""
+    report = _Report()
+    home = report.attempt(t("configuration", "配置"), lambda: Home(config))
+    if home is not None:
+        report.add(OK, t("configuration", "配置"), str(home.file))
+        _check_files(home, report)
+        _check_running(home, report)
+    if json:
+        print_json({"findings": report.findings})
+    else:
+        marks = {OK: "[green]✓[/green]", WARN: "[yellow]![/yellow]", BAD: "[red]✗[/red]"}
+        shown = common.table("", "", "", "", "")
+        for each in report.findings:
+            shown.add_row(marks[each["state"]], each["what"], each["found"], each["advice"])
+        out.print(shown)
+    if any(each["state"] == BAD for each in report.findings):
+        raise typer.Exit(1)
+
+
+def _check_files(home: Home, report: _Report) -> None:
+    loaded = report.attempt(t("keys", "密钥"), lambda: keys.NodeKeys.load(home.keys))
+    if loaded is not None:
+        report.add(OK, t("keys", "密钥"), t("present, 0600", "齐全，权限 0600"))
+    rules = report.attempt(t("policy", "策略"), lambda: policy.load(home.policy))
+    if rules is not None and not rules.allow:
+        report.add(WARN, t("policy", "策略"), t("nobody may ask", "未允许任何成员"), str(home.policy))
+    elif rules is not None:
+        report.add(OK, t("policy", "策略"), f"{len(rules.allow)} × [[allow]]")
+    paths = (home.certs / "ca.crt", home.certs / "node.crt")
+    read = report.attempt(
+        t("certificate", "证书"), lambda: [x509.load_pem_x509_certificate(p.read_bytes()) for p in paths]
+    )
+    if read is None:
+        report.findings[-1]["advice"] = t(
+            f"send {home.file.parent / 'request.json'} to the CA, then `lianfang enroll`",
+            f"把 {home.file.parent / 'request.json'} 交给证书机构，再运行 `lianfang enroll`",
+        )
+        return
+    ca, own = read
+    _check_certificate(home, ca, own, loaded, report)
+    book = report.attempt(t("member list", "成员名单"), lambda: MemberBook(home.certs / "members.bin", ca))
+    if book is not None:
+        names = ", ".join(member.name.name for member in book.current)
+        report.add(OK, t("member list", "成员名单"), f"{book.current.version}: {names}")
+        report.attempt(t("member list", "成员名单"), lambda: book.current.authenticate(own))
+    if home.capture:
+        report.add(
+            WARN,
+            t("capture", "抓取"),
+            str(home.capture),
+            t("every message is written to disk: remove [debug] capture", "报文会写入磁盘：请删除 [debug] capture"),
+        )
+
+
+def _check_certificate(
+    home: Home, ca: x509.Certificate, own: x509.Certificate, loaded: keys.NodeKeys | None, report: _Report
+) -> None:
+    what = t("certificate", "证书")
+    left = (own.not_valid_after_utc - dt.datetime.now(dt.UTC)).days
+    report.attempt(what, lambda: certificates.check_issued(own, ca))
+    if loaded is not None and not certificates.same_key(own, loaded.tls):
+        report.add(BAD, what, t("is not for this node's key", "与本机密钥不符"))
+    renew = t("renew: `lianfang ca sign` and `lianfang enroll`", "请续签：`lianfang ca sign` 与 `lianfang enroll`")
+    state = OK if left > 30 else WARN
+    found = f"{certificates.member_of(own)}, {left} d, CA {certificates.fingerprint(ca)}"
+    report.add(state, what, found, "" if state == OK else renew)
+
+
+def _check_running(home: Home, report: _Report) -> None:
+    folder = home.data if home.data.exists() else home.file.parent
+    free = shutil.disk_usage(folder).free
+    state = OK if free > _LOW_DISK else WARN
+    report.add(state, t("disk", "磁盘"), f"{common.size(free)} {t('free', '可用')}")
+    try:
+        with admin(home.file) as node:
+            document = as_dict(node.Diagnose(pb.DiagnoseRequest(), timeout=60))
+    except (CommandError, grpc.RpcError):
+        report.add(
+            WARN,
+            t("node", "节点"),
+            t("is not running", "未运行"),
+            t("start it: peers and budgets are checked then", "启动后再检查成员与额度"),
+        )
+        return
+    report.add(OK, t("node", "节点"), f"{document['group_backend']}, {document['workers']} workers")
+    for trouble in [*document["key_troubles"], document["policy_trouble"], document["certificate_trouble"]]:
+        if trouble:
+            report.add(BAD, t("node", "节点"), trouble)
+    for each in document["peers"]:
+        _check_peer(each, report)
+    for each in document["budgets"]:
+        days = each["days_to_enumerate"]
+        text = t(
+            f"{each['list']}: {each['member']} could try 10^7 phone numbers in {days:,} days",
+            f"{each['list']}：{each['member']} 遍历 10^7 个手机号需 {days:,} 天",
+        )
+        advice = t("lower its day or epoch budget in policy.toml", "请在 policy.toml 中降低其额度")
+        easy = 0 < days < _EASY_DAYS
+        report.add(WARN if easy else OK, t("budget", "额度"), text, advice if easy else "")
+
+
+def _check_peer(each: dict[str, Any], report: _Report) -> None:
+    what = t("peer", "成员")
+    if not each["answers"]:
+        advice = t("ask its operator; check the address and firewall", "请联系对方运维，检查地址与防火墙")
+        report.add(WARN, what, each["detail"], advice)
+        return
+    skew = abs(each["clock_difference_seconds"])
+    if skew > 60:
+        report.add(
+            BAD if skew > 300 else WARN,
+            t("clock", "时钟"),
+            t(f"{skew:.0f} s from {each['name']}", f"与 {each['name']} 相差 {skew:.0f} 秒"),
+            t("set the clock by NTP; beyond 5 minutes questions are refused", "请用 NTP 校时；超过 5 分钟将被拒绝"),
+        )
+    lists = ", ".join(item["list"] for item in each["lists"])
+    report.add(OK, what, f"{each['name']}: {each['milliseconds']} ms; {lists or t('no lists', '无名单')}")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("status", help=t("This node at a glance.", "节点概况。"))(status)
+    app.command("peers", help=t("The other members.", "其他成员。"))(peers)
+    app.command("doctor", help=t("Check everything and say what to do.", "全面检查并给出建议。"))(doctor)
+
+

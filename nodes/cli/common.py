@@ -1,0 +1,150 @@
+"""What all commands share: where the node is, its admin socket, errors as exit status 1, tables and JSON."""
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import grpc
+import typer
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from lianfang.v1 import admin_pb2_grpc
+from protocols.errors import ProtocolError
+
+from .. import limits
+from ..config import Home
+from ..errors import NodeError
+from .i18n import t
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+Config = Annotated[
+    Path,
+    typer.Option(
+        "--config",
+        "-c",
+        envvar="LIANFANG_CONFIG",
+        help=t("the node's node.toml or its folder", "节点的 node.toml 或其目录"),
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help=t("print JSON", "输出 JSON"))]
+HERE = Path("node.toml")
+
+
+class CommandError(Exception):
+    """Ends the command with status 1 and this message."""
+
+
+@contextlib.contextmanager
+def errors() -> Iterator[None]:
+    """Errors a person can act on, without a traceback; status 1."""
+    try:
+        yield
+    except (NodeError, ProtocolError, CommandError) as error:
+        fail(str(error))
+    except grpc.RpcError as error:
+        code = error.code()  # type: ignore[attr-defined]
+        details = error.details()  # type: ignore[attr-defined]
+        if code is grpc.StatusCode.UNAVAILABLE and "lianfang-reason" not in dict(error.trailing_metadata() or ()):  # type: ignore[attr-defined]
+            fail(
+                t(
+                    "the node is not running, or stopped meanwhile: start it with `lianfang serve`",
+                    "节点未运行或已停止：请用 `lianfang serve` 启动",
+                )
+            )
+        fail(details or code.name)
+    except KeyboardInterrupt:
+        fail(t("interrupted", "已中断"), 130)
+    except BrokenPipeError:
+        os._exit(1)
+
+
+def fail(message: str, status: int = 1) -> None:
+    """Say why and end."""
+    err.print(f"[red]{t('error', '错误')}:[/red] ", end="")
+    err.print(message, markup=False)
+    raise typer.Exit(status)
+
+
+@contextlib.contextmanager
+def admin(config: Path) -> Iterator[admin_pb2_grpc.AdminStub]:
+    """The node's admin service; raises `CommandError` where the socket is not there."""
+    home = Home(config)
+    if not home.socket.exists():
+        raise CommandError(
+            t(
+                f"the node is not running: start it with `lianfang serve --config {home.file}`",
+                f"节点未运行：请用 `lianfang serve --config {home.file}` 启动",
+            )
+        )
+    options = [
+        ("grpc.max_receive_message_length", limits.MESSAGE_BYTES),
+        ("grpc.max_send_message_length", limits.MESSAGE_BYTES * 16),
+    ]
+    with grpc.insecure_channel(f"unix:{home.socket}", options) as channel:  # the socket is 0600
+        yield admin_pb2_grpc.AdminStub(channel)
+
+
+def as_dict(message: Message) -> dict[str, Any]:
+    """A message as plain data with its field names; whole numbers stay whole."""
+    document = MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+    return dict(_whole(document))
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _whole(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_whole(each) for each in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 12 and str(int(value)) == value:
+        return int(value)  # protobuf's JSON writes 64-bit numbers as text
+    return value
+
+
+def print_json(document: Any) -> None:
+    """JSON on standard output."""
+    sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=2) + "\n")
+    sys.stdout.flush()
+
+
+def table(title: str, *columns: str) -> Table:
+    """A table in the house's style."""
+    made = Table(title=title or None, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    return made
+
+
+def progress() -> Progress:
+    """Bars on standard error, so that output can be piped."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(),
+        console=err,
+        transient=not err.is_terminal,
+    )
+
+
+def size(count: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return ""

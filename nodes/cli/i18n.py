@@ -1,0 +1,63 @@
+"""Chinese or English: by `--lang`, `LIANFANG_LANG`, or the locale. Both texts stand side by side where they are used."""
+
+import os
+import sys
+from enum import IntEnum
+
+from protocols.label import Basis, Category, Reason, Status, slug
+
+from .. import words
+
+
+def _chosen() -> str:
+    arguments = sys.argv[1:]
+    for i, argument in enumerate(arguments):
+        if argument.startswith("--lang="):
+            return argument.removeprefix("--lang=")
+        if argument == "--lang" and i + 1 < len(arguments):
+            return arguments[i + 1]
+    for variable in ("LIANFANG_LANG", "LC_ALL", "LC_MESSAGES", "LANG"):
+        value = os.environ.get(variable)
+        if value:
+            return value
+    return "en"
+
+
+CHINESE = _chosen().lower().startswith("zh")
+
+
+def t(english: str, chinese: str) -> str:
+    """The text in the chosen language."""
+    return chinese if CHINESE else english
+
+
+_ENUMS: list[tuple[type[IntEnum], dict[IntEnum, str]]] = [
+    (Category, dict(words.CATEGORY_ZH)),
+    (Basis, dict(words.BASIS_ZH)),
+    (Status, dict(words.STATUS_ZH)),
+    (Reason, dict(words.REASON_ZH)),
+]
+_WORDS = {slug(each): text for enum, table in _ENUMS for each, text in table.items()} | {
+    kind.value: text for kind, text in words.KIND_ZH.items()
+}
+_WORDS |= {
+    "hit": "命中",
+    "miss": "未命中",
+    "expired": "已到期",
+    "review": "需复核",
+    "answered": "已答复",
+    "refused": "被拒绝",
+    "timeout": "超时",
+    "unreachable": "无法连接",
+    "failed": "失败",
+    "current": "最新",
+    "account-opening": "开户",
+    "payment": "支付",
+    "case-investigation": "案件调查",
+    "screening": "筛查",
+}
+
+
+def word(text: str) -> str:
+    """A code's word in the chosen language."""
+    return _WORDS.get(text, text) if CHINESE else text

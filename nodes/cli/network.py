@@ -1,0 +1,330 @@
+"""Joining and running: `init`, `ca`, `enroll`, `serve`, and the development network's `dev`."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Annotated
+
+import structlog
+import typer
+
+from .. import config as configuration
+from .. import policy
+from ..config import Home
+from ..errors import ConfigError
+from ..files import write_atomic
+from ..identity import authority, certificates, keys
+from ..identity.authority import Authority, Bundle
+from ..identity.names import MemberName, Role
+from .common import HERE, Config, Json, errors, out, print_json, table
+from .i18n import t
+
+ca_app = typer.Typer(no_args_is_help=True, help=t("the network's certificate authority", "网络的证书机构"))
+dev_app = typer.Typer(no_args_is_help=True, help=t("a development network", "开发用网络"))
+
+Folder = Annotated[Path, typer.Argument(help=t("the node's folder", "节点目录"))]
+NameOption = Annotated[str, typer.Option("--name", envvar="LIANFANG_NAME", help=t("the institution", "机构名称"))]
+RoleOption = Annotated[Role, typer.Option("--role", envvar="LIANFANG_ROLE", help=t("its role", "机构角色"))]
+NetworkOption = Annotated[
+    str, typer.Option("--network", envvar="LIANFANG_NETWORK", help=t("the network", "网络名"))
+]
+ListenOption = Annotated[
+    str, typer.Option("--listen", envvar="LIANFANG_LISTEN", help=t("host:port to answer on", "监听地址"))
+]
+AdvertiseOption = Annotated[
+    str,
+    typer.Option("--advertise", envvar="LIANFANG_ADVERTISE", help=t("host:port for the others", "对外地址")),
+]
+CaFolder = Annotated[Path, typer.Option("--ca", help=t("the CA's folder", "证书机构目录"))]
+
+
+def create_node(folder: Path, name: MemberName, listen: str, advertise: str) -> Path:
+    """Make a node's folder: keys, configuration, policy, request. Returns the request's path."""
+    file = folder / "node.toml"
+    if file.exists():
+        raise ConfigError(f"{file} exists; this folder holds a node already")
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    keys.create(folder / "keys")
+    text = configuration.TEMPLATE.format(
+        name=name.name,
+        role=name.role.value,
+        network=name.network,
+        listen=listen,
+        advertise=advertise or listen,
+    )
+    if not (folder / "policy.toml").exists():
+        write_atomic(folder / "policy.toml", policy.TEMPLATE.encode())
+    request = folder / "request.json"
+    node_keys = keys.NodeKeys.load(folder / "keys")
+    write_atomic(request, authority.make_request(node_keys, name, advertise or listen).encode())
+    write_atomic(file, text.encode())
+    return request
+
+
+def init(
+    folder: Folder,
+    name: NameOption,
+    role: RoleOption,
+    network: NetworkOption = "lianfang.example",
+    listen: ListenOption = "127.0.0.1:7443",
+    advertise: AdvertiseOption = "",
+    json: Json = False,
+) -> None:
+    """Make a node: its keys are born here and never leave."""
+    with errors():
+        member = MemberName(network, role, name)
+        request = create_node(folder, member, listen, advertise)
+        if json:
+            print_json({"member": str(member), "folder": str(folder), "request": str(request)})
+            return
+        out.print(t(f"Made the node {member} in {folder}.", f"已在 {folder} 建立节点 {member}。"))
+        out.print(
+            t(
+                f"Next: send {request} to the network's CA, then run\n"
+                f"  lianfang enroll {folder} BUNDLE\n  lianfang serve --config {folder}/node.toml",
+                f"下一步：把 {request} 交给网络的证书机构，然后运行\n"
+                f"  lianfang enroll {folder} BUNDLE\n  lianfang serve --config {folder}/node.toml",
+            )
+        )
+
+
+def enroll(
+    folder: Folder,
+    bundle: Annotated[Path, typer.Argument(help=t("what the CA gave back", "证书机构发回的文件"))],
+    json: Json = False,
+) -> None:
+    """Install the CA's certificate, the node's and the member list; also renews them."""
+    with errors():
+        home = Home(folder)
+        try:
+            text = bundle.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{bundle}: {error}") from error
+        loaded = Bundle.from_json(text, str(bundle))
+        authority.install(loaded, keys.NodeKeys.load(home.keys), home.name, home.certs)
+        mark = certificates.fingerprint(loaded.ca)
+        if json:
+            print_json({"member": str(home.name), "ca_fingerprint": mark})
+            return
+        out.print(t(f"{home.name} is enrolled.", f"{home.name} 已入网。"))
+        out.print(t("Compare the CA's fingerprint by telephone:", "请电话核对证书机构指纹："), mark)
+
+
+# -- CA ------------------------------------------------------------------------------------------------------
+
+
+@ca_app.command("init", help=t("Make the network's CA.", "建立网络的证书机构。"))
+def ca_init(folder: CaFolder = Path("ca"), network: NetworkOption = "lianfang.example", json: Json = False) -> None:
+    """Make the network's CA."""
+    with errors():
+        made = Authority.create(folder, network)
+        mark = certificates.fingerprint(made.certificate)
+        if json:
+            print_json({"network": network, "folder": str(folder), "fingerprint": mark})
+            return
+        out.print(t(f"Made the CA of {network} in {folder}.", f"已在 {folder} 建立 {network} 的证书机构。"))
+        out.print(t("Its fingerprint:", "指纹："), mark)
+
+
+@ca_app.command("sign", help=t("Check and sign a node's request.", "核对并签署节点的申请。"))
+def ca_sign(
+    request: Annotated[Path, typer.Argument(help=t("the node's request.json", "节点的 request.json"))],
+    folder: CaFolder = Path("ca"),
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help=t("where the bundle goes", "发回文件的位置"))
+    ] = None,
+    days: Annotated[int, typer.Option(min=1, max=825)] = certificates.NODE_DAYS,
+    json: Json = False,
+) -> None:
+    """Check and sign a node's request; the bundle goes back to the node."""
+    with errors():
+        ca = Authority(folder)
+        try:
+            text = request.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{request}: {error}") from error
+        asked = authority.read_request(text, str(request))
+        bundle = ca.sign(asked, days)
+        path = output or request.with_name(f"bundle-{asked.name.name}.json")
+        write_atomic(path, bundle.to_json().encode())
+        document = {
+            "member": str(asked.name),
+            "endpoint": asked.endpoint,
+            "bundle": str(path),
+            "member_list_version": ca.members.version,
+            "expires": bundle.certificate.not_valid_after_utc.date().isoformat(),
+        }
+        if json:
+            print_json(document)
+            return
+        out.print(t(f"Signed {asked.name}: {path}", f"已签署 {asked.name}：{path}"))
+
+
+@ca_app.command("revoke", help=t("Strike a member off.", "除名并吊销证书。"))
+def ca_revoke(
+    member: Annotated[str, typer.Argument(help=t("name or spiffe:// id", "名称或 spiffe:// 标识"))],
+    folder: CaFolder = Path("ca"),
+    json: Json = False,
+) -> None:
+    """Strike a member off and revoke its certificates; hand the new members.bin to the nodes."""
+    with errors():
+        ca = Authority(folder)
+        serials = ca.revoke(member)
+        path = folder / "members.bin"
+        if json:
+            print_json(
+                {"revoked": serials, "member_list": str(path), "member_list_version": ca.members.version}
+            )
+            return
+        out.print(
+            t(
+                f"Revoked {member}. Copy {path} into a node's certs folder; the others learn it from there.",
+                f"已吊销 {member}。请把 {path} 复制到任一节点的 certs 目录，其他节点会自动获得。",
+            )
+        )
+
+
+@ca_app.command("list", help=t("Members and their certificates.", "成员及其证书。"))
+def ca_list(folder: CaFolder = Path("ca"), json: Json = False) -> None:
+    """Members and their certificates."""
+    with errors():
+        ca = Authority(folder)
+        rows = [
+            {"member": each.id, "endpoint": each.endpoint, "certificates": len(each.certificates)}
+            for each in ca.members
+        ]
+        if json:
+            print_json({"member_list_version": ca.members.version, "members": rows})
+            return
+        shown = table("", t("member", "成员"), t("endpoint", "地址"))
+        for each in ca.members:
+            shown.add_row(each.id, each.endpoint)
+        out.print(shown)
+
+
+# -- running ---------------------------------------------------------------------------------------------------
+
+
+def start_logging(home: Home) -> None:
+    """Structured logs on standard error."""
+    shared: list[structlog.typing.Processor] = [
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer(ensure_ascii=False)
+        if home.config.log.format == "json"
+        else structlog.dev.ConsoleRenderer()
+    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("lianfang").setLevel(home.config.log.level.upper())
+
+
+def serve(config: Config = HERE) -> None:
+    """Run the node until SIGTERM; alone opens its stores."""
+    from ..node import Node
+
+    with errors():
+        home = Home(config)
+        start_logging(home)
+        asyncio.run(_serve(Node(home)))
+
+
+async def _serve(node: "object") -> None:
+    await node.serve()  # type: ignore[attr-defined]
+
+
+# -- a development network ---------------------------------------------------------------------------------------
+
+
+def _wait_for(path: Path, seconds: float) -> str:
+    end = time.monotonic() + seconds
+    while not path.exists():
+        if time.monotonic() > end:
+            raise ConfigError(f"{path} did not appear within {seconds:.0f} s")
+        time.sleep(0.1)
+    return path.read_text("utf-8")
+
+
+@dev_app.command("ca", help=t("Sign the members of a development network, then end.", "签署开发网络的成员后结束。"))
+def dev_ca(
+    names: Annotated[str, typer.Option("--members", envvar="LIANFANG_MEMBERS")],
+    enrol: Annotated[Path, typer.Option("--enrol", envvar="LIANFANG_ENROL")],
+    folder: CaFolder = Path("ca"),
+    network: NetworkOption = "lianfang.example",
+    seconds: Annotated[float, typer.Option("--wait")] = 120.0,
+) -> None:
+    """Wait for the named members' requests in a shared folder, sign them all, and leave their bundles there."""
+    with errors():
+        ca = Authority(folder) if (folder / "ca.key").exists() else Authority.create(folder, network)
+        wanted = [name.strip() for name in names.split(",") if name.strip()]
+        enrol.mkdir(parents=True, exist_ok=True)
+        known = {member.name.name for member in ca.members}
+        if set(wanted) <= known and all((enrol / f"{name}.bundle.json").exists() for name in wanted):
+            return
+        signed: dict[str, Bundle] = {}
+        for name in wanted:
+            path = enrol / f"{name}.request.json"
+            request = authority.read_request(_wait_for(path, seconds), str(path))
+            if request.name.name != name:
+                raise ConfigError(f"{path} is a request of {request.name}")
+            signed[name] = ca.sign(request)
+        for name, bundle in signed.items():
+            complete = Bundle(bundle.certificate, bundle.ca, ca.members.signed)
+            write_atomic(enrol / f"{name}.bundle.json", complete.to_json().encode())
+        out.print(t(f"signed {', '.join(wanted)}", f"已签署 {', '.join(wanted)}"))
+
+
+@dev_app.command("node", help=t("Make, enrol and run a node of a development network.", "建立、入网并运行开发节点。"))
+def dev_node(
+    folder: Folder,
+    name: NameOption,
+    role: RoleOption,
+    enrol: Annotated[Path, typer.Option("--enrol", envvar="LIANFANG_ENROL")],
+    network: NetworkOption = "lianfang.example",
+    listen: ListenOption = "127.0.0.1:7443",
+    advertise: AdvertiseOption = "",
+    rules: Annotated[
+        Path | None, typer.Option("--policy", envvar="LIANFANG_POLICY", help=t("a policy to start with", "初始策略"))
+    ] = None,
+) -> None:
+    """Make the node if it is new, have it signed through a shared folder, and serve."""
+    with errors():
+        if not (folder / "node.toml").exists():
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if rules is not None:
+                write_atomic(folder / "policy.toml", rules.read_bytes())
+            create_node(folder, MemberName(network, role, name), listen, advertise)
+        home = Home(folder)
+        if not (home.certs / "node.crt").exists():
+            enrol.mkdir(parents=True, exist_ok=True)
+            target = enrol / f"{name}.request.json"
+            with contextlib.suppress(FileExistsError):
+                write_atomic(target, (folder / "request.json").read_bytes())
+            bundle = Bundle.from_json(_wait_for(enrol / f"{name}.bundle.json", 120.0))
+            authority.install(bundle, keys.NodeKeys.load(home.keys), home.name, home.certs)
+        os.environ.pop("LIANFANG_CONFIG", None)
+    serve(home.file)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the top-level commands."""
+    app.command("init", help=t("Make a node: its keys are born here and never leave.", "建立节点，密钥在本机生成。"))(init)
+    app.command("enroll", help=t("Install what the CA gave back.", "安装证书机构发回的文件。"))(enroll)
+    app.command("serve", help=t("Run the node.", "运行节点。"))(serve)
+
+

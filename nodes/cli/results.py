@@ -1,0 +1,241 @@
+"""What a question brought: gathered from the node's events, shown as a table, written as CSV, XLSX or JSON."""
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import openpyxl
+
+from lianfang.v1 import admin_pb2 as pb
+
+from . import common
+from .common import as_dict, err, out
+from .i18n import t, word
+
+_DETAILS = ("category", "severity", "confidence", "basis", "status", "reason", "observed_on", "valid_until")
+_FOUND = ("hit", "review")
+
+
+class Gathered:
+    """All rows in the order they were given, with one status per member and list."""
+
+    def __init__(self, items: list[pb.QueryItem]) -> None:
+        self.items = items
+        self.plan = pb.QueryPlan()
+        self.answers: list[dict[tuple[str, str], pb.QueryAnswer]] = [{} for _ in items]
+        self.holders: dict[tuple[str, str], pb.QueryHolder] = {}
+        self.problems: dict[int, pb.ItemProblem] = {}
+
+    def take(self, event: pb.QueryEvent) -> None:
+        """Add one event."""
+        kind = event.WhichOneof("event")
+        if kind == "plan":
+            self.plan = event.plan
+            self.problems = {problem.index: problem for problem in event.plan.problems}
+        elif kind == "answers":
+            for answer in event.answers.answers:
+                self.answers[answer.index][(answer.member, answer.list)] = answer
+        elif kind == "holder":
+            self.holders[(event.holder.member, event.holder.list)] = event.holder
+
+    @property
+    def places(self) -> list[tuple[str, str]]:
+        """(member, list) in the plan's order."""
+        return [(each.member, each.list) for each in self.plan.holders]
+
+    @property
+    def complete(self) -> bool:
+        """Every value was asked and every member answered."""
+        return (
+            bool(self.plan.holders)
+            and not self.problems
+            and all(
+                place in self.holders and self.holders[place].outcome == "answered" for place in self.places
+            )
+        )
+
+    def status(self, index: int, place: tuple[str, str]) -> str:
+        """One word for a row and a member: hit, miss, expired, review, not-asked, or why there is no answer."""
+        answer = self.answers[index].get(place)
+        if answer is not None:
+            return answer.outcome
+        if index in self.problems:
+            return "not-asked"
+        holder = self.holders.get(place)
+        return holder.outcome if holder is not None and holder.outcome != "answered" else "unanswered"
+
+    def hits(self) -> list[tuple[int, pb.QueryAnswer]]:
+        """(row, answer) of all hits, in order of rows."""
+        return [
+            (index, answers[place])
+            for index, answers in enumerate(self.answers)
+            for place in self.places
+            if place in answers and answers[place].outcome in _FOUND
+        ]
+
+    def document(self) -> dict[str, Any]:
+        """As plain data."""
+        plan = as_dict(self.plan)
+        return {
+            "identifiers": plan["identifiers"],
+            "plan": plan["holders"],
+            "problems": [
+                {
+                    "row": each.index + 1,
+                    "value": self.items[each.index].value,
+                    "reason": each.reason,
+                    "candidates": list(each.candidates),
+                }
+                for each in self.plan.problems
+            ],
+            "rows": [self._row(index) for index in range(len(self.items))],
+            "holders": [as_dict(each) for each in self.holders.values()],
+            "complete": self.complete,
+        }
+
+    def _row(self, index: int) -> dict[str, Any]:
+        item = self.items[index]
+        answers = []
+        for place in self.places:
+            answer = {"member": place[0], "list": place[1], "outcome": self.status(index, place)}
+            found = self.answers[index].get(place)
+            if found is not None and found.HasField("label"):
+                label = {name: getattr(found.label, name) for name in (*_DETAILS, "age_days")}
+                answer |= {**label, "reference": found.label.reference.hex()}
+            answers.append(answer)
+        return {"row": index + 1, "kind": item.kind, "value": item.value, "answers": answers}
+
+    def table_rows(self) -> "tuple[list[str], list[list[Any]]]":
+        """Header and rows for a spreadsheet; identifiers as text."""
+        header = ["row", "kind", "value", "problem"]
+        for member, list_name in self.places:
+            name = f"{member}/{list_name}"
+            header += [name, *(f"{name} {detail}" for detail in (*_DETAILS, "age_days"))]
+        rows = []
+        for index, item in enumerate(self.items):
+            problem = self.problems.get(index)
+            cells: list[Any] = [index + 1, item.kind, _harmless(item.value), problem.reason if problem else ""]
+            for place in self.places:
+                found = self.answers[index].get(place)
+                cells.append(self.status(index, place))
+                label = found.label if found is not None and found.HasField("label") else None
+                cells += [getattr(label, name) if label else "" for name in (*_DETAILS, "age_days")]
+            rows.append(cells)
+        return header, rows
+
+
+def _harmless(value: str) -> str:
+    """A value that a spreadsheet would run as a formula gets an apostrophe; phone numbers keep their plus."""
+    first = value[:1]
+    if first in ("=", "@", "\t", "\r") or (first in ("+", "-") and not value[1:2].isdigit()):
+        return "'" + value
+    return value
+
+
+def write_csv(path: Path, gathered: Gathered) -> None:
+    """All rows as CSV (UTF-8 with BOM), readable by its owner alone."""
+    header, rows = gathered.table_rows()
+    _private(path)
+    with path.open("w", encoding="utf-8-sig", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def write_xlsx(path: Path, gathered: Gathered) -> None:
+    """All rows as XLSX with identifiers in text cells."""
+    header, rows = gathered.table_rows()
+    book = openpyxl.Workbook(write_only=True)
+    sheet = book.create_sheet("lianfang")
+    sheet.append(header)
+    for cells in rows:
+        value = openpyxl.cell.WriteOnlyCell(sheet, value=cells[2])
+        value.data_type = "s"
+        value.number_format = "@"
+        sheet.append([*cells[:2], value, *cells[3:]])
+    _private(path)
+    book.save(path)
+
+
+def write_json(path: Path, gathered: Gathered) -> None:
+    """Everything as JSON."""
+    _private(path)
+    path.write_text(json.dumps(gathered.document(), ensure_ascii=False, indent=1), "utf-8")
+
+
+def _private(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.touch(mode=0o600)
+
+
+WRITERS: dict[str, Callable[[Path, Gathered], None]] = {
+    ".csv": write_csv,
+    ".xlsx": write_xlsx,
+    ".json": write_json,
+}
+
+
+def show_plan(gathered: Gathered) -> None:
+    """Cost and what is left, before anything is asked."""
+    shown = common.table(
+        t(f"{gathered.plan.identifiers:,} identifiers", f"{gathered.plan.identifiers:,} 个标识"),
+        *(t("member", "成员"), t("list", "名单"), t("cost", "费用"), t("known", "已知")),
+        *(t("left today", "今日剩余"), t("left this epoch", "本周期剩余"), ""),
+    )
+    for each in gathered.plan.holders:
+        budget = each.budget
+        shown.add_row(
+            each.member,
+            each.list,
+            f"{each.cost:,}",
+            f"{each.answered:,}" if each.answered else "",
+            f"{budget.day_left:,}" if each.budget_known else "?",
+            f"{budget.epoch_left:,}" if each.budget_known else "?",
+            each.trouble,
+        )
+    err.print(shown)
+
+
+def show(gathered: Gathered, limit: int = 60) -> None:
+    """Hits as a table, then one line a member, then what was not asked."""
+    hits = gathered.hits()
+    shown = common.table(
+        t(f"{len(hits)} hits", f"{len(hits)} 个命中"),
+        *(t("value", "值"), t("listed by", "列入方"), t("category", "类别"), t("severity", "程度")),
+        *(t("basis", "依据"), t("age", "天数"), t("valid until", "有效至"), t("status", "状态")),
+    )
+    for index, answer in hits[:limit]:
+        label = answer.label
+        shown.add_row(
+            gathered.items[index].value,
+            answer.member,
+            word(label.category) + (f" ({word('review')})" if answer.outcome == "review" else ""),
+            str(label.severity),
+            word(label.basis),
+            f"{label.age_days} d" if label.age_days >= 0 else "?",
+            label.valid_until or t("removed", "移除为止"),
+            word(label.status),
+        )
+    out.print(shown)
+    if len(hits) > limit:
+        out.print(t(f"… and {len(hits) - limit} more: use --output", f"…… 另有 {len(hits) - limit} 个：请用 --output"))
+    for place in gathered.places:
+        holder = gathered.holders.get(place)
+        counts = Counter(gathered.status(index, place) for index in range(len(gathered.items)))
+        summary = ", ".join(f"{word(name)} {count:,}" for name, count in counts.most_common())
+        outcome = word(holder.outcome) if holder else word("failed")
+        charged = t(f"charged {holder.charged:,}", f"计费 {holder.charged:,}") if holder else ""
+        line = f"{place[0]} / {place[1]}: {outcome}; {summary}; {charged}"
+        out.print(line + (f"; {holder.detail}" if holder and holder.detail else ""), markup=False)
+    if gathered.problems:
+        missed = common.table(
+            t(f"{len(gathered.problems)} values were not asked", f"{len(gathered.problems)} 个值未查询"),
+            *(t("row", "行"), t("reason", "原因"), t("may be", "可能是")),
+        )
+        for index, problem in list(gathered.problems.items())[:20]:
+            kinds = ", ".join(word(kind) for kind in problem.candidates)
+            missed.add_row(str(index + 1), problem.reason, kinds)
+        err.print(missed)

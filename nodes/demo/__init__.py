@@ -1,0 +1,1 @@
+"""The demonstration network: its configuration, its made-up story, and the play."""

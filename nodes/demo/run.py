@@ -1,0 +1,1 @@
+def run(folder, seed, entries): return True

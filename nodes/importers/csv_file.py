@@ -1,0 +1,91 @@
+"""CSV: UTF-8 with or without BOM, GB18030, UTF-16 with BOM; comma, semicolon or tab; any column order."""
+
+import codecs
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+from .. import limits
+from .table import BadCell, FileError, Mapping, Parsed, ReadRow, REASON_COLUMN, fields_of
+
+_BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+
+
+def encoding_of(path: Path) -> str:
+    """The file's encoding, from its BOM or by decoding all of it; raises `FileError`."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(4)
+    except OSError as error:
+        raise FileError(path, str(error.strerror)) from error
+    for bom, name in _BOMS:
+        if head.startswith(bom):
+            return name
+    trouble = ""
+    for name in ("utf-8", "gb18030"):
+        try:
+            _decode_all(path, name)
+            return name
+        except UnicodeDecodeError as error:
+            trouble = trouble or f"byte {error.start} is no UTF-8"
+    raise FileError(path, f"neither UTF-8 nor GB18030 ({trouble}); save it as UTF-8")
+
+
+def _decode_all(path: Path, name: str) -> None:
+    decoder = codecs.getincrementaldecoder(name)()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            decoder.decode(block)
+    decoder.decode(b"", final=True)
+
+
+def reader(path: Path) -> "Iterator[tuple[int, list[str]]]":
+    """Records as (number, cells); the header is number 0. Raises `FileError` for a file that is no CSV."""
+    encoding = encoding_of(path)
+    with path.open(encoding=encoding, newline="") as file:
+        first = file.readline(1 << 20)
+        delimiter = max(",;\t", key=first.count)
+        file.seek(0)
+        csv.field_size_limit(limits.CELL_CHARACTERS)
+        records = csv.reader(file, delimiter=delimiter, strict=True)
+        number = 0
+        try:
+            for cells in records:
+                if cells or number == 0:
+                    yield number, cells
+                    number += 1
+        except csv.Error as error:
+            raise FileError(path, f"line {records.line_num}: not CSV: {error}") from error
+        except UnicodeError as error:
+            raise FileError(path, f"line {records.line_num}: not {encoding}") from error
+
+
+def rows(path: Path, mapping: Mapping) -> Iterator[Parsed]:
+    """Rows numbered from 1 behind the header."""
+    records = reader(path)
+    header = next(records, (0, []))[1]
+    if not any(cell.strip() for cell in header):
+        raise FileError(path, "the file is empty")
+    targets = mapping.resolve(path, header)
+    for number, cells in records:
+        if len(cells) != len(header):
+            # A file of bad rows may have lost its last column when it was mended.
+            if not (header[-1] == REASON_COLUMN and len(cells) == len(header) - 1):
+                yield BadCell(number, "", f"{len(cells)} cells, the header has {len(header)}")
+                continue
+        yield ReadRow(number, fields_of(targets, cells, mapping.constants))
+
+
+def write_bad(source: Path, target: Path, bad: dict[int, str]) -> None:
+    """Write the bad records of a CSV with their reasons, readable by their owner alone, to be mended."""
+    target.unlink(missing_ok=True)
+    target.touch(mode=0o600)
+    with target.open("w", encoding="utf-8-sig", newline="") as file:
+        writer = csv.writer(file)
+        for number, cells in reader(source):
+            if number == 0:
+                width = len(cells) - (cells[-1:] == [REASON_COLUMN])
+                writer.writerow([*cells[:width], REASON_COLUMN])
+            elif number in bad:
+                padded = [*cells, *[""] * (width - len(cells))]
+                writer.writerow([*padded[:width], bad[number]] if len(cells) <= width else [*cells])

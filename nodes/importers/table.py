@@ -1,0 +1,174 @@
+"""What every reader gives: rows as text by field, and rows that it had to refuse, with number, column and reason."""
+
+import datetime as dt
+import tomllib
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .. import limits, words
+from ..errors import NodeError
+
+FIELDS = (
+    "kind",
+    "value",
+    "country",
+    "category",
+    "severity",
+    "confidence",
+    "basis",
+    "observed_on",
+    "valid_until",
+    "status",
+    "reason",
+    "reference",
+    "institution",
+)
+REASON_COLUMN = "lianfang_reason"  # of a file of bad rows; ignored when the mended file comes back
+
+_HEADERS = {
+    "kind": ("kind", "type", "identifier type", "id type", "类型", "类别代码", "标识类型", "证件类型", "标识种类"),
+    "value": ("value", "identifier", "number", "id", "值", "标识", "号码", "标识值", "证件号码"),
+    "country": ("country", "issuing country", "国家", "签发国", "国家代码"),
+    "category": ("category", "risk", "risk category", "风险类别", "类别", "风险类型", "涉案类型"),
+    "severity": ("severity", "level", "严重程度", "风险等级", "等级"),
+    "confidence": ("confidence", "score", "置信度", "可信度"),
+    "basis": ("basis", "source", "依据", "认定依据", "来源"),
+    "observed_on": ("observed on", "observed", "date", "observed date", "观察日期", "发现日期", "日期", "案发日期"),
+    "valid_until": ("valid until", "expires", "expiry", "有效期至", "失效日期", "到期日"),
+    "status": ("status", "状态"),
+    "reason": ("reason", "reason code", "原因", "原因代码"),
+    "reference": ("reference", "case", "case number", "own reference", "案件编号", "参考号", "案号"),
+    "institution": ("institution", "bank", "bank code", "bic", "机构代码", "开户行", "银行代码", "联行号"),
+}
+_BY_HEADER = {words.key(name): target for target, names in _HEADERS.items() for name in names}
+
+
+class FileError(NodeError):
+    """The file as a whole cannot be read; nothing of it was taken."""
+
+    def __init__(self, path: Path, message: str) -> None:
+        super().__init__(f"{path}: {message}", "FILE")
+
+
+@dataclass(frozen=True)
+class BadCell:
+    """A row that the reader refuses."""
+
+    number: int
+    column: str
+    reason: str
+    place: str = ""  # where a person finds it, if not by the row's number
+
+
+@dataclass(frozen=True)
+class ReadRow:
+    """A row as text by field; `number` is unique in the file."""
+
+    number: int
+    fields: dict[str, str]
+    place: str = ""
+
+
+Parsed = ReadRow | BadCell
+
+
+@dataclass
+class Mapping:
+    """Which column is what: by header, and constants for what the file lacks."""
+
+    columns: dict[str, str] = field(default_factory=dict)  # header → field
+    constants: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: Path) -> "Mapping":
+        """Read a mapping file: `[columns] field = "header"` and `[constants] field = "text"`."""
+        try:
+            document = tomllib.loads(path.read_text("utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise FileError(path, f"not a mapping file: {error}") from error
+        columns, constants = document.get("columns", {}), document.get("constants", {})
+        for name in (*columns, *constants):
+            if name not in FIELDS:
+                raise FileError(path, f"{name!r} is not one of {', '.join(FIELDS)}")
+        if set(document) - {"columns", "constants"}:
+            raise FileError(path, "only the tables [columns] and [constants] are known")
+        return cls(
+            {words.key(str(header)): name for name, header in columns.items()},
+            {name: str(value) for name, value in constants.items()},
+        )
+
+    def resolve(self, path: Path, headers: list[str]) -> "list[str | None]":
+        """For each column its field or None. Raises `FileError` where value or kind stay unknown."""
+        if len(headers) > limits.IMPORT_COLUMNS:
+            raise FileError(path, f"{len(headers)} columns; at most {limits.IMPORT_COLUMNS}")
+        targets: list[str | None] = []
+        for header in headers:
+            key = words.key(header)
+            targets.append(self.columns.get(key) or (None if self.columns else _BY_HEADER.get(key)))
+        constants = dict(self.constants)
+        if "value" not in targets:
+            # One column that is named like a kind ("手机号") holds values of that kind.
+            named = [
+                (i, kind)
+                for i, header in enumerate(headers)
+                if targets[i] in (None, "kind") and (kind := words.kind_of(header)) is not None
+            ]
+            if len(named) == 1 and "kind" not in targets and not self.columns:
+                targets[named[0][0]] = "value"
+                constants.setdefault("kind", named[0][1].value)
+        for needed in ("value", "kind"):
+            if needed not in targets and needed not in constants:
+                raise FileError(
+                    path,
+                    f"the header row names no column for {needed}; give --mapping with [columns] "
+                    f'{needed} = "…", or [constants] where all rows have the same',
+                )
+        twice = {each for each in targets if each is not None and targets.count(each) > 1}
+        if twice:
+            raise FileError(path, f"two columns for {', '.join(sorted(twice))}; give --mapping")
+        self.constants = constants
+        return targets
+
+
+def fields_of(targets: "list[str | None]", cells: list[str], constants: dict[str, str]) -> dict[str, str]:
+    """A row's fields from its cells."""
+    out = dict(constants)
+    for target, cell in zip(targets, cells, strict=False):
+        if target is not None:
+            out[target] = cell
+    return out
+
+
+def excel_text(value: Any) -> tuple[str, str]:
+    """(text, trouble) of a spreadsheet cell: what a program may have changed is not trusted."""
+    if value is None:
+        return "", ""
+    if isinstance(value, bool):
+        return str(value), ""
+    if isinstance(value, int):
+        if abs(value) >= 10**15:
+            return "", "a numeric cell past 15 digits: re-export the column as text"
+        return str(value), ""
+    if isinstance(value, float):
+        if not value.is_integer() or abs(value) >= 10**15:
+            return "", "a numeric cell that is no whole number of 15 digits: re-export the column as text"
+        return str(int(value)), ""
+    if isinstance(value, dt.datetime | dt.date):
+        return value.isoformat()[:10], ""
+    return unicodedata.normalize("NFC", str(value)), ""
+
+
+def rows(path: Path, mapping: Mapping) -> Iterator[Parsed]:
+    """Read a CSV or XLSX file by its ending; raises `FileError`."""
+    from . import csv_file, xlsx_file
+
+    if not path.exists():
+        raise FileError(path, "there is no such file")
+    if path.suffix.lower() in (".xlsx", ".xlsm"):
+        return xlsx_file.rows(path, mapping)
+    if path.suffix.lower() == ".xls":
+        raise FileError(path, "the old .xls format: save it as .xlsx or CSV")
+    return csv_file.rows(path, mapping)
