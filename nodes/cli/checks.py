@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import grpc
 import typer
 from cryptography import x509
+from rich.markup import escape
 
 from lianfang.v1 import admin_pb2 as pb
 
@@ -120,7 +121,7 @@ def doctor(config: Config = HERE, json: Json = False) -> None:
         marks = {OK: "[green]✓[/green]", WARN: "[yellow]![/yellow]", BAD: "[red]✗[/red]"}
         shown = common.table("", "", "", "", "")
         for each in report.findings:
-            shown.add_row(marks[each["state"]], each["what"], each["found"], each["advice"])
+            shown.add_row(marks[each["state"]], *(escape(each[key]) for key in ("what", "found", "advice")))
         out.print(shown)
     if any(each["state"] == BAD for each in report.findings):
         raise typer.Exit(1)

@@ -24,8 +24,9 @@ from ..config import Home
 from ..errors import NodeError
 from .i18n import t
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+_WIDE = 140  # columns where nobody's terminal says otherwise
+out = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
+err = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else _WIDE)
 
 Config = Annotated[
     Path,

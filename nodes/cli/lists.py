@@ -23,6 +23,7 @@ from .i18n import t, word
 app = typer.Typer(no_args_is_help=True, help=t("this node's own lists", "本节点的名单"))
 ListName = Annotated[str, typer.Option("--list", "-l", help=t("the list", "名单名"))]
 _MESSAGE_CHARACTERS = 400_000
+_SHOWN = 12  # bad rows on the screen; --json and the file have all
 
 
 class Format(StrEnum):
@@ -209,11 +210,11 @@ def _show_import(
         shown = common.table(
             t(f"{len(problems)} bad rows", f"{len(problems)} 行有误"), t("row", "行"), t("column", "列"), t("reason", "原因")
         )
-        for number, place, column, reason in problems[:20]:
+        for number, place, column, reason in problems[:_SHOWN]:
             shown.add_row(place or str(number), column, reason)
         err.print(shown)
-        if len(problems) > 20:
-            err.print(t(f"… and {len(problems) - 20} more", f"…… 另有 {len(problems) - 20} 行"))
+        if len(problems) > _SHOWN:
+            err.print(t(f"… and {len(problems) - _SHOWN} more", f"…… 另有 {len(problems) - _SHOWN} 行"))
     if result.refused or (problems and not written):
         err.print(
             t(

@@ -41,6 +41,9 @@ AdvertiseOption = Annotated[
 CaFolder = Annotated[Path, typer.Option("--ca", help=t("the CA's folder", "证书机构目录"))]
 
 
+_DEMO_POLICY = Path(__file__).parent.parent / "demo" / "policy.toml"
+
+
 def create_node(folder: Path, name: MemberName, listen: str, advertise: str) -> Path:
     """Make a node's folder: keys, configuration, policy, request. Returns the request's path."""
     file = folder / "node.toml"
@@ -299,7 +302,7 @@ def dev_node(
     listen: ListenOption = "127.0.0.1:7443",
     advertise: AdvertiseOption = "",
     rules: Annotated[
-        Path | None, typer.Option("--policy", envvar="LIANFANG_POLICY", help=t("a policy to start with", "初始策略"))
+        Path | None, typer.Option("--policy", envvar="LIANFANG_POLICY", help=t("a policy to start with, or demo", "初始策略文件，或 demo"))
     ] = None,
 ) -> None:
     """Make the node if it is new, have it signed through a shared folder, and serve."""
@@ -307,7 +310,8 @@ def dev_node(
         if not (folder / "node.toml").exists():
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if rules is not None:
-                write_atomic(folder / "policy.toml", rules.read_bytes())
+                source = _DEMO_POLICY if str(rules) == "demo" else rules
+                write_atomic(folder / "policy.toml", source.read_bytes())
             create_node(folder, MemberName(network, role, name), listen, advertise)
         home = Home(folder)
         if not (home.certs / "node.crt").exists():

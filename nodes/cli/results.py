@@ -216,7 +216,7 @@ def show(gathered: Gathered, limit: int = 60) -> None:
             str(label.severity),
             word(label.basis),
             f"{label.age_days} d" if label.age_days >= 0 else "?",
-            label.valid_until or t("removed", "移除为止"),
+            label.valid_until or t("removal", "移除为止"),
             word(label.status),
         )
     out.print(shown)

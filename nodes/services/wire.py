@@ -37,7 +37,7 @@ OPTIONS: list[tuple[str, Any]] = [
 ]
 SERVER_OPTIONS = [
     *OPTIONS,
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.so_reuseport", 0),
 ]
 

@@ -1,0 +1,237 @@
+"""The demonstration network as processes: the same members, settings and commands as docker-compose.yml."""
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import NodeError
+
+_FILE = Path(__file__).with_name("network.toml")
+START_SECONDS = 90.0
+STOP_SECONDS = 40.0
+
+
+@dataclass(frozen=True)
+class MemberSettings:
+    """One member of `network.toml`."""
+
+    name: str
+    role: str
+
+
+@dataclass(frozen=True)
+class NetworkSettings:
+    """All of `network.toml`."""
+
+    network: str
+    list: str
+    members: tuple[MemberSettings, ...]
+
+
+def settings() -> NetworkSettings:
+    """Read `network.toml`."""
+    document = tomllib.loads(_FILE.read_text("utf-8"))
+    members = tuple(MemberSettings(each["name"], each["role"]) for each in document["member"])
+    return NetworkSettings(document["network"], document["list"], members)
+
+
+def environment(
+    network: NetworkSettings, member: MemberSettings, listen: str, advertise: str, enrol: str
+) -> dict[str, str]:
+    """A member's environment; compose gives the same with other addresses and paths."""
+    return {
+        "LIANFANG_NAME": member.name,
+        "LIANFANG_ROLE": member.role,
+        "LIANFANG_NETWORK": network.network,
+        "LIANFANG_LISTEN": listen,
+        "LIANFANG_ADVERTISE": advertise,
+        "LIANFANG_ENROL": enrol,
+        "LIANFANG_POLICY": "demo",
+    }
+
+
+def node_command(folder: str) -> list[str]:
+    """What a member runs."""
+    return ["lianfang", "dev", "node", folder]
+
+
+def ca_command(folder: str) -> list[str]:
+    """What the development CA runs; it ends once all members are signed."""
+    return ["lianfang", "dev", "ca", "--ca", folder]
+
+
+def ca_environment(network: NetworkSettings, enrol: str) -> dict[str, str]:
+    """The development CA's environment."""
+    return {
+        "LIANFANG_NETWORK": network.network,
+        "LIANFANG_MEMBERS": ",".join(member.name for member in network.members),
+        "LIANFANG_ENROL": enrol,
+    }
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def program(command: list[str]) -> list[str]:
+    """`lianfang …` as this interpreter runs it."""
+    assert command[0] == "lianfang"
+    return [sys.executable, "-m", "nodes", *command[1:]]
+
+
+def _inherited() -> dict[str, str]:
+    return {key: value for key, value in os.environ.items() if not key.startswith("LIANFANG_")} | {
+        "LIANFANG_LANG": os.environ.get("LIANFANG_LANG", "en")
+    }
+
+
+class Failed(NodeError):
+    """A command of the network ended with another status than expected."""
+
+
+class Network:
+    """Runs processes in a folder; ends exactly those it started."""
+
+    def __init__(self, folder: Path, capture: bool = False) -> None:
+        self.folder = folder
+        self.settings = settings()
+        self.ports = {member.name: free_port() for member in self.settings.members}
+        self._capture = capture
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def node(self, name: str) -> Path:
+        """A member's folder."""
+        return self.folder / name
+
+    def log(self, name: str) -> Path:
+        """What a member's process printed."""
+        return self.folder / f"{name}.log"
+
+    def start(self) -> None:
+        """The CA and all members; returns once every member answers."""
+        for member in self.settings.members:
+            self.start_member(member)
+        ca = subprocess.run(
+            program(ca_command(str(self.folder / "ca"))),
+            env=_inherited() | ca_environment(self.settings, str(self.folder / "enrol")),
+            capture_output=True,
+            timeout=START_SECONDS,
+            check=False,
+        )
+        if ca.returncode:
+            raise Failed(f"the CA failed: {ca.stderr.decode()}")
+        for member in self.settings.members:
+            self.wait(member.name)
+
+    def start_member(self, member: MemberSettings, extra: dict[str, str] | None = None) -> None:
+        """Start one member's process."""
+        address = f"127.0.0.1:{self.ports[member.name]}"
+        values = environment(self.settings, member, address, address, str(self.folder / "enrol"))
+        if self._capture:
+            values["LIANFANG_DEBUG__CAPTURE"] = "data/capture.jsonl"
+        with self.log(member.name).open("ab") as log:
+            self._processes[member.name] = subprocess.Popen(
+                program(node_command(str(self.node(member.name)))),
+                env=_inherited() | values | (extra or {}),
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+            )
+
+    def member(self, name: str) -> MemberSettings:
+        """By name."""
+        return next(member for member in self.settings.members if member.name == name)
+
+    def pid(self, name: str) -> int:
+        """A member's process id."""
+        return self._processes[name].pid
+
+    def wait(self, name: str) -> None:
+        """Until the member answers on its socket; raises `Failed` where its process ended."""
+        end = time.monotonic() + START_SECONDS
+        while time.monotonic() < end:
+            if self._processes[name].poll() is not None:
+                raise Failed(f"{name} ended: {self.log(name).read_text()[-2000:]}")
+            if (self.node(name) / "data" / "admin.sock").exists():
+                done = self.run(name, "status", "--json", check=False)
+                if done.returncode == 0:
+                    return
+            time.sleep(0.1)
+        raise Failed(f"{name} did not start within {START_SECONDS:.0f} s")
+
+    def run(
+        self, name: str, *arguments: str, text: str | None = None, check: bool = True, show: bool = False
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a `lianfang` command as this member's person. With `show` its error output passes through."""
+        done = subprocess.run(
+            [*program(["lianfang", *arguments]), "--config", str(self.node(name) / "node.toml")],
+            env=_inherited(),
+            input=text,
+            stdout=subprocess.PIPE,
+            stderr=None if show else subprocess.PIPE,
+            stdin=None if text is not None else subprocess.DEVNULL,
+            text=True,
+            timeout=1800,
+            check=False,
+        )
+        if check and done.returncode:
+            raise Failed(f"{name}: lianfang {arguments[0]} ended with {done.returncode}: {done.stderr or done.stdout}")
+        return done
+
+    def json(self, name: str, *arguments: str, text: str | None = None, check: bool = True) -> Any:
+        """A reporting command's JSON."""
+        return json.loads(self.run(name, *arguments, "--json", text=text, check=check).stdout)
+
+    def kill(self, name: str) -> None:
+        """`kill -9`, and wait for the end."""
+        self._processes[name].kill()
+        self._processes[name].wait()
+
+    def stop_member(self, name: str) -> int:
+        """SIGTERM; the exit status."""
+        process = self._processes.pop(name)
+        process.terminate()
+        try:
+            return process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return process.wait()
+
+    def stop(self) -> None:
+        """End every process that was started here."""
+        for process in self._processes.values():
+            process.terminate()
+        for process in self._processes.values():
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self._processes.clear()
+
+
+@contextlib.contextmanager
+def running(folder: Path, capture: bool = False, keep: bool = True) -> Iterator[Network]:
+    """A network that is up; its processes end with the block."""
+    network = Network(folder, capture)
+    try:
+        network.start()
+        yield network
+    finally:
+        network.stop()
+        if not keep:
+            shutil.rmtree(folder, ignore_errors=True)
