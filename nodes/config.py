@@ -45,7 +45,9 @@ class AskSection(_Section):
 
     deadline_seconds: float = Field(10, gt=0, le=600)
     sync_deadline_seconds: float = Field(3600, gt=0)
-    max_table_age_hours: float = Field(24, gt=0, description="an older copy of a list is synced before it is used")
+    max_table_age_hours: float = Field(
+        24, gt=0, description="an older copy of a list is synced before it is used"
+    )
     keep_answers_hours: float = Field(24, ge=0, description="for a rerun of the same question")
     sync_every_minutes: float = Field(0, ge=0, description="0: only on demand")
 
@@ -96,9 +98,7 @@ class NodeConfig(BaseSettings):
 
 def explain(path: Path, error: ValidationError) -> ConfigError:
     """A validation error as one line a field."""
-    lines = [
-        f"{path}: {'.'.join(map(str, each['loc'])) or 'file'}: {each['msg']}" for each in error.errors()
-    ]
+    lines = [f"{path}: {'.'.join(map(str, each['loc'])) or 'file'}: {each['msg']}" for each in error.errors()]
     return ConfigError("\n".join(lines))
 
 

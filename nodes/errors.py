@@ -1,10 +1,10 @@
 """What a node refuses or fails at, with the gRPC status that says whose fault it was.
 
-    NodeError                 something failed here (INTERNAL); `reason` is stable, the text is for people
-    ├── ConfigError           a file of the node is wrong; names the file and the field
-    ├── Refused               a rule says no (PERMISSION_DENIED, RESOURCE_EXHAUSTED, FAILED_PRECONDITION, …)
-    ├── NotFound              no such list, member or entry (NOT_FOUND)
-    └── StorageError          the disk or the database failed; nothing was acknowledged
+NodeError                 something failed here (INTERNAL); `reason` is stable, the text is for people
+├── ConfigError           a file of the node is wrong; names the file and the field
+├── Refused               a rule says no (PERMISSION_DENIED, RESOURCE_EXHAUSTED, FAILED_PRECONDITION, …)
+├── NotFound              no such list, member or entry (NOT_FOUND)
+└── StorageError          the disk or the database failed; nothing was acknowledged
 """
 
 import grpc
@@ -36,7 +36,7 @@ class Refused(NodeError):
         self, message: str, reason: str, status: grpc.StatusCode = grpc.StatusCode.PERMISSION_DENIED
     ) -> None:
         super().__init__(message, reason)
-        self.status = status  # type: ignore[misc]
+        self.status = status
 
 
 class NotFound(NodeError):

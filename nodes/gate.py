@@ -15,9 +15,8 @@ from dataclasses import dataclass, field
 
 import grpc
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert
-
 from lianfang.v1 import common_pb2 as pb
+from sqlalchemy.dialects.sqlite import insert
 
 from . import limits, policy
 from .errors import NodeError, Refused, StorageError
@@ -156,7 +155,9 @@ class Gate:
         ).first()
         if known is not None and known.request_hash != ask.request_hash:
             raise Refused(
-                "this query id was used for another request", "QUERY_ID_REUSED", grpc.StatusCode.ALREADY_EXISTS
+                "this query id was used for another request",
+                "QUERY_ID_REUSED",
+                grpc.StatusCode.ALREADY_EXISTS,
             )
         self._rule(ask.member, ask.resource, ask.action, ask.purpose, ask.basis)
         now = self._clock()
@@ -172,9 +173,7 @@ class Gate:
         if known is not None:
             if known.repeats >= limits.RETRIES_ANSWERED:
                 raise exhausted("this question has been answered often enough; ask a new one")
-            connection.execute(
-                table.update().where(table.c.id == known.id).values(repeats=known.repeats + 1)
-            )
+            connection.execute(table.update().where(table.c.id == known.id).values(repeats=known.repeats + 1))
             return Decision(True, self._budget(connection, ask.member, ask.resource))
         if ask.count:
             self._charge(connection, ask, now)

@@ -13,7 +13,6 @@ import grpc
 from cryptography import x509
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-
 from lianfang.v1 import (
     admin_pb2,
     admin_pb2_grpc,
@@ -145,12 +144,8 @@ class Node:
         from .services.admin import AdminService
 
         address = self.home.config.node.listen
-        server = grpc.aio.server(
-            options=wire.SERVER_OPTIONS, maximum_concurrent_rpcs=limits.CONCURRENT_CALLS
-        )
-        info = NodeInfoService(
-            self.home.name, self.book, self.lists, self.epochs, self.gate, self.capture
-        )
+        server = grpc.aio.server(options=wire.SERVER_OPTIONS, maximum_concurrent_rpcs=limits.CONCURRENT_CALLS)
+        info = NodeInfoService(self.home.name, self.book, self.lists, self.epochs, self.gate, self.capture)
         node_pb2_grpc.add_NodeInfoServicer_to_server(info, server)
         sync = ListSyncService(self.book, self.epochs, self.gate, self.capture)
         sync_pb2_grpc.add_ListSyncServicer_to_server(sync, server)

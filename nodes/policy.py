@@ -5,9 +5,8 @@ The first `[[allow]]` that names the member and the list decides. What no rule a
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
 from lianfang.v1 import common_pb2 as pb
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .config import explain, read_toml
 from .errors import ConfigError
@@ -23,8 +22,8 @@ BASES = {
     for name, number in pb.LegalBasis.items()
     if number
 }
-PURPOSE_NAMES = {number: name for name, number in PURPOSES.items()}
-BASIS_NAMES = {number: name for name, number in BASES.items()}
+PURPOSE_NAMES: dict[int, str] = {number: name for name, number in PURPOSES.items()}
+BASIS_NAMES: dict[int, str] = {number: name for name, number in BASES.items()}
 
 
 class _Model(BaseModel):
@@ -45,7 +44,9 @@ class ListBudget(_Model):
 
     epoch: int = Field(2_000_000, ge=0)
     day: int = Field(500_000, ge=0)
-    renewal_credit: int = Field(0, ge=0, description="extra in a new epoch, at most what the closing one used")
+    renewal_credit: int = Field(
+        0, ge=0, description="extra in a new epoch, at most what the closing one used"
+    )
 
 
 class Rule(_Model):

@@ -8,6 +8,7 @@ Every function that reads points from outside refuses what is not canonical, not
 identity, with `DecodeError` naming the position.
 """
 
+import contextlib
 import ctypes
 import os
 import secrets
@@ -26,10 +27,8 @@ IDENTITY = bytes(POINT)
 BACKEND = "libsodium"
 
 # rbcl unpacks libsodium into a temporary file and leaves it behind; once mapped, it is not needed.
-try:
+with contextlib.suppress(OSError):
     os.unlink(_lib._name)
-except OSError:
-    pass
 
 
 def _function(name: str, arguments: int) -> "ctypes._NamedFuncPointer":

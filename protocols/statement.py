@@ -9,7 +9,6 @@ from typing import Any
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-
 from lianfang.v1 import common_pb2 as pb
 
 from . import voprf
@@ -82,7 +81,7 @@ def parse(data: bytes) -> pb.Statement:
         statement.ParseFromString(data)
     except Exception as error:  # protobuf's DecodeError has no stable import path in its stubs
         raise DecodeError("statement: not a protobuf message") from error
-    statement.DiscardUnknownFields()  # type: ignore[no-untyped-call]
+    statement.DiscardUnknownFields()
     if serialise(statement) != data:
         raise DecodeError("statement: not in its canonical encoding")
     _check(statement)

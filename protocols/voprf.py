@@ -140,9 +140,7 @@ def finalize_unblinded(inputs: Sequence[bytes], unblinded: bytes) -> list[bytes]
     """Outputs from points that carry no blind: also what a holder computes for its own entries."""
     sha512 = hashlib.sha512
     return [
-        sha512(
-            len(each).to_bytes(2, "big") + each + _FINALIZE % unblinded[i * 32 : i * 32 + 32]
-        ).digest()
+        sha512(len(each).to_bytes(2, "big") + each + _FINALIZE % unblinded[i * 32 : i * 32 + 32]).digest()
         for i, each in enumerate(inputs)
     ]
 
@@ -233,9 +231,7 @@ def evaluate_with_proof(
     return evaluated, _prove(key, group.add_all(b"".join(part[1] for part in parts)), random)
 
 
-def verify_proof(
-    public: bytes, blinded: bytes, evaluated: bytes, proof: bytes, run: Runner = inline
-) -> None:
+def verify_proof(public: bytes, blinded: bytes, evaluated: bytes, proof: bytes, run: Runner = inline) -> None:
     """VerifyProof (RFC 9497 §2.2.2). Raises `DecodeError` or `ProofError`; returns nothing."""
     check_public_key(public)
     _check_batch(blinded, evaluated)

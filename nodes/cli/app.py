@@ -24,7 +24,8 @@ app = typer.Typer(
 @app.callback()
 def options(
     lang: Annotated[
-        str | None, typer.Option("--lang", help=t("en or zh; by default the locale", "en 或 zh；默认按系统语言"))
+        str | None,
+        typer.Option("--lang", help=t("en or zh; by default the locale", "en 或 zh；默认按系统语言")),
     ] = None,
 ) -> None:
     """Options before the command."""

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import TaskID
-
 from lianfang.v1 import admin_pb2 as pb
+from rich.progress import TaskID
 
 from .. import limits
 from ..importers import table
@@ -67,7 +66,13 @@ def sync(
 
 def _show_synced(ended: list[dict[str, Any]]) -> None:
     shown = common.table(
-        "", t("member", "成员"), t("list", "名单"), t("epoch", "周期"), t("batch", "批次"), t("pulled", "拉取"), ""
+        "",
+        t("member", "成员"),
+        t("list", "名单"),
+        t("epoch", "周期"),
+        t("batch", "批次"),
+        t("pulled", "拉取"),
+        "",
     )
     for each in ended:
         shown.add_row(
@@ -120,21 +125,30 @@ def _lines(text: str, kind: str) -> list[pb.QueryItem]:
 
 
 def query(
-    source: Annotated[str, typer.Argument(metavar="[FILE|-]", help=t("values, one a line, or CSV/XLSX", "待查值"))] = "-",
+    source: Annotated[
+        str, typer.Argument(metavar="[FILE|-]", help=t("values, one a line, or CSV/XLSX", "待查值"))
+    ] = "-",
     purpose: Annotated[str, typer.Option("--purpose", "-p", help=", ".join(PURPOSES))] = ...,  # type: ignore[assignment]
-    case: Annotated[str, typer.Option("--case", help=t("case number; it stays here", "案件编号，不外传"))] = ...,  # type: ignore[assignment]
+    case: Annotated[
+        str, typer.Option("--case", help=t("case number; it stays here", "案件编号，不外传"))
+    ] = ...,  # type: ignore[assignment]
     basis: Annotated[str, typer.Option("--basis", "-b", help=", ".join(BASES))] = ...,  # type: ignore[assignment]
     kind: Annotated[str, typer.Option("--kind", "-k", help=t("of values without one", "未注明种类时"))] = "",
-    to: Annotated[list[str] | None, typer.Option("--to", help=t("members; default all", "成员，默认全部"))] = None,
+    to: Annotated[
+        list[str] | None, typer.Option("--to", help=t("members; default all", "成员，默认全部"))
+    ] = None,
     lists: Annotated[list[str] | None, typer.Option("--list", "-l")] = None,
     value: Annotated[
-        list[str] | None, typer.Option("--value", help=t("a value; stays in the shell's history", "会留在命令历史中"))
+        list[str] | None,
+        typer.Option("--value", help=t("a value; stays in the shell's history", "会留在命令历史中")),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help=t("all rows: .csv, .xlsx or .json", "全部结果文件"))
     ] = None,
     plan: Annotated[bool, typer.Option("--plan", help=t("cost and budget only", "只看费用与额度"))] = False,
-    again: Annotated[bool, typer.Option("--again", help=t("ask also what is answered", "已答复的也重查"))] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help=t("ask also what is answered", "已答复的也重查"))
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help=t("do not ask back", "不再确认"))] = False,
     deadline: Annotated[float, typer.Option(help=t("seconds for each member", "每成员秒数"))] = 0.0,
     config: Config = HERE,
@@ -151,11 +165,13 @@ def query(
         if not items:
             raise CommandError(t("there is nothing to ask", "没有要查询的值"))
         if len(items) > limits.QUERY_ITEMS:
-            raise CommandError(t(f"at most {limits.QUERY_ITEMS:,} values", f"最多 {limits.QUERY_ITEMS:,} 个值"))
+            raise CommandError(
+                t(f"at most {limits.QUERY_ITEMS:,} values", f"最多 {limits.QUERY_ITEMS:,} 个值")
+            )
         request = pb.QueryRequest(
             items=items,
-            purpose=PURPOSES[purpose],  # type: ignore[arg-type]
-            basis=BASES[basis],  # type: ignore[arg-type]
+            purpose=PURPOSES[purpose],
+            basis=BASES[basis],
             case_number=case,
             asker=getpass.getuser(),
             members=to or [],
@@ -179,7 +195,9 @@ def query(
 def _ask(request: pb.QueryRequest, config: Path, json: bool, plan: bool, yes: bool) -> results.Gathered:
     gathered = results.Gathered(list(request.items))
     with admin(config) as node:
-        ask_first = sys.stdin.isatty() and err.is_terminal and not yes and not json and len(request.items) > 100
+        ask_first = (
+            sys.stdin.isatty() and err.is_terminal and not yes and not json and len(request.items) > 100
+        )
         if plan or ask_first:
             request.plan_only = True
             for event in node.Query(request):
@@ -209,7 +227,7 @@ def _ask(request: pb.QueryRequest, config: Path, json: bool, plan: bool, yes: bo
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command("sync", help=t("Bring copies of others' sealed lists up to date.", "同步其他成员的加密名单。"))(sync)
+    app.command(
+        "sync", help=t("Bring copies of others' sealed lists up to date.", "同步其他成员的加密名单。")
+    )(sync)
     app.command("query", help=t("Ask all members at once.", "同时向各成员查询。"))(query)
-
-

@@ -7,9 +7,8 @@ from typing import Annotated, Any
 import grpc
 import typer
 from cryptography import x509
-from rich.markup import escape
-
 from lianfang.v1 import admin_pb2 as pb
+from rich.markup import escape
 
 from .. import policy
 from ..config import Home
@@ -158,7 +157,10 @@ def _check_files(home: Home, report: _Report) -> None:
             WARN,
             t("capture", "抓取"),
             str(home.capture),
-            t("every message is written to disk: remove [debug] capture", "报文会写入磁盘：请删除 [debug] capture"),
+            t(
+                "every message is written to disk: remove [debug] capture",
+                "报文会写入磁盘：请删除 [debug] capture",
+            ),
         )
 
 
@@ -170,7 +172,9 @@ def _check_certificate(
     report.attempt(what, lambda: certificates.check_issued(own, ca))
     if loaded is not None and not certificates.same_key(own, loaded.tls):
         report.add(BAD, what, t("is not for this node's key", "与本机密钥不符"))
-    renew = t("renew: `lianfang ca sign` and `lianfang enroll`", "请续签：`lianfang ca sign` 与 `lianfang enroll`")
+    renew = t(
+        "renew: `lianfang ca sign` and `lianfang enroll`", "请续签：`lianfang ca sign` 与 `lianfang enroll`"
+    )
     state = OK if left > 30 else WARN
     found = f"{certificates.member_of(own)}, {left} d, CA {certificates.fingerprint(ca)}"
     report.add(state, what, found, "" if state == OK else renew)
@@ -221,7 +225,10 @@ def _check_peer(each: dict[str, Any], report: _Report) -> None:
             BAD if skew > 300 else WARN,
             t("clock", "时钟"),
             t(f"{skew:.0f} s from {each['name']}", f"与 {each['name']} 相差 {skew:.0f} 秒"),
-            t("set the clock by NTP; beyond 5 minutes questions are refused", "请用 NTP 校时；超过 5 分钟将被拒绝"),
+            t(
+                "set the clock by NTP; beyond 5 minutes questions are refused",
+                "请用 NTP 校时；超过 5 分钟将被拒绝",
+            ),
         )
     lists = ", ".join(item["list"] for item in each["lists"])
     report.add(OK, what, f"{each['name']}: {each['milliseconds']} ms; {lists or t('no lists', '无名单')}")
@@ -232,5 +239,3 @@ def register(app: typer.Typer) -> None:
     app.command("status", help=t("This node at a glance.", "节点概况。"))(status)
     app.command("peers", help=t("The other members.", "其他成员。"))(peers)
     app.command("doctor", help=t("Check everything and say what to do.", "全面检查并给出建议。"))(doctor)
-
-

@@ -12,11 +12,11 @@ import grpc
 import typer
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
+from lianfang.v1 import admin_pb2_grpc
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from lianfang.v1 import admin_pb2_grpc
 from protocols.errors import ProtocolError
 
 from .. import limits
@@ -53,16 +53,16 @@ def errors() -> Iterator[None]:
     except (NodeError, ProtocolError, CommandError) as error:
         fail(str(error))
     except grpc.RpcError as error:
-        code = error.code()  # type: ignore[attr-defined]
-        details = error.details()  # type: ignore[attr-defined]
-        if code is grpc.StatusCode.UNAVAILABLE and "lianfang-reason" not in dict(error.trailing_metadata() or ()):  # type: ignore[attr-defined]
+        code, trailers = error.code(), error.trailing_metadata() or ()
+        named = any(item[0] == "lianfang-reason" for item in trailers)
+        if code is grpc.StatusCode.UNAVAILABLE and not named:
             fail(
                 t(
                     "the node is not running, or stopped meanwhile: start it with `lianfang serve`",
                     "节点未运行或已停止：请用 `lianfang serve` 启动",
                 )
             )
-        fail(details or code.name)
+        fail(error.details() or code.name)
     except KeyboardInterrupt:
         fail(t("interrupted", "已中断"), 130)
     except BrokenPipeError:
@@ -110,7 +110,13 @@ def _whole(value: Any) -> Any:
         return [_whole(each) for each in value]
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 12 and str(int(value)) == value:
+    if (
+        isinstance(value, str)
+        and value.isascii()
+        and value.isdigit()
+        and len(value) < 12
+        and str(int(value)) == value
+    ):
         return int(value)  # protobuf's JSON writes 64-bit numbers as text
     return value
 

@@ -26,4 +26,6 @@ def demo(
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("demo", help=t("Three banks and the centre, here and now.", "三家银行与反诈中心的演示。"))(demo)
+    app.command("demo", help=t("Three banks and the centre, here and now.", "三家银行与反诈中心的演示。"))(
+        demo
+    )

@@ -2,9 +2,10 @@
 
 import os
 import sys
-from enum import IntEnum
+from collections.abc import Mapping
+from typing import Any
 
-from protocols.label import Basis, Category, Reason, Status, slug
+from protocols.label import slug
 
 from .. import words
 
@@ -31,13 +32,13 @@ def t(english: str, chinese: str) -> str:
     return chinese if CHINESE else english
 
 
-_ENUMS: list[tuple[type[IntEnum], dict[IntEnum, str]]] = [
-    (Category, dict(words.CATEGORY_ZH)),
-    (Basis, dict(words.BASIS_ZH)),
-    (Status, dict(words.STATUS_ZH)),
-    (Reason, dict(words.REASON_ZH)),
-]
-_WORDS = {slug(each): text for enum, table in _ENUMS for each, text in table.items()} | {
+_TABLES: tuple[Mapping[Any, str], ...] = (
+    words.CATEGORY_ZH,
+    words.BASIS_ZH,
+    words.STATUS_ZH,
+    words.REASON_ZH,
+)
+_WORDS = {slug(each): text for table in _TABLES for each, text in table.items()} | {
     kind.value: text for kind, text in words.KIND_ZH.items()
 }
 _WORDS |= {

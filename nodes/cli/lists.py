@@ -8,9 +8,8 @@ from typing import Annotated, Any
 
 import grpc
 import typer
-from rich.progress import Progress, TaskID
-
 from lianfang.v1 import admin_pb2 as pb
+from rich.progress import Progress, TaskID
 
 from .. import limits
 from ..errors import NodeError
@@ -45,9 +44,7 @@ class _Upload:
 
     def parsed(self) -> Iterator[ReadRow]:
         """Good rows; the others are kept aside."""
-        source = (
-            ofac.rows(self.path) if self.kind is Format.OFAC_SDN else table.rows(self.path, self.mapping)
-        )
+        source = ofac.rows(self.path) if self.kind is Format.OFAC_SDN else table.rows(self.path, self.mapping)
         for row in source:
             if isinstance(row, BadCell):
                 self.refused.append(row)
@@ -77,9 +74,7 @@ class _Upload:
         yield pb.ImportRequest(end=pb.ImportEnd(rows=self.count, refused=len(self.refused)))
 
 
-def follow(
-    bars: Progress, events: Iterator[pb.ImportProgress]
-) -> tuple[pb.ImportResult, list[pb.BadRow]]:
+def follow(bars: Progress, events: Iterator[pb.ImportProgress]) -> tuple[pb.ImportResult, list[pb.BadRow]]:
     """Show phases as bars; the result."""
     names = {
         "check": t("checking", "核对"),
@@ -91,7 +86,9 @@ def follow(
     for event in events:
         if event.phase == "done":
             for task in tasks.values():
-                bars.update(task, total=bars.tasks[task].completed or 1, completed=bars.tasks[task].completed or 1)
+                bars.update(
+                    task, total=bars.tasks[task].completed or 1, completed=bars.tasks[task].completed or 1
+                )
             return event.result, list(event.bad)
         if event.phase not in tasks:
             tasks[event.phase] = bars.add_task(names.get(event.phase, event.phase), total=None, note="")
@@ -101,24 +98,37 @@ def follow(
     raise CommandError(t("the node ended without a result", "节点未返回结果"))
 
 
-@app.command("import", help=t("Import a CSV or XLSX file, or OFAC's SDN.CSV.", "导入 CSV、XLSX 或 OFAC 名单。"))
+@app.command(
+    "import", help=t("Import a CSV or XLSX file, or OFAC's SDN.CSV.", "导入 CSV、XLSX 或 OFAC 名单。")
+)
 def import_file(
     file: Annotated[Path, typer.Argument()],
     list_name: ListName,
-    kind: Annotated[Format, typer.Option("--format", help=t("auto: by the file's ending", "默认按扩展名"))] = Format.AUTO,
+    kind: Annotated[
+        Format, typer.Option("--format", help=t("auto: by the file's ending", "默认按扩展名"))
+    ] = Format.AUTO,
     mapping: Annotated[
         Path | None, typer.Option(help=t("TOML: which column is what", "TOML：各列含义"))
     ] = None,
     skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help=t("take the good rows; the others go to FILE.bad.csv", "跳过坏行，坏行另存"))
+        bool,
+        typer.Option(
+            "--skip-bad", help=t("take the good rows; the others go to FILE.bad.csv", "跳过坏行，坏行另存")
+        ),
     ] = False,
     replace: Annotated[
-        bool, typer.Option("--replace", help=t("the file is the whole list: withdraw what it lacks", "以此文件为全部名单"))
+        bool,
+        typer.Option(
+            "--replace", help=t("the file is the whole list: withdraw what it lacks", "以此文件为全部名单")
+        ),
     ] = False,
     official: Annotated[
-        bool, typer.Option("--official", help=t("valid until removed, where no date is given", "无日期者长期有效"))
+        bool,
+        typer.Option("--official", help=t("valid until removed, where no date is given", "无日期者长期有效")),
     ] = False,
-    region: Annotated[str, typer.Option(help=t("of phone numbers without country code", "无国家码号码的地区"))] = "",
+    region: Annotated[
+        str, typer.Option(help=t("of phone numbers without country code", "无国家码号码的地区"))
+    ] = "",
     bad_file: Annotated[Path | None, typer.Option(help=t("where bad rows go", "坏行文件"))] = None,
     config: Config = HERE,
     json: Json = False,
@@ -208,7 +218,10 @@ def _show_import(
         return
     if problems:
         shown = common.table(
-            t(f"{len(problems)} bad rows", f"{len(problems)} 行有误"), t("row", "行"), t("column", "列"), t("reason", "原因")
+            t(f"{len(problems)} bad rows", f"{len(problems)} 行有误"),
+            t("row", "行"),
+            t("column", "列"),
+            t("reason", "原因"),
         )
         for number, place, column, reason in problems[:_SHOWN]:
             shown.add_row(place or str(number), column, reason)
@@ -241,7 +254,9 @@ def _show_import(
 
 
 @app.command("stats", help=t("Counts of a list.", "名单统计。"))
-def stats(list_name: Annotated[str, typer.Argument(metavar="LIST")], config: Config = HERE, json: Json = False) -> None:
+def stats(
+    list_name: Annotated[str, typer.Argument(metavar="LIST")], config: Config = HERE, json: Json = False
+) -> None:
     """Counts by status, kind, category and basis; epochs and what is sealed."""
     with errors(), admin(config) as node:
         document = as_dict(node.ListStats(pb.ListRequest(list=list_name)))
@@ -254,7 +269,13 @@ def stats(list_name: Annotated[str, typer.Argument(metavar="LIST")], config: Con
                 shown.add_row(word(name), f"{count:,}")
             out.print(shown)
         shown = common.table(
-            t("epochs", "密钥周期"), "", t("state", "状态"), t("batches", "批次"), t("records", "记录"), t("size", "大小"), t("closes", "关闭")
+            t("epochs", "密钥周期"),
+            "",
+            t("state", "状态"),
+            t("batches", "批次"),
+            t("records", "记录"),
+            t("size", "大小"),
+            t("closes", "关闭"),
         )
         for each in document["epochs"]:
             shown.add_row(
@@ -295,7 +316,13 @@ def show(
         shown = common.table(
             "",
             *(t("kind", "种类"), t("value", "值"), t("category", "类别"), t("severity", "程度")),
-            *(t("basis", "依据"), t("status", "状态"), t("observed", "观察"), t("valid until", "有效至"), "ref"),
+            *(
+                t("basis", "依据"),
+                t("status", "状态"),
+                t("observed", "观察"),
+                t("valid until", "有效至"),
+                "ref",
+            ),
         )
         for entry in entries:
             shown.add_row(
@@ -337,7 +364,9 @@ def export(
             out.print(t(f"{count:,} entries in {output}", f"{count:,} 条已写入 {output}"))
 
 
-@app.command("withdraw", help=t("Withdraw, suspend, contest or restore entries.", "撤回、暂停、标注异议或恢复条目。"))
+@app.command(
+    "withdraw", help=t("Withdraw, suspend, contest or restore entries.", "撤回、暂停、标注异议或恢复条目。")
+)
 def withdraw(
     list_name: Annotated[str, typer.Argument(metavar="LIST")],
     file: Annotated[
@@ -351,7 +380,7 @@ def withdraw(
 ) -> None:
     """Change entries' status; what leaves the list leaves with the batch that is sealed at once."""
     with errors():
-        rows = [pb.Row(**row.fields) for row in _good_rows(file)] if file else []
+        rows = [pb.Row(number=row.number, **row.fields) for row in _good_rows(file)] if file else []
         try:
             references = [bytes.fromhex(each) for each in refs or []]
         except ValueError:
@@ -392,6 +421,9 @@ def rotate(
         if json:
             print_json(as_dict(result))
         else:
-            out.print(t(f"{result.sealed:,} entries sealed under the new key", f"已用新密钥封装 {result.sealed:,} 条"))
-
-
+            out.print(
+                t(
+                    f"{result.sealed:,} entries sealed under the new key",
+                    f"已用新密钥封装 {result.sealed:,} 条",
+                )
+            )

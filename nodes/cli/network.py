@@ -26,7 +26,9 @@ ca_app = typer.Typer(no_args_is_help=True, help=t("the network's certificate aut
 dev_app = typer.Typer(no_args_is_help=True, help=t("a development network", "开发用网络"))
 
 Folder = Annotated[Path, typer.Argument(help=t("the node's folder", "节点目录"))]
-NameOption = Annotated[str, typer.Option("--name", envvar="LIANFANG_NAME", help=t("the institution", "机构名称"))]
+NameOption = Annotated[
+    str, typer.Option("--name", envvar="LIANFANG_NAME", help=t("the institution", "机构名称"))
+]
 RoleOption = Annotated[Role, typer.Option("--role", envvar="LIANFANG_ROLE", help=t("its role", "机构角色"))]
 NetworkOption = Annotated[
     str, typer.Option("--network", envvar="LIANFANG_NETWORK", help=t("the network", "网络名"))
@@ -120,7 +122,9 @@ def enroll(
 
 
 @ca_app.command("init", help=t("Make the network's CA.", "建立网络的证书机构。"))
-def ca_init(folder: CaFolder = Path("ca"), network: NetworkOption = "lianfang.example", json: Json = False) -> None:
+def ca_init(
+    folder: CaFolder = Path("ca"), network: NetworkOption = "lianfang.example", json: Json = False
+) -> None:
     """Make the network's CA."""
     with errors():
         made = Authority.create(folder, network)
@@ -263,7 +267,9 @@ def _wait_for(path: Path, seconds: float) -> str:
     return path.read_text("utf-8")
 
 
-@dev_app.command("ca", help=t("Sign the members of a development network, then end.", "签署开发网络的成员后结束。"))
+@dev_app.command(
+    "ca", help=t("Sign the members of a development network, then end.", "签署开发网络的成员后结束。")
+)
 def dev_ca(
     names: Annotated[str, typer.Option("--members", envvar="LIANFANG_MEMBERS")],
     enrol: Annotated[Path, typer.Option("--enrol", envvar="LIANFANG_ENROL")],
@@ -292,7 +298,9 @@ def dev_ca(
         out.print(t(f"signed {', '.join(wanted)}", f"已签署 {', '.join(wanted)}"))
 
 
-@dev_app.command("node", help=t("Make, enrol and run a node of a development network.", "建立、入网并运行开发节点。"))
+@dev_app.command(
+    "node", help=t("Make, enrol and run a node of a development network.", "建立、入网并运行开发节点。")
+)
 def dev_node(
     folder: Folder,
     name: NameOption,
@@ -302,7 +310,12 @@ def dev_node(
     listen: ListenOption = "127.0.0.1:7443",
     advertise: AdvertiseOption = "",
     rules: Annotated[
-        Path | None, typer.Option("--policy", envvar="LIANFANG_POLICY", help=t("a policy to start with, or demo", "初始策略文件，或 demo"))
+        Path | None,
+        typer.Option(
+            "--policy",
+            envvar="LIANFANG_POLICY",
+            help=t("a policy to start with, or demo", "初始策略文件，或 demo"),
+        ),
     ] = None,
 ) -> None:
     """Make the node if it is new, have it signed through a shared folder, and serve."""
@@ -327,8 +340,8 @@ def dev_node(
 
 def register(app: typer.Typer) -> None:
     """Add the top-level commands."""
-    app.command("init", help=t("Make a node: its keys are born here and never leave.", "建立节点，密钥在本机生成。"))(init)
+    app.command(
+        "init", help=t("Make a node: its keys are born here and never leave.", "建立节点，密钥在本机生成。")
+    )(init)
     app.command("enroll", help=t("Install what the CA gave back.", "安装证书机构发回的文件。"))(enroll)
     app.command("serve", help=t("Run the node.", "运行节点。"))(serve)
-
-

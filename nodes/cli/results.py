@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import openpyxl
-
 from lianfang.v1 import admin_pb2 as pb
 
 from . import common
@@ -117,7 +116,12 @@ class Gathered:
         rows = []
         for index, item in enumerate(self.items):
             problem = self.problems.get(index)
-            cells: list[Any] = [index + 1, item.kind, _harmless(item.value), problem.reason if problem else ""]
+            cells: list[Any] = [
+                index + 1,
+                item.kind,
+                _harmless(item.value),
+                problem.reason if problem else "",
+            ]
             for place in self.places:
                 found = self.answers[index].get(place)
                 cells.append(self.status(index, place))
@@ -221,7 +225,12 @@ def show(gathered: Gathered, limit: int = 60) -> None:
         )
     out.print(shown)
     if len(hits) > limit:
-        out.print(t(f"… and {len(hits) - limit} more: use --output", f"…… 另有 {len(hits) - limit} 个：请用 --output"))
+        out.print(
+            t(
+                f"… and {len(hits) - limit} more: use --output",
+                f"…… 另有 {len(hits) - limit} 个：请用 --output",
+            )
+        )
     for place in gathered.places:
         holder = gathered.holders.get(place)
         counts = Counter(gathered.status(index, place) for index in range(len(gathered.items)))

@@ -189,7 +189,9 @@ class Network:
             check=False,
         )
         if check and done.returncode:
-            raise Failed(f"{name}: lianfang {arguments[0]} ended with {done.returncode}: {done.stderr or done.stdout}")
+            raise Failed(
+                f"{name}: lianfang {arguments[0]} ended with {done.returncode}: {done.stderr or done.stdout}"
+            )
         return done
 
     def json(self, name: str, *arguments: str, text: str | None = None, check: bool = True) -> Any:

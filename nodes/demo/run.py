@@ -13,10 +13,10 @@ import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from lianfang.v1 import node_pb2, node_pb2_grpc
 from rich.panel import Panel
 from rich.tree import Tree
 
-from lianfang.v1 import node_pb2, node_pb2_grpc
 from protocols.identifiers import normalise
 
 from ..cli.common import err, out, size, table
@@ -66,16 +66,36 @@ def run(folder: Path | None, seed: int, entries: int) -> bool:
         files = stories.write(story, place)
         _act(1, t("The case", "案情"))
         _show_case(story)
-        _act(2, t("A network comes up: a CA, three banks, the anti-fraud centre", "组网：证书机构、三家银行、反诈中心"))
+        _act(
+            2,
+            t(
+                "A network comes up: a CA, three banks, the anti-fraud centre",
+                "组网：证书机构、三家银行、反诈中心",
+            ),
+        )
         with running(place / "network", capture=True) as network:
             _show_members(network)
             _act(3, t("Each bank imports and seals its own list", "各银行导入并加密封装自己的名单"))
             _import(network, story, files, checks)
-            _act(4, t("The centre syncs the sealed lists: noise without the keys", "中心同步加密名单：没有密钥只是噪声"))
+            _act(
+                4,
+                t(
+                    "The centre syncs the sealed lists: noise without the keys",
+                    "中心同步加密名单：没有密钥只是噪声",
+                ),
+            )
             _sync(network, checks)
-            _act(5, t("One question of 1,000 identifiers to three banks at once", "1000 个标识同时问三家银行"))
+            _act(
+                5, t("One question of 1,000 identifiers to three banks at once", "1000 个标识同时问三家银行")
+            )
             document = _ask(network, story, files, checks)
-            _act(6, t("What each side has learnt, from the captured messages", "各方知道了什么（根据抓取的报文）"))
+            _act(
+                6,
+                t(
+                    "What each side has learnt, from the captured messages",
+                    "各方知道了什么（根据抓取的报文）",
+                ),
+            )
             _learnt(network, story, document, checks)
             _act(7, t("A bank runs into its budget", "一家银行用完额度"))
             _budget(network, story, checks)
@@ -89,7 +109,12 @@ def run(folder: Path | None, seed: int, entries: int) -> bool:
     if checks.failed:
         out.print(t(f"[red]{checks.failed} checks failed[/red]", f"[red]{checks.failed} 项检查未通过[/red]"))
     else:
-        out.print(t(f"[green]All checks held[/green] ({seconds:.0f} s).", f"[green]检查全部通过[/green]（{seconds:.0f} 秒）。"))
+        out.print(
+            t(
+                f"[green]All checks held[/green] ({seconds:.0f} s).",
+                f"[green]检查全部通过[/green]（{seconds:.0f} 秒）。",
+            )
+        )
     if keep:
         out.print(t(f"The network is in {place}/network.", f"网络保留在 {place}/network。"))
     return not checks.failed
@@ -97,7 +122,9 @@ def run(folder: Path | None, seed: int, entries: int) -> bool:
 
 def _show_case(story: Story) -> None:
     total = sum(account.amount for account in story.accounts if account.level == 1)
-    tree = Tree(t(f"victim, {total:,} CNY gone between 01:40 and 02:10", f"受害人，01:40–02:10 转出 {total:,} 元"))
+    tree = Tree(
+        t(f"victim, {total:,} CNY gone between 01:40 and 02:10", f"受害人，01:40–02:10 转出 {total:,} 元")
+    )
     for i, account in enumerate(story.accounts):
         if account.level != 1:
             continue
@@ -134,15 +161,16 @@ def _import(network: Network, story: Story, files: dict[str, Path], checks: _Che
         good = len(story.rows[bank]) - story.dirty[bank]
         expired = stats["counts"]["status"].get("expired", 0)
         checks.expect(
-            t(f"{story.dirty[bank]} dirty rows reported, all others stored", f"报告 {story.dirty[bank]} 行坏数据，其余入库"),
+            t(
+                f"{story.dirty[bank]} dirty rows reported, all others stored",
+                f"报告 {story.dirty[bank]} 行坏数据，其余入库",
+            ),
             stats["live"] + expired == good,
         )
     bank, value = story.withdrawn
     path = network.folder / "appeal.csv"
     path.write_text(f"kind,value\ncard,{value}\n", "utf-8")
-    result = network.json(
-        bank, "list", "withdraw", name, "--file", str(path), "--reason", "appeal-upheld"
-    )
+    result = network.json(bank, "list", "withdraw", name, "--file", str(path), "--reason", "appeal-upheld")
     checks.expect(
         t(f"{bank} withdraws an entry after an appeal", f"{bank} 因申诉成立撤回一条"), result["changed"] == 1
     )
@@ -198,7 +226,8 @@ def _ask(network: Network, story: Story, files: dict[str, Path], checks: _Checks
         -1,
     )
     checks.expect(
-        t(f"the reissued number shows its age: {age} days", f"重新放号的手机号显示其时间：{age} 天"), age == 171
+        t(f"the reissued number shows its age: {age} days", f"重新放号的手机号显示其时间：{age} 天"),
+        age == 171,
     )
     return document
 
@@ -208,7 +237,12 @@ def _learnt(network: Network, story: Story, document: dict[str, Any], checks: _C
     needles = views.traces(asked, [normalise(kind, value).canonical for kind, value in story.question])
     shown = table(
         "",
-        *(t("the holder", "持有方"), t("knows who asked", "知道谁问"), t("purpose", "目的"), t("points seen", "看到的点")),
+        *(
+            t("the holder", "持有方"),
+            t("knows who asked", "知道谁问"),
+            t("purpose", "目的"),
+            t("points seen", "看到的点"),
+        ),
         *(t("in / out", "收 / 发"), t("identifiers or hashes of them", "其中的标识或其哈希")),
     )
     for bank in stories.BANKS:
@@ -231,7 +265,9 @@ def _learnt(network: Network, story: Story, document: dict[str, Any], checks: _C
     out.print(shown)
     centre = views.read(network.node("centre") / "data" / "capture.jsonl")
     entries = [row for rows in story.rows.values() for row in rows]
-    sample = [row[1] for row in entries[:: max(1, len(entries) // 2_000)] if row[1] not in asked and len(row[1]) > 8]
+    sample = [
+        row[1] for row in entries[:: max(1, len(entries) // 2_000)] if row[1] not in asked and len(row[1]) > 8
+    ]
     leaked = views.search(centre, views.traces(sample, []))
     hits = sum(answer["outcome"] == "hit" for row in document["rows"] for answer in row["answers"])
     text = t(
@@ -264,7 +300,8 @@ def _budget(network: Network, story: Story, checks: _Checks) -> None:
         statuses.append(done.returncode)
         out.print(done.stdout.strip().splitlines()[-1], markup=False)
     checks.expect(
-        t("the first question is answered, the second refused", "第一问被答复，第二问被拒绝"), statuses == [0, 1]
+        t("the first question is answered, the second refused", "第一问被答复，第二问被拒绝"),
+        statuses == [0, 1],
     )
     refused = network.json("bank-a", "status")["refused_today"]
     checks.expect(
@@ -290,7 +327,5 @@ def _foreign(network: Network, checks: _Checks) -> None:
             node_pb2_grpc.NodeInfoStub(channel).GetInfo(node_pb2.GetInfoRequest(), timeout=5)
             refused, why = False, ""
         except grpc.RpcError as error:
-            refused, why = True, error.code().name  # type: ignore[attr-defined]
-    checks.expect(
-        t("the handshake ends before any question", "握手即被拒绝，问不了任何问题"), refused, why
-    )
+            refused, why = True, error.code().name
+    checks.expect(t("the handshake ends before any question", "握手即被拒绝，问不了任何问题"), refused, why)

@@ -21,7 +21,17 @@ _BINS = {"bank-a": "622202", "bank-b": "621700", "bank-c": "622848"}
 _REGION = "77"  # no province has it
 _MOBILE = ("134", "135", "136", "137", "138", "139", "150", "151", "152", "157", "158", "159", "182", "187")
 _MAIL = ("qq.com", "163.com", "126.com", "foxmail.com", "sina.com")
-HEADER = ("kind", "value", "category", "severity", "confidence", "basis", "observed_on", "valid_until", "reason")
+HEADER = (
+    "kind",
+    "value",
+    "category",
+    "severity",
+    "confidence",
+    "basis",
+    "observed_on",
+    "valid_until",
+    "reason",
+)
 QUESTION = 1_000
 _DIRTY = 0.005
 
@@ -166,7 +176,9 @@ def _plant(rng: random.Random, maker: _Maker, story: Story) -> None:
         other = BANKS[(BANKS.index(account.bank) + 1) % 3]
         plant(other, "card", account.card, "mule-account", "first-level-recipient", rng.randint(5, 60))
     for account in second[:11]:  # 11
-        plant(account.bank, "card", account.card, "mule-account", "second-level-recipient", rng.randint(1, 90))
+        plant(
+            account.bank, "card", account.card, "mule-account", "second-level-recipient", rng.randint(1, 90)
+        )
     for i, phone in enumerate(sorted({account.phone for account in story.accounts})):  # 9, and 3 at two banks
         plant(BANKS[i % 3], "phone", phone, "telecom-fraud", "shared-phone", rng.randint(10, 120))
         if i < 3:
@@ -243,7 +255,9 @@ def write(story: Story, folder: Path) -> dict[str, Path]:
         with path.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             writer.writerow([*HEADER, "institution"])
-            writer.writerows([*row, bank.replace("-", "").upper() if row[0] == "account" else ""] for row in rows)
+            writer.writerows(
+                [*row, bank.replace("-", "").upper() if row[0] == "account" else ""] for row in rows
+            )
         paths[bank] = path
     paths["question"] = folder / "question.csv"
     with paths["question"].open("w", encoding="utf-8", newline="") as file:

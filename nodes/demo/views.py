@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from google.protobuf.message import Message
-
 from lianfang.v1 import lookup_pb2, node_pb2, sync_pb2
 
 _START = 8

@@ -72,9 +72,7 @@ class BatchBuilder:
         self._save()
 
     def _runs(self, unit: int, suffix: str, extra: list[bytes]) -> Iterator[bytes]:
-        readers = [
-            _read(self._folder / f"{run:06d}.{suffix}", unit) for run in range(self.progress.runs)
-        ]
+        readers = [_read(self._folder / f"{run:06d}.{suffix}", unit) for run in range(self.progress.runs)]
         return heapq.merge(*readers, iter(sorted(extra)))
 
     def finish(

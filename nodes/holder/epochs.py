@@ -15,8 +15,8 @@ from pathlib import Path
 import grpc
 import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from lianfang.v1 import common_pb2 as pb
+
 from protocols import group, sealed, statement, voprf
 from protocols.sealed import BatchHash, ListEpoch
 from protocols.voprf import KeyPair

@@ -20,7 +20,9 @@ from .rows import Bad, SealRow, StoredRow
 
 _LIVE = tuple(int(status) for status in labels.LIVE)
 # A person's decision stands against a file that still has the entry.
-_HELD = f"(e.status IN ({Status.WITHDRAWN:d}, {Status.SUSPENDED:d}) AND e.reason <> {Reason.REMOVED_BY_SOURCE:d})"
+_HELD = (
+    f"(e.status IN ({Status.WITHDRAWN:d}, {Status.SUSPENDED:d}) AND e.reason <> {Reason.REMOVED_BY_SOURCE:d})"
+)
 _DETAILS = ("category", "severity", "confidence", "basis", "reason")
 _COLUMNS = tuple(column for column in StoredRow._fields)
 
@@ -117,7 +119,8 @@ class ListStore:
         """Take a whole file in one transaction, or (with bad rows and no `skip_bad`) nothing of it.
 
         Equal rows change nothing. `replace` withdraws what the file lacks; it is refused for a file without one
-        good row. `refused_before` counts rows that the reader refused, once all have been read. Raises `StorageError` where the disk is full, and then nothing has changed.
+        good row. `refused_before` counts rows that the reader refused, once all have been read.
+        Raises `StorageError` where the disk is full, and then nothing has changed.
         """
         outcome = ImportOutcome()
         with db.translated("lists.db"), self._database.connect() as connection:
@@ -129,7 +132,9 @@ class ListStore:
                     outcome.refused = True
                     return outcome
                 if replace and not outcome.rows - len(outcome.bad):
-                    raise invalid("the file has no good row: replacing the list by it would withdraw everything")
+                    raise invalid(
+                        "the file has no good row: replacing the list by it would withdraw everything"
+                    )
                 on_store()
                 connection.execution_options(read=False)
                 with connection.begin():
@@ -154,9 +159,7 @@ class ListStore:
             outcome.bad.extend(row for row in chunk if isinstance(row, Bad))
             if good:
                 connection.exec_driver_sql(insert, good)
-        connection.exec_driver_sql(
-            "CREATE INDEX temp.incoming_identifier ON incoming (identifier, number)"
-        )
+        connection.exec_driver_sql("CREATE INDEX temp.incoming_identifier ON incoming (identifier, number)")
         # Of equal rows the first stands; rows that contradict it are bad.
         same = " AND ".join(f"d.{c} IS f.{c}" for c in (*_DETAILS, "status", "observed_on", "valid_until"))
         repeated = connection.exec_driver_sql(
@@ -213,8 +216,8 @@ class ListStore:
             WHERE c.id = e.id AND i.number = c.number AND i.identifier = e.identifier""",  # noqa: S608
             (seq, seq),
         )
-        columns = (*_DETAILS, "identifier", "secret", "kind", "own_reference", "ref", "status")
-        columns += ("observed_on", "valid_until")
+        columns = [*_DETAILS, "identifier", "secret", "kind", "own_reference", "ref", "status"]
+        columns += ["observed_on", "valid_until"]
         outcome.added = run(
             f"""INSERT INTO entry (list_id, seq, listed, {", ".join(columns)})
             SELECT ?, ?, CASE WHEN i.status IN {live} THEN ? ELSE 0 END, {", ".join("i." + c for c in columns)}
@@ -280,9 +283,7 @@ class ListStore:
                 (int(Status.EXPIRED), last + 1, list_id, today() if day is None else day),
             ).rowcount
             if count:
-                connection.exec_driver_sql(
-                    "UPDATE named_list SET seq = ? WHERE id = ?", (last + 1, list_id)
-                )
+                connection.exec_driver_sql("UPDATE named_list SET seq = ? WHERE id = ?", (last + 1, list_id))
         return int(count)
 
     def entries(self, name: str, only: Sequence[bytes] = (), limit: int = 0) -> Iterator[StoredEntry]:
@@ -354,9 +355,9 @@ class ListStore:
         Returns live rows, secrets of those that leave a table sealed up to `after`, and the new `last`.
         """
         table = schema.entry
-        columns = (table.c.id, table.c.seq, table.c.listed, table.c.secret, table.c.category)
-        columns += (table.c.severity, table.c.confidence, table.c.basis, table.c.status, table.c.reason)
-        columns += (table.c.observed_on, table.c.valid_until, table.c.ref)
+        columns = [table.c.id, table.c.seq, table.c.listed, table.c.secret, table.c.category]
+        columns += [table.c.severity, table.c.confidence, table.c.basis, table.c.status, table.c.reason]
+        columns += [table.c.observed_on, table.c.valid_until, table.c.ref]
         with db.reading(self._database) as connection:
             list_id = self._id(connection, name)[0]
             rows = connection.execute(
@@ -370,6 +371,6 @@ class ListStore:
                 .order_by(table.c.seq, table.c.id)
                 .limit(limit)
             ).all()
-        live: list[SealRow] = [tuple(row[3:]) for row in rows if row.status in _LIVE]  # type: ignore[misc]
+        live: list[SealRow] = [tuple(row[3:]) for row in rows if row.status in _LIVE]
         gone = [row.secret for row in rows if row.status not in _LIVE and 0 < row.listed <= after]
         return live, gone, ((rows[-1].seq, rows[-1].id) if rows else None)

@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives import serialization as ser
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
-
 from lianfang.v1 import members_pb2 as pb
+
 from protocols.encoding import frame
 
 from ..errors import ConfigError

@@ -1,9 +1,9 @@
 """A node's own keys. They are born on the node, stay in its `keys` folder (0700, files 0600) and are never sent.
 
-    tls.key       ECDSA P-256, mutual TLS
-    signing.key   Ed25519, statements about lists
-    sealing.key   X25519, messages sealed to this member
-    storage.key   32 random bytes: what the node keeps on disk
+tls.key       ECDSA P-256, mutual TLS
+signing.key   Ed25519, statements about lists
+sealing.key   X25519, messages sealed to this member
+storage.key   32 random bytes: what the node keeps on disk
 """
 
 import functools

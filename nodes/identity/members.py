@@ -11,8 +11,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
 from lianfang.v1 import members_pb2 as pb
+
 from protocols.encoding import frame
 
 from ..errors import ConfigError, NotFound, Refused

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .. import limits
-from .table import BadCell, FileError, Mapping, Parsed, ReadRow, REASON_COLUMN, fields_of
+from .table import REASON_COLUMN, BadCell, FileError, Mapping, Parsed, ReadRow, fields_of
 
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
@@ -68,11 +68,11 @@ def rows(path: Path, mapping: Mapping) -> Iterator[Parsed]:
         raise FileError(path, "the file is empty")
     targets = mapping.resolve(path, header)
     for number, cells in records:
-        if len(cells) != len(header):
-            # A file of bad rows may have lost its last column when it was mended.
-            if not (header[-1] == REASON_COLUMN and len(cells) == len(header) - 1):
-                yield BadCell(number, "", f"{len(cells)} cells, the header has {len(header)}")
-                continue
+        # A file of bad rows may have lost its last column when it was mended.
+        mended = header[-1] == REASON_COLUMN and len(cells) == len(header) - 1
+        if len(cells) != len(header) and not mended:
+            yield BadCell(number, "", f"{len(cells)} cells, the header has {len(header)}")
+            continue
         yield ReadRow(number, fields_of(targets, cells, mapping.constants))
 
 

@@ -2,7 +2,6 @@
 gRPC checks the DNS name, never the SPIFFE URI, so the pin is what tells one member from another."""
 
 import grpc
-
 from lianfang.v1 import lookup_pb2_grpc, node_pb2_grpc, sync_pb2_grpc
 
 from ..errors import NodeError, Refused

@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import grpc
-
 from lianfang.v1 import common_pb2 as common
 from lianfang.v1 import lookup_pb2
+
 from protocols import padding, sealed, voprf
 from protocols.errors import PeerError
 from protocols.label import Label
@@ -44,11 +44,11 @@ class Target:
     trouble: tuple[str, str] | None = None  # outcome, why it cannot be asked
 
     @property
-    def list(self) -> str:
+    def list_name(self) -> str:
         """Name of the list, empty where none is known."""
         return self.copy.list if self.copy else ""
 
-    def parts(self) -> "list[tuple[list[bytes], int]]":
+    def parts(self) -> list[tuple[list[bytes], int]]:
         """New batches: (inputs, padded size)."""
         step = limits.BATCH_ELEMENTS
         chunks = [self.todo[i : i + step] for i in range(0, len(self.todo), step)]
@@ -144,7 +144,9 @@ class Asker:
             except NodeError as error:
                 trouble = ("failed", str(error))
         if trouble is not None:
-            return [Target(member, copy, trouble=trouble) for copy in copies or [None]]
+            return [Target(member, copy, trouble=trouble) for copy in copies] or [
+                Target(member, None, trouble=trouble)
+            ]
         chosen = [copy for copy in copies if not lists or copy.list in lists]
         if not chosen:
             why = "it offers none of these lists" if copies else "it offers no list to this node"
@@ -161,7 +163,9 @@ class Asker:
                 target.pending.append(batch)
             else:
                 self._questions.end(batch, "void")
-        target.known = {} if again else self._current(copy, self._questions.known(job, copy.holder, copy.list, inputs))
+        target.known = (
+            {} if again else self._current(copy, self._questions.known(job, copy.holder, copy.list, inputs))
+        )
         under_way = {each for batch in target.pending for each in batch.inputs}
         target.todo = [each for each in inputs if each not in target.known and each not in under_way]
 
@@ -242,7 +246,9 @@ class Asker:
             detail = f"{target.member.name.name}: {error}"
             events.put_nowait(Finished(target, "failed", detail, charged))
         except Exception as error:  # the other holders' answers must not be lost with this one's
-            events.put_nowait(Finished(target, "failed", f"this node failed: {type(error).__name__}", charged))
+            events.put_nowait(
+                Finished(target, "failed", f"this node failed: {type(error).__name__}", charged)
+            )
 
     async def _ask_batch(
         self, job: Job, target: Target, batch: Batch, deadline: float
@@ -310,13 +316,15 @@ class Asker:
 
     async def _resync(self, target: Target, end: float) -> None:
         try:
-            copies = await asyncio.wait_for(self._syncer.sync(target.member), max(0.05, end - time.monotonic()))
+            copies = await asyncio.wait_for(
+                self._syncer.sync(target.member), max(0.05, end - time.monotonic())
+            )
         except TimeoutError:
             name = target.member.name.name
             raise PeerFailed("timeout", f"{name}: syncing its list did not end in time", "TIMEOUT") from None
-        same = [copy for copy in copies if copy.list == target.list]
+        same = [copy for copy in copies if copy.list == target.list_name]
         if not same:
-            raise Refused(f"{target.member.name.name} no longer offers {target.list}", "POLICY")
+            raise Refused(f"{target.member.name.name} no longer offers {target.list_name}", "POLICY")
         target.copy = same[0]
 
     async def _replace(self, job: Job, target: Target, batch: Batch) -> list[Batch]:

@@ -159,9 +159,7 @@ class Questions:
         table = schema.asked
         with db.writing(self._database) as connection:
             connection.execute(
-                table.update()
-                .where(table.c.query_id == batch.query_id)
-                .values(outcome=outcome, secret=None)
+                table.update().where(table.c.query_id == batch.query_id).values(outcome=outcome, secret=None)
             )
 
     def answered(self, job: Job, batch: Batch, answers: Sequence[Answer], budget: bytes) -> None:

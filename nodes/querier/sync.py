@@ -11,10 +11,10 @@ from typing import Any
 
 import grpc
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert
-
 from lianfang.v1 import common_pb2 as common
 from lianfang.v1 import node_pb2, sync_pb2
+from sqlalchemy.dialects.sqlite import insert
+
 from protocols import sealed, statement
 from protocols.errors import PeerError, TableError
 from protocols.sealed import BatchHash, ListEpoch
@@ -150,9 +150,7 @@ class Syncer:
         self.check_no_alarm(member.id, where.list)
         return said
 
-    def _write_offer(
-        self, holder: str, list_name: str, budget: common.Budget, purposes: bytes
-    ) -> None:
+    def _write_offer(self, holder: str, list_name: str, budget: common.Budget, purposes: bytes) -> None:
         values = {"budget": budget.SerializeToString(), "at": time.time(), "purposes": purposes}
         with db.writing(self._database) as connection:
             connection.execute(
@@ -209,7 +207,9 @@ class Syncer:
             if head.HasField("closed"):
                 closed = await asyncio.to_thread(self._pin, member, where, head.closed, "epoch_closed")
                 if closed.epoch_closed.public_key != public_key:
-                    raise Refused(f"{member.name.name} closed epoch {number} under another key", "MISBEHAVIOUR")
+                    raise Refused(
+                        f"{member.name.name} closed epoch {number} under another key", "MISBEHAVIOUR"
+                    )
                 await asyncio.to_thread(self._note_closed, where)
                 return
             if not head.HasField("head"):
@@ -273,7 +273,9 @@ class Syncer:
                     have = number
                 if have >= target:
                     return
-                raise PeerFailed("failed", f"{member.name.name} ended the stream at batch {have}", "TRUNCATED")
+                raise PeerFailed(
+                    "failed", f"{member.name.name} ended the stream at batch {have}", "TRUNCATED"
+                )
             except PeerFailed as error:
                 if attempt + 1 == limits.SYNC_TRIES or error.outcome == "refused":
                     raise
@@ -389,9 +391,7 @@ class _Incoming:
         self.path.unlink(missing_ok=True)
 
 
-def _step(
-    member: Member, where: ListEpoch, body: common.BatchDescriptor, done: int, total: int
-) -> SyncStep:
+def _step(member: Member, where: ListEpoch, body: common.BatchDescriptor, done: int, total: int) -> SyncStep:
     return SyncStep(
         member.name.name,
         where.list,

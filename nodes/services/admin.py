@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.struct_pb2 import Struct
-
 from lianfang.v1 import admin_pb2 as pb
 from lianfang.v1 import admin_pb2_grpc
 from lianfang.v1 import common_pb2 as common
+
 from protocols import label as labels
 from protocols.errors import IdentifierError
 from protocols.identifiers import Identifier, Kind, normalise, recognise
@@ -136,9 +136,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             phase="done",
             done=outcome.rows,
             total=outcome.rows,
-            bad=[
-                pb.BadRow(number=bad.number, column=bad.column, reason=bad.reason) for bad in outcome.bad
-            ],
+            bad=[pb.BadRow(number=bad.number, column=bad.column, reason=bad.reason) for bad in outcome.bad],
             result=_result(outcome, batches),
         )
 
@@ -149,9 +147,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         )
 
     @wire.streaming
-    async def ListEntries(
-        self, request: pb.ListEntriesRequest, context: Any
-    ) -> AsyncIterator[pb.Entry]:
+    async def ListEntries(self, request: pb.ListEntriesRequest, context: Any) -> AsyncIterator[pb.Entry]:
         """Entries with their identifiers in clear, for the node's own people."""
         node = self._node
         only = _identifiers(list(request.only), node.home.config.lists.default_region)
@@ -161,9 +157,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
                 yield _entry(entry)
 
     @wire.streaming
-    async def Withdraw(
-        self, request: pb.WithdrawRequest, context: Any
-    ) -> AsyncIterator[pb.ImportProgress]:
+    async def Withdraw(self, request: pb.WithdrawRequest, context: Any) -> AsyncIterator[pb.ImportProgress]:
         """Change the status of entries; what leaves, leaves with the batch that is sealed at once."""
         status = words.STATUSES.get(words.key(request.status or "withdrawn"))
         reason = words.REASONS.get(words.key(request.reason or "operator-decision"))
@@ -176,9 +170,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         def work(tell: Callable[[pb.ImportProgress], None]) -> pb.ImportProgress:
             node = self._node
             with node.lists.lock(request.list):
-                changed = node.lists.set_status(
-                    request.list, only, list(request.entry_refs), status, reason
-                )
+                changed = node.lists.set_status(request.list, only, list(request.entry_refs), status, reason)
                 batches = self._seal(request.list, tell) if changed else []
             result = _result(ImportOutcome(changed=changed), batches)
             return pb.ImportProgress(phase="done", result=result)
@@ -273,7 +265,9 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         )
         targets = await node.asker.plan(job, list(places), members, list(request.lists), request.again)
         if not request.members:  # members without lists for us were not named: nothing to report of them
-            targets = [each for each in targets if each.copy or each.trouble and each.trouble[0] != "refused"]
+            targets = [
+                each for each in targets if each.copy or (each.trouble and each.trouble[0] != "refused")
+            ]
         yield pb.QueryEvent(plan=_plan(targets, problems, len(places)))
         if request.plan_only:
             return
@@ -291,7 +285,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             yield pb.QueryEvent(
                 progress=pb.QueryProgress(
                     member=event.target.member.name.name,
-                    list=event.target.list,
+                    list=event.target.list_name,
                     done=event.done,
                     total=event.total,
                 )
@@ -358,7 +352,7 @@ def _plan(targets: list[Target], problems: list[pb.ItemProblem], count: int) -> 
         holders=[
             pb.HolderPlan(
                 member=target.member.name.name,
-                list=target.list,
+                list=target.list_name,
                 cost=target.cost,
                 answered=len(target.known),
                 budget=target.budget or common.Budget(),
@@ -385,7 +379,7 @@ def _answers(event: Answered, places: dict[bytes, list[int]]) -> Iterator[pb.Que
             yield pb.QueryAnswer(
                 index=index,
                 member=event.target.member.name.name,
-                list=event.target.list,
+                list=event.target.list_name,
                 outcome=outcome,
                 label=_label(found, day) if found is not None else None,
             )
@@ -415,7 +409,7 @@ def _label(found: Label, day: int) -> pb.Label:
 def _finished(event: Finished) -> pb.QueryHolder:
     return pb.QueryHolder(
         member=event.target.member.name.name,
-        list=event.target.list,
+        list=event.target.list_name,
         outcome=event.outcome,
         detail=event.detail,
         charged=event.charged,
@@ -549,12 +543,13 @@ async def _threaded(
     """Run `work` in a thread and yield its progress, thinned out, then its result."""
     loop = asyncio.get_running_loop()
     events: asyncio.Queue[pb.ImportProgress | None] = asyncio.Queue()
-    last = [0.0, ""]
+    last: tuple[float, str] = (0.0, "")
 
     def tell(progress: pb.ImportProgress) -> None:
+        nonlocal last
         now = time.monotonic()
-        if progress.phase != last[1] or now - float(last[0]) > 0.1 or progress.done == progress.total:
-            last[:] = [now, progress.phase]
+        if progress.phase != last[1] or now - last[0] > 0.1 or progress.done == progress.total:
+            last = (now, progress.phase)
             loop.call_soon_threadsafe(events.put_nowait, progress)
 
     task = asyncio.create_task(asyncio.to_thread(work, tell))
@@ -562,5 +557,3 @@ async def _threaded(
     while (event := await events.get()) is not None:
         yield event
     yield task.result()
-
-

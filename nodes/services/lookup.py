@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
-
 from lianfang.v1 import common_pb2 as common
 from lianfang.v1 import lookup_pb2 as pb
 from lianfang.v1 import lookup_pb2_grpc
+
 from protocols import group, lookup, padding, voprf
 from protocols.encoding import frame
 

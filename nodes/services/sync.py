@@ -8,6 +8,7 @@ from typing import Any
 from lianfang.v1 import common_pb2 as common
 from lianfang.v1 import sync_pb2 as pb
 from lianfang.v1 import sync_pb2_grpc
+
 from protocols import sealed
 from protocols.encoding import frame
 

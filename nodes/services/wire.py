@@ -79,11 +79,9 @@ class Authenticator:
 
     def member(self, context: "grpc.aio.ServicerContext[Any, Any]") -> Member:
         """Raise `Refused` unless the caller's certificate is one the member list binds, and is valid now."""
-        chain = context.auth_context().get("x509_pem_cert")
+        chain = list(context.auth_context().get("x509_pem_cert", ()))
         if not chain:
-            raise Refused(
-                "a client certificate is needed", "NO_CERTIFICATE", grpc.StatusCode.UNAUTHENTICATED
-            )
+            raise Refused("a client certificate is needed", "NO_CERTIFICATE", grpc.StatusCode.UNAUTHENTICATED)
         try:
             certificate = self._certificate(bytes(chain[0]))
         except ValueError as error:
@@ -128,7 +126,15 @@ def unary(
     async def wrapped(self: _S, request: Any, context: _Context) -> _R:
         try:
             return await handler(self, request, context)
-        except (NodeError, ProtocolError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        except (
+            NodeError,
+            ProtocolError,
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+        ) as error:
             await _abort(context, handler.__name__, error)
             raise AssertionError from error  # abort raises
 
@@ -145,10 +151,18 @@ def streaming(
         try:
             async for item in handler(self, *args, **kwargs):
                 yield item
-        except (NodeError, ProtocolError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        except (
+            NodeError,
+            ProtocolError,
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+        ) as error:
             await _abort(args[-1], handler.__name__, error)  # type: ignore[arg-type]
 
-    return wrapped
+    return wrapped  # type: ignore[return-value]  # the same parameters, by name too
 
 
 def reason_of(error: grpc.aio.AioRpcError) -> str:

@@ -95,10 +95,8 @@ def _refuse(code: str, message: str) -> IdentifierError:
 
 def clean(value: str) -> str:
     """NFKC without surrounding space. Raises for what no kind can take."""
-    if value.isascii():
-        text = value.strip()
-    else:
-        text = unicodedata.normalize("NFKC", value).strip().strip("\u200b\ufeff")
+    text = value if value.isascii() else unicodedata.normalize("NFKC", value).strip("\u200b\ufeff")
+    text = text.strip()
     if not text:
         raise _refuse("empty", "no value")
     if len(text) > MAX_LENGTH:
@@ -177,6 +175,9 @@ def _account(text: str, institution: str) -> str:
 def _mainland_mobiles() -> tuple[re.Pattern[str], re.Pattern[str]]:
     """The library's own patterns: (mainland mobile numbers, numbers of the shared kinds)."""
     metadata = phonenumbers.PhoneMetadata.metadata_for_region("CN")
+    assert metadata is not None
+    assert metadata.mobile is not None
+    assert metadata.mobile.national_number_pattern is not None
     shared_kinds = (metadata.premium_rate, metadata.toll_free, metadata.shared_cost, metadata.uan)
     patterns = [
         kind.national_number_pattern for kind in shared_kinds if kind and kind.national_number_pattern

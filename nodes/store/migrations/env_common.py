@@ -8,7 +8,9 @@ def run(metadata: sa.MetaData) -> None:
     """Run migrations on the given connection, or on a scratch database when a migration is being written."""
     connection = context.config.attributes.get("connection")
     if connection is None:
-        with sa.create_engine(context.config.get_main_option("sqlalchemy.url") or "sqlite://").begin() as scratch:
+        with sa.create_engine(
+            context.config.get_main_option("sqlalchemy.url") or "sqlite://"
+        ).begin() as scratch:
             _run(scratch, metadata)
     else:
         _run(connection, metadata)

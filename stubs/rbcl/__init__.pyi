@@ -1,0 +1,1 @@
+# rbcl ships no types; `protocols.group` uses nothing but the library it loads.

@@ -1,0 +1,3 @@
+import ctypes
+
+_sodium: ctypes.CDLL
