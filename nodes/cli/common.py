@@ -54,7 +54,7 @@ def errors() -> Iterator[None]:
         fail(str(error))
     except grpc.RpcError as error:
         code, trailers = error.code(), error.trailing_metadata() or ()
-        named = any(item[0] == "lianfang-reason" for item in trailers)
+        named = any(item.key == "lianfang-reason" for item in trailers)
         if code is grpc.StatusCode.UNAVAILABLE and not named:
             fail(
                 t(
