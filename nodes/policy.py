@@ -130,7 +130,7 @@ TEMPLATE = """\
 members = ["role:centre"]        # "*", "role:bank", a member's name or its spiffe:// id
 lists = ["*"]
 purposes = ["case-investigation", "payment"]
-budget = { epoch = 200000, day = 60000, burst = 20000, burst_seconds = 60 }
+budget = { epoch = 400000, day = 150000, burst = 70000, burst_seconds = 60 }
 
 [[allow]]
 members = ["role:bank", "role:payment"]
@@ -140,7 +140,7 @@ budget = { epoch = 20000, day = 5000, burst = 1200, burst_seconds = 60 }
 
 # All members together: bounds those who pool what they learn.
 [budgets."*"]
-epoch = 500000
-day = 150000
+epoch = 1000000
+day = 300000
 renewal_credit = 20000
 """

@@ -1,7 +1,7 @@
 """`lianfang list …`: importing, looking at and withdrawing from the node's own lists."""
 
 import csv
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +13,7 @@ from rich.progress import Progress, TaskID
 
 from .. import limits
 from ..errors import NodeError
-from ..importers import csv_file, ofac, table, xlsx_file
+from ..importers import ofac, table
 from ..importers.table import FIELDS, BadCell, Mapping, ReadRow
 from . import common
 from .common import HERE, CommandError, Config, Json, admin, as_dict, err, errors, out, print_json
@@ -197,10 +197,7 @@ def _write_bad(upload: _Upload, target: Path, bad: dict[int, str]) -> None:
                 if item is not None:
                     writer.writerow([*(item.fields.get(field, "") for field in FIELDS), reason])
         return
-    writer_of: Callable[[Path, Path, dict[int, str]], None] = (
-        xlsx_file.write_bad if upload.path.suffix.lower() == ".xlsx" else csv_file.write_bad
-    )
-    writer_of(upload.path, target, bad)
+    table.write_bad(upload.path, target, bad)
 
 
 def _show_import(

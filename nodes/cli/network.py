@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-import structlog
 import typer
 
 from .. import config as configuration
@@ -217,6 +216,8 @@ def ca_list(folder: CaFolder = Path("ca"), json: Json = False) -> None:
 
 def start_logging(home: Home) -> None:
     """Structured logs on standard error."""
+    import structlog
+
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,

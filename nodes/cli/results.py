@@ -151,6 +151,8 @@ def write_csv(path: Path, gathered: Gathered) -> None:
 
 def write_xlsx(path: Path, gathered: Gathered) -> None:
     """All rows as XLSX with identifiers in text cells."""
+    import openpyxl  # takes longer to import than most commands to run
+
     header, rows = gathered.table_rows()
     book = openpyxl.Workbook(write_only=True)
     sheet = book.create_sheet("lianfang")

@@ -206,7 +206,7 @@ class Epochs:
         path.unlink(missing_ok=True)  # of a crash before its record was committed: never used
         write_secret(path, self._vault.encrypt(pair.secret, self._purpose(list_name, number)))
         now = int(time.time())
-        closes_at = now + int(self._settings.epoch_days * 86_400)
+        closes_at = now + max(1, int(self._settings.epoch_days * 86_400))
         opened = statement.sign(
             self._signing, statement.epoch_opened(self.where(list_name, number), now, pair.public, closes_at)
         )

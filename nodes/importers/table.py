@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from .. import limits, words
 from ..errors import NodeError
@@ -182,12 +182,29 @@ def excel_text(value: Any) -> tuple[str, str]:
 
 def rows(path: Path, mapping: Mapping) -> Iterator[Parsed]:
     """Read a CSV or XLSX file by its ending; raises `FileError`."""
-    from . import csv_file, xlsx_file
-
     if not path.exists():
         raise FileError(path, "there is no such file")
-    if path.suffix.lower() in (".xlsx", ".xlsm"):
-        return xlsx_file.rows(path, mapping)
     if path.suffix.lower() == ".xls":
         raise FileError(path, "the old .xls format: save it as .xlsx or CSV")
-    return csv_file.rows(path, mapping)
+    return _reader(path).rows(path, mapping)
+
+
+def write_bad(source: Path, target: Path, bad: dict[int, str]) -> None:
+    """Write the bad rows of a file with their reasons as CSV, readable by its owner alone, to be mended."""
+    _reader(source).write_bad(source, target, bad)
+
+
+class _Reader(Protocol):
+    def rows(self, path: Path, mapping: Mapping) -> Iterator[Parsed]: ...
+    def write_bad(self, source: Path, target: Path, bad: dict[int, str]) -> None: ...
+
+
+def _reader(path: Path) -> _Reader:
+    # The workbook library takes longer to import than most commands to run.
+    if path.suffix.lower() in (".xlsx", ".xlsm"):
+        from . import xlsx_file
+
+        return xlsx_file
+    from . import csv_file
+
+    return csv_file

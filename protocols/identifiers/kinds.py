@@ -301,7 +301,8 @@ def _device(text: str) -> str:
         value = text.lower() if re.fullmatch(r"[0-9a-fA-F]+", text) else text
     else:
         raise _refuse("device", "a device ID has 8 to 64 letters, digits and . _ : -")
-    if value in shared.PLACEHOLDER_DEVICES or len(set(value.rpartition(":")[2]) - {"-"}) == 1:
+    serial = value.removeprefix("imei:").removeprefix("mac:")
+    if value in shared.PLACEHOLDER_DEVICES or len(set(serial) - set("-:._")) <= 1:
         raise _refuse("placeholder", "a placeholder that many devices share")
     return value
 

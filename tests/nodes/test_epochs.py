@@ -1,0 +1,221 @@
+"""Sealing and key epochs: batches that chain, resume and close."""
+
+import itertools
+import os
+import time
+
+import pytest
+
+from nodes.config import ListsSection
+from nodes.errors import NotFound, Refused, StorageError
+from nodes.holder import epochs as epochs_module
+from protocols import padding, sealed, statement, voprf
+from protocols.identifiers import normalise
+from protocols.label import Reason, Status
+from protocols.sealed import BatchHash
+
+PHONES = [{"kind": "phone", "value": f"139{i:08d}"} for i in range(60)]
+
+
+def canonical(row):
+    return normalise(row["kind"], row["value"]).canonical
+
+
+def table(holder, epoch=1, strict=True):
+    """Replay an epoch's batches as a querier would, checking hashes, signatures and order."""
+    where = holder.epochs.where("fraud", epoch)
+    records, previous = {}, bytes(32)
+    for batch in holder.epochs.batches("fraud", epoch):
+        said = statement.verify(holder.keys.signing.public_key(), batch.descriptor, where, "batch").batch
+        content = holder.epochs.batch_path("fraud", epoch, batch.number).read_bytes()
+        split = said.additions * sealed.RECORD
+        assert len(content) == sealed.content_length(said.additions, said.removals)
+        hasher = BatchHash(where, said.number, previous, said.additions, said.removals)
+        hasher.update(content)
+        assert hasher.digest() == said.table_hash
+        assert said.previous == previous
+        assert padding.bucket(said.additions) == said.additions
+        for record in sealed.ascending(content[:split], sealed.RECORD):
+            records[record[:16]] = (batch.number, record[16:])
+        for tag in sealed.ascending(content[split:], sealed.TAG):
+            assert tag in records, "a removal of what is not in the table is seen to be a dummy"
+            del records[tag]
+        previous = said.table_hash
+    return records
+
+
+def found(holder, row, epoch=1, strict=True):
+    key = holder.epochs.key("fraud", epoch)
+    output = voprf.evaluate_inputs(key.secret, [canonical(row)])[0]
+    record = table(holder, epoch, strict).get(sealed.tag_of(output))
+    if record is None:
+        return None
+    return sealed.open_record(output, holder.epochs.where("fraud", epoch).context, *record)
+
+
+def test_what_is_listed_is_found_and_nothing_else(holder):
+    holder.load(*PHONES[:50])
+    (batch,) = holder.epochs.seal_changes("fraud")
+    assert (batch.number, batch.sealed, batch.tombstones, batch.removals) == (1, 50, 0, 0)
+    assert all(found(holder, row) for row in PHONES[:3])
+    assert not found(holder, PHONES[55])
+
+
+def test_only_changes_are_sealed(holder):
+    holder.load(*PHONES[:50])
+    holder.epochs.seal_changes("fraud")
+    assert holder.epochs.seal_changes("fraud") == []
+    holder.load({**PHONES[0], "severity": "5"}, PHONES[50])
+    holder.store.set_status("fraud", [canonical(PHONES[1])], [], Status.WITHDRAWN, Reason.APPEAL_UPHELD)
+    (batch,) = holder.epochs.seal_changes("fraud")
+    assert (batch.number, batch.sealed, batch.tombstones) == (2, 2, 1)
+    assert found(holder, PHONES[0]).severity == 5
+    assert found(holder, PHONES[1]) is None
+    assert found(holder, PHONES[50])
+    assert found(holder, PHONES[2]).severity == 3
+
+
+def test_a_withdrawn_entry_leaves_and_a_restored_one_comes_back(holder):
+    holder.load(*PHONES[:5])
+    holder.epochs.seal_changes("fraud")
+    for status, there in ((Status.SUSPENDED, False), (Status.CONTESTED, True), (Status.WITHDRAWN, False), (Status.ACTIVE, True)):
+        holder.store.set_status("fraud", [canonical(PHONES[0])], [], status, Reason.OTHER)
+        holder.epochs.seal_changes("fraud")
+        label = found(holder, PHONES[0])
+        assert (label is not None) == there
+        if there:
+            assert label.status == status
+
+
+def test_what_was_never_sealed_makes_no_tombstone(holder):
+    holder.load(*PHONES[:5])
+    holder.epochs.seal_changes("fraud")
+    holder.load({**PHONES[6], "status": "withdrawn"}, PHONES[7])
+    holder.store.set_status("fraud", [canonical(PHONES[7])], [], Status.WITHDRAWN, Reason.OTHER)
+    (batch,) = holder.epochs.seal_changes("fraud")
+    assert (batch.sealed, batch.tombstones) == (0, 0)
+    table(holder)
+
+
+def test_many_batches_of_removals_stay_padded(holder):
+    holder.load(*PHONES)
+    holder.epochs.seal_changes("fraud")
+    for row in PHONES[:8]:
+        holder.store.set_status("fraud", [canonical(row)], [], Status.WITHDRAWN, Reason.OTHER)
+        (batch,) = holder.epochs.seal_changes("fraud")
+        assert batch.removals == 16
+    table(holder)
+
+
+def test_rotation_seals_everything_anew_and_the_old_epoch_answers_for_a_while(holder):
+    holder.load(*PHONES[:20])
+    holder.epochs.seal_changes("fraud")
+    batch = holder.epochs.rotate("fraud", close_now=False)
+    assert (batch.number, batch.sealed) == (1, 20)
+    assert [(epoch.number, epoch.state) for epoch in holder.epochs.all("fraud")] == [(1, "closing"), (2, "open")]
+    assert holder.epochs.key("fraud", 1).public != holder.epochs.key("fraud", 2).public
+    assert found(holder, PHONES[0], 2)
+    assert not set(table(holder, 1)) & set(table(holder, 2))
+    # A removal leaves both.
+    holder.store.set_status("fraud", [canonical(PHONES[0])], [], Status.WITHDRAWN, Reason.OTHER)
+    assert len(holder.epochs.seal_changes("fraud")) == 2
+    assert found(holder, PHONES[0], 1) is None
+    assert found(holder, PHONES[0], 2) is None
+
+
+def test_closing_destroys_the_key_and_says_so(holder):
+    holder.load(*PHONES[:5])
+    holder.epochs.seal_changes("fraud")
+    secret = holder.epochs.key("fraud", 1).secret
+    path = holder.keys.folder / "epochs" / "fraud-1.key"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert secret not in path.read_bytes()
+    holder.epochs.rotate("fraud", close_now=True)
+    assert not path.exists()
+    assert not holder.epochs.batch_path("fraud", 1, 1).exists()
+    with pytest.raises(Refused) as caught:
+        holder.epochs.key("fraud", 1)
+    assert caught.value.reason == "EPOCH"
+    closed = holder.epochs.all("fraud")[0].closed
+    statement.verify(holder.keys.signing.public_key(), closed, holder.epochs.where("fraud", 1), "epoch_closed")
+    data = b"".join(each.read_bytes() for each in holder.folder.rglob("*") if each.is_file())
+    assert secret not in data
+
+
+def test_housekeeping_rotates_and_closes_what_is_due(make_holder, tmp_path):
+    holder = make_holder(tmp_path / "short", ListsSection(epoch_days=1e-9, overlap_hours=0))
+    holder.load(*PHONES[:3])
+    holder.epochs.tend("fraud")
+    time.sleep(1.1)
+    holder.epochs.tend("fraud")
+    holder.epochs.tend("fraud")
+    states = [epoch.state for epoch in holder.epochs.all("fraud")]
+    assert (states[0], states[-1]) == ("closed", "open")
+
+
+def test_a_lost_epoch_key_is_named_and_a_rotation_mends_it(make_holder):
+    holder = make_holder()
+    holder.load(*PHONES[:3])
+    holder.epochs.seal_changes("fraud")
+    (holder.keys.folder / "epochs" / "fraud-1.key").unlink()
+    again = make_holder()
+    with pytest.raises(StorageError, match="rotate"):
+        again.epochs.key("fraud", 1)
+    again.epochs.rotate("fraud", close_now=True)
+    assert found(again, PHONES[0], 2)
+
+
+class _Crash(BaseException):
+    """Not an Exception, as `kill -9` is none: nothing may catch it."""
+
+
+@pytest.mark.parametrize("at", range(8))
+def test_sealing_resumes_wherever_it_was_killed(make_holder, monkeypatch, at):
+    """Crash before the nth durable step of sealing; a new process takes it up and the list is whole."""
+    monkeypatch.setattr(epochs_module.limits, "SEAL_CHUNK", 16)
+    monkeypatch.setattr(epochs_module.limits, "SEAL_TASK", 8)
+    holder = make_holder()
+    holder.load(*PHONES)
+    steps = itertools.count()
+    real = os.replace
+
+    def crash(*arguments):
+        if next(steps) == at:
+            raise _Crash
+        return real(*arguments)
+
+    monkeypatch.setattr(os, "replace", crash)
+    with pytest.raises(_Crash):
+        holder.epochs.seal_changes("fraud")
+    monkeypatch.setattr(os, "replace", real)
+    again = make_holder()
+    again.epochs.seal_changes("fraud")
+    (batch,) = again.epochs.batches("fraud", 1)
+    assert batch.sealed == len(PHONES)
+    assert all(found(again, row) for row in PHONES[::20])
+    assert not list(again.folder.glob("lists/fraud/1/work-*"))
+
+
+def test_an_entry_that_changes_while_it_is_sealed_goes_into_the_next_batch(make_holder, monkeypatch):
+    monkeypatch.setattr(epochs_module.limits, "SEAL_CHUNK", 16)
+    holder = make_holder()
+    holder.load(*PHONES)
+    real, changed = holder.store.changes, []
+
+    def meanwhile(*arguments):
+        page = real(*arguments)
+        if not changed:
+            changed.append(holder.store.set_status("fraud", [canonical(PHONES[59])], [], Status.SUSPENDED, Reason.OTHER))
+        return page
+
+    monkeypatch.setattr(holder.store, "changes", meanwhile)
+    holder.epochs.seal_changes("fraud")
+    holder.epochs.seal_changes("fraud")
+    # It was never in the table, and is removed all the same: harmless, and seen only after such a crash.
+    assert found(holder, PHONES[59], strict=False) is None
+    assert found(holder, PHONES[58], strict=False)
+
+
+def test_a_list_that_does_not_exist(holder):
+    with pytest.raises(NotFound):
+        holder.epochs.rotate("nothing", close_now=False)

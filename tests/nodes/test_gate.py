@@ -1,0 +1,289 @@
+"""The gate: rules, budgets, idempotence, durability."""
+
+import secrets
+import sqlite3
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from nodes import gate as gates
+from nodes import limits
+from nodes.errors import Refused, StorageError
+from nodes.gate import Ask
+from nodes.store import schema
+
+POLICY = """
+[[allow]]
+members = ["centre"]
+purposes = ["payment", "case-investigation"]
+bases = ["police-request"]
+budget = { epoch = 100, day = 60, burst = 40, burst_seconds = 60 }
+
+[[allow]]
+members = ["role:bank"]
+lists = ["fraud"]
+purposes = ["payment"]
+sync = false
+budget = { epoch = 100, day = 100, burst = 100, burst_seconds = 60 }
+
+[budgets."*"]
+epoch = 150
+day = 120
+"""
+NOW = 1_800_000_000.0
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def gate(make_gate, policy_file, clock, holder):
+    holder.load({"kind": "phone", "value": "13800138000"})
+    holder.epochs.seal_changes("fraud")
+    return make_gate(policy_file(POLICY), clock=clock)
+
+
+def ask(member, count=10, query_id=None, **changes):
+    values = {
+        "action": gates.EVALUATE,
+        "resource": "fraud",
+        "epoch": 1,
+        "query_id": query_id or secrets.token_bytes(16),
+        "request_hash": b"h" * 32,
+        "purpose": 2,
+        "basis": 3,
+    }
+    return Ask(member, count=count, **values | changes)
+
+
+def refused(gate, request) -> Refused:
+    with pytest.raises(Refused) as caught:
+        gate.admit(request)
+    return caught.value
+
+
+def test_a_grant_is_charged_and_told(gate, members):
+    decision = gate.admit(ask(members["centre"]))
+    assert not decision.repeated
+    assert (decision.budget.epoch_left, decision.budget.day_left, decision.budget.burst_left) == (90, 50, 30)
+
+
+@pytest.mark.parametrize(
+    ("member", "changes", "reason"),
+    [
+        ("centre", {"purpose": 1}, "PURPOSE"),
+        ("centre", {"purpose": 0}, "PURPOSE"),
+        ("centre", {"basis": 1}, "BASIS"),
+        ("bank-b", {"resource": "other"}, "POLICY"),
+        ("bank-b", {"action": gates.SYNC}, "POLICY"),
+        ("centre", {"asked_at": NOW - 301}, "CLOCK"),
+        ("centre", {"asked_at": NOW + 301}, "CLOCK"),
+    ],
+)
+def test_what_no_rule_allows(gate, members, member, changes, reason):
+    assert refused(gate, ask(members[member], **changes)).reason == reason
+
+
+def test_clock_skew_of_five_minutes_is_tolerated(gate, members):
+    for skew in (-300, 300):
+        gate.admit(ask(members["centre"], count=1, asked_at=NOW + skew))
+
+
+def test_burst_day_and_epoch_budgets(gate, members, clock):
+    centre = members["centre"]
+    gate.admit(ask(centre, 40))
+    error = refused(gate, ask(centre, 1))
+    assert (error.reason, error.status) == ("BUDGET", grpc.StatusCode.RESOURCE_EXHAUSTED)
+    assert "burst" in str(error)
+    clock.now += 61
+    gate.admit(ask(centre, 20))
+    assert "day" in str(refused(gate, ask(centre, 1)))
+    clock.now += 86_400
+    gate.admit(ask(centre, 40))
+    clock.now += 61
+    assert "epoch" in str(refused(gate, ask(centre, 1)))
+
+
+def test_a_refused_charge_costs_nothing(gate, members):
+    refused(gate, ask(members["centre"], 41))
+    assert gate.budget(members["centre"], "fraud").epoch_left == 100
+
+
+def test_members_who_collude_share_the_lists_budget(gate, members):
+    gate.admit(ask(members["bank-b"], 100))
+    gate.admit(ask(members["bank-c"], 20))
+    # bank-c has 80 of its own left, but the list's day has 120 for all together.
+    assert gate.budget(members["bank-c"], "fraud").day_left == 0
+    assert refused(gate, ask(members["bank-c"], 1)).reason == "BUDGET"
+    assert refused(gate, ask(members["centre"], 1)).reason == "BUDGET"
+
+
+def test_one_budget_spans_both_epochs_of_a_rotation(gate, members, holder, clock):
+    gate.admit(ask(members["centre"], 40))
+    holder.epochs.rotate("fraud", close_now=False)
+    clock.now += 61
+    gate.admit(ask(members["centre"], 20, epoch=2))
+    assert gate.budget(members["centre"], "fraud").epoch_left == 40
+    holder.epochs.close("fraud", 1)
+    assert gate.budget(members["centre"], "fraud").epoch_left == 80
+
+
+def test_renewal_credit_is_at_most_what_the_closing_epoch_metered(make_gate, policy_file, members, holder, clock):
+    holder.load({"kind": "phone", "value": "13800138000"})
+    holder.epochs.seal_changes("fraud")
+    gate = make_gate(policy_file(POLICY + "renewal_credit = 15\n"), clock=clock)
+    gate.admit(ask(members["centre"], 10))
+    holder.epochs.rotate("fraud", close_now=False)
+    assert gate.budget(members["centre"], "fraud").epoch_limit == 110
+    clock.now += 61
+    gate.admit(ask(members["centre"], 40, epoch=1))
+    assert gate.budget(members["centre"], "fraud").epoch_limit == 115
+
+
+def test_the_same_question_twice_is_charged_once(gate, members):
+    request = ask(members["centre"])
+    assert not gate.admit(request).repeated
+    for _ in range(limits.RETRIES_ANSWERED):
+        assert gate.admit(request).repeated
+    assert gate.budget(members["centre"], "fraud").epoch_left == 90
+    assert refused(gate, request).reason == "BUDGET"
+
+
+def test_a_query_id_does_not_serve_another_request(gate, members):
+    query_id = secrets.token_bytes(16)
+    gate.admit(ask(members["centre"], query_id=query_id))
+    assert refused(gate, ask(members["centre"], query_id=query_id, request_hash=b"x" * 32)).reason == "QUERY_ID_REUSED"
+    gate.admit(ask(members["bank-b"], query_id=query_id))  # another member's id is its own
+
+
+def test_the_same_question_at_once_is_charged_once(gate, members):
+    request = ask(members["centre"])
+    with ThreadPoolExecutor(6) as pool:
+        decisions = list(pool.map(lambda _: gate.admit(request), range(6)))
+    assert sum(not decision.repeated for decision in decisions) == 1
+    assert gate.budget(members["centre"], "fraud").epoch_left == 90
+
+
+def test_many_at_once_never_overdraw(gate, members):
+    def one(_):
+        try:
+            gate.admit(ask(members["centre"], 3))
+        except Refused:
+            return 0
+        return 3
+
+    with ThreadPoolExecutor(16) as pool:
+        granted = sum(pool.map(one, range(60)))
+    assert granted == 39  # 13 × 3 of 40
+
+
+def test_a_check_of_the_resource_comes_after_the_rules_and_before_the_charge(gate, members):
+    def fail():
+        raise Refused("behind", "BEHIND")
+
+    assert refused(gate, ask(members["centre"], check=fail)).reason == "BEHIND"
+    assert refused(gate, ask(members["centre"], purpose=1, check=fail)).reason == "PURPOSE"
+    assert gate.budget(members["centre"], "fraud").epoch_left == 100
+
+
+def test_every_decision_is_recorded(gate, members, holder):
+    gate.admit(ask(members["centre"], case_commitment=b"c" * 32, asker=b"a" * 16))
+    for _ in range(3):
+        refused(gate, ask(members["centre"], purpose=1))
+    with holder.database.connect() as connection:
+        decision = connection.execute(sa.select(schema.decision)).one()
+        refusal = connection.execute(sa.select(schema.refusal)).one()
+    assert (decision.peer, decision.count, decision.case_commitment) == (members["centre"].id, 10, b"c" * 32)
+    assert (refusal.reason, refusal.times) == ("PURPOSE", 3)
+
+
+def test_charges_survive_a_restart(gate, members, make_gate, policy_file, make_holder, clock):
+    gate.admit(ask(members["centre"], 33))
+    again = make_gate(policy_file(POLICY), clock=clock)
+    assert again.budget(members["centre"], "fraud").epoch_left == 67
+
+
+def test_a_full_disk_grants_nothing(gate, members, holder, monkeypatch):
+    event = threading.Event()
+
+    @sa.event.listens_for(holder.database, "before_cursor_execute")
+    def fail(connection, cursor, statement, parameters, context, many):
+        if event.is_set() and "INSERT INTO usage" in statement:
+            raise sa.exc.OperationalError(statement, None, sqlite3.OperationalError("database or disk is full"))
+
+    event.set()
+    with pytest.raises(StorageError, match="full"):
+        gate.admit(ask(members["centre"]))
+    event.clear()
+    assert gate.budget(members["centre"], "fraud").epoch_left == 100
+    gate.admit(ask(members["centre"]))
+
+
+def test_a_changed_policy_counts_at_once_and_a_broken_one_changes_nothing(make_gate, policy_file, members, tmp_path):
+    rules = policy_file(POLICY)
+    gate = make_gate(rules)
+    path = tmp_path / "policy.toml"
+    path.write_text("[[allow]\nbroken")
+    assert gate.purposes(members["centre"], "fraud")
+    assert "policy.toml" in rules.trouble
+    path.write_text('[[allow]]\nmembers = ["bank-b"]\npurposes = ["payment"]\n')
+    assert not gate.purposes(members["centre"], "fraud")
+
+
+def test_budgets_under_any_sequence(gate, members, clock, holder):
+    """The gate against a model that adds up what was granted."""
+
+    class Machine(RuleBasedStateMachine):
+        def __init__(self):
+            super().__init__()
+            self.granted: list[tuple[float, str, int]] = []
+            clock.now += 10 * 86_400  # burst and day start afresh
+            with holder.database.begin() as connection:
+                connection.execute(schema.usage.delete())
+
+        @rule(name=st.sampled_from(["centre", "bank-b", "bank-c"]), count=st.integers(1, 45))
+        def ask(self, name, count):
+            try:
+                gate.admit(ask(members[name], count))
+            except Refused as error:
+                assert error.reason == "BUDGET"
+            else:
+                self.granted.append((clock.now, name, count))
+
+        @rule(seconds=st.sampled_from([1, 61, 86_400]))
+        def wait(self, seconds):
+            clock.now += seconds
+
+        @invariant()
+        def never_overdrawn(self):
+            today = [each for each in self.granted if each[0] // 86_400 == clock.now // 86_400]
+            burst = [each for each in self.granted if each[0] > clock.now - 60]
+            assert sum(count for _, _, count in self.granted) <= 150
+            assert sum(count for _, _, count in today) <= 120
+            mine = [count for _, name, count in self.granted if name == "centre"]
+            assert sum(mine) <= 100
+            assert sum(count for _, name, count in today if name == "centre") <= 60
+            assert sum(count for _, name, count in burst if name == "centre") <= 40
+
+    run_state_machine_as_test(
+        Machine,
+        settings=settings(
+            max_examples=12, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )

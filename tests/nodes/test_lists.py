@@ -1,0 +1,199 @@
+"""Own lists: what an import takes, changes, keeps and refuses."""
+
+import datetime as dt
+
+import pytest
+import sqlalchemy as sa
+
+from nodes.errors import NotFound, Refused, StorageError
+from nodes.holder.lists import today
+from nodes.holder.rows import Bad, RowOptions, prepare_chunk
+from nodes.store import schema
+from protocols.identifiers import normalise
+from protocols.label import Reason, Status, date_of
+
+PHONE = {"kind": "phone", "value": "13800138000", "category": "mule-account"}
+CARD = {"kind": "card", "value": "6222021234567890128", "severity": "5"}
+MAIL = {"kind": "email", "value": "someone@qq.com"}
+
+
+def canonical(row):
+    return normalise(row["kind"], row["value"]).canonical
+
+
+def entries(holder, name="fraud"):
+    return {entry.identifier.value: entry for entry in holder.store.entries(name)}
+
+
+def test_repeating_an_import_changes_nothing(holder):
+    first = holder.load(PHONE, CARD, MAIL)
+    assert (first.rows, first.added, first.unchanged) == (3, 3, 0)
+    seq = holder.store.seq("fraud")
+    again = holder.load(MAIL, CARD, PHONE)
+    assert (again.added, again.changed, again.unchanged) == (0, 0, 3)
+    assert holder.store.seq("fraud") == seq
+
+
+def test_details_that_differ_change_the_entry_and_keep_its_reference(holder):
+    holder.load(PHONE, CARD)
+    before = entries(holder)
+    outcome = holder.load(PHONE, {**CARD, "severity": "2"})
+    assert (outcome.changed, outcome.unchanged) == (1, 1)
+    after = entries(holder)
+    assert after[CARD["value"]].severity == 2
+    assert after[CARD["value"]].ref == before[CARD["value"]].ref
+
+
+def test_one_bad_row_refuses_the_whole_file(holder):
+    outcome = holder.load(PHONE, {"kind": "card", "value": "12"}, MAIL)
+    assert outcome.refused
+    assert [(bad.number, bad.column) for bad in outcome.bad] == [(2, "value")]
+    assert not entries(holder)
+
+
+def test_skipping_bad_rows_takes_the_good_ones(holder):
+    outcome = holder.load(PHONE, {"kind": "card", "value": "12"}, MAIL, skip_bad=True)
+    assert (outcome.added, len(outcome.bad), outcome.refused) == (2, 1, False)
+
+
+def test_equal_rows_count_once_and_contradicting_ones_are_bad(holder):
+    outcome = holder.load(PHONE, PHONE, {**PHONE, "severity": "1"}, skip_bad=True)
+    assert (outcome.added, outcome.duplicates) == (1, 1)
+    assert [(bad.number, bad.reason) for bad in outcome.bad] == [(3, "same identifier as row 1, other details")]
+
+
+def test_replacing_withdraws_what_the_file_lacks_and_a_later_file_brings_it_back(holder):
+    holder.load(PHONE, CARD, MAIL)
+    outcome = holder.load(PHONE, replace=True)
+    assert outcome.withdrawn == 2
+    assert entries(holder)[CARD["value"]].status == Status.WITHDRAWN
+    assert holder.load(PHONE, CARD, replace=True).changed == 1
+    assert entries(holder)[CARD["value"]].status == Status.ACTIVE
+
+
+def test_replacing_by_a_file_without_a_good_row_is_refused(holder):
+    holder.load(PHONE)
+    with pytest.raises(Refused, match="withdraw everything"):
+        holder.load({"kind": "card", "value": "1"}, replace=True, skip_bad=True)
+    assert entries(holder)[f"+86{PHONE['value']}"].status == Status.ACTIVE
+
+
+def test_a_persons_decision_stands_against_the_file(holder):
+    holder.load(PHONE, CARD, MAIL)
+    holder.store.set_status("fraud", [canonical(PHONE)], [], Status.WITHDRAWN, Reason.APPEAL_UPHELD)
+    holder.store.set_status("fraud", [canonical(CARD)], [], Status.CONTESTED, Reason.OTHER)
+    outcome = holder.load(PHONE, {**CARD, "severity": "1"}, MAIL)
+    assert (outcome.held, outcome.changed) == (1, 1)
+    found = entries(holder)
+    assert found["+8613800138000"].status == Status.WITHDRAWN
+    assert found[CARD["value"]].status == Status.CONTESTED
+
+
+def test_changing_entries_is_all_or_nothing(holder):
+    holder.load(PHONE, CARD)
+    with pytest.raises(NotFound, match="entry 2 of 2"):
+        holder.store.set_status("fraud", [canonical(PHONE), canonical(MAIL)], [], Status.SUSPENDED, Reason.OTHER)
+    assert entries(holder)["+8613800138000"].status == Status.ACTIVE
+    with pytest.raises(Refused):
+        holder.store.set_status("fraud", [canonical(PHONE)], [], Status.EXPIRED, Reason.OTHER)
+
+
+def test_phones_are_valid_180_days_and_official_ones_until_removed(holder):
+    day = dt.date.today() - dt.timedelta(days=10)
+    holder.load({**PHONE, "observed_on": day.isoformat()}, {"kind": "phone", "value": "13900139000"}, CARD)
+    found = entries(holder)
+    assert date_of(found["+8613800138000"].valid_until) == day + dt.timedelta(days=180)
+    assert found["+8613900139000"].valid_until == today() + 180
+    assert found[CARD["value"]].valid_until == 0
+    holder.load(PHONE, name="official", official=True)
+    assert entries(holder, "official")["+8613800138000"].valid_until == 0
+
+
+def test_a_default_date_does_not_make_a_repeated_import_a_change(holder, workers):
+    holder.load(PHONE)
+    later = holder.load(PHONE, today=today() + 3)
+    assert (later.changed, later.unchanged) == (0, 1)
+
+
+def test_entries_expire_after_their_last_day(holder):
+    until = dt.date.today() + dt.timedelta(days=5)
+    holder.load({**CARD, "valid_until": until.isoformat()}, MAIL)
+    assert holder.store.expire("fraud", today() + 5) == 0
+    assert holder.store.expire("fraud", today() + 6) == 1
+    assert holder.store.expire("fraud", today() + 6) == 0
+    past = {**MAIL, "value": "old@qq.com", "valid_until": "2020-01-01"}
+    holder.load(past)
+    assert entries(holder)["old@qq.com"].status == Status.EXPIRED
+
+
+@pytest.mark.parametrize(
+    ("row", "column"),
+    [
+        ({"kind": "", "value": "x"}, "kind"),
+        ({"kind": "fax", "value": "x"}, "kind"),
+        ({**CARD, "severity": "9"}, "severity"),
+        ({**CARD, "confidence": "-1"}, "confidence"),
+        ({**CARD, "category": "nonsense"}, "category"),
+        ({**CARD, "basis": "hearsay"}, "basis"),
+        ({**CARD, "observed_on": "yesterday"}, "observed_on"),
+        ({**CARD, "observed_on": "2999-01-01"}, "observed_on"),
+        ({**CARD, "observed_on": "2026-02-30"}, "observed_on"),
+        ({**CARD, "observed_on": "2026-02-20", "valid_until": "2026-02-19"}, "valid_until"),
+        ({"kind": "passport", "value": "A1234567"}, "country"),
+        ({"kind": "account", "value": "1234567"}, "institution"),
+    ],
+)
+def test_bad_fields_are_named_and_never_repeated(holder, row, column):
+    bad = prepare_chunk(holder.keys.storage, holder.rows(row), RowOptions("CN", 180, False, today()))[0]
+    assert isinstance(bad, Bad)
+    assert bad.column == column
+    if len(row["value"]) > 3:
+        assert row["value"] not in bad.reason
+
+
+def test_chinese_words_and_dates(holder):
+    outcome = holder.load(
+        {"kind": "手机号", "value": "13800138000", "category": "涉案账户", "basis": "公安认定", "observed_on": "2026年1月2日"},
+        {"kind": "身份证", "value": "11010519491231002X", "status": "有异议", "observed_on": "2026/01/02"},
+    )
+    assert outcome.added == 2
+    assert entries(holder)["11010519491231002X"].status == Status.CONTESTED
+
+
+def test_nothing_of_an_identifier_is_on_disk(holder):
+    holder.load({**PHONE, "reference": "case-4711-secret"}, CARD, MAIL)
+    data = b"".join(path.read_bytes() for path in holder.folder.rglob("*") if path.is_file())
+    for needle in (b"13800138000", CARD["value"].encode(), b"someone", b"case-4711-secret"):
+        assert needle not in data
+
+
+def test_a_full_disk_during_import_changes_nothing(holder):
+    holder.load(PHONE)
+    database = holder.store._database
+    with database.connect() as connection:
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+        connection.rollback()
+
+    @sa.event.listens_for(database, "begin")
+    def shrink(connection):
+        connection.exec_driver_sql(f"PRAGMA max_page_count = {pages + 2}")
+
+    many = [{"kind": "email", "value": f"someone{i}@qq.com"} for i in range(3_000)]
+    with pytest.raises(StorageError, match="full"):
+        holder.load(*many)
+    sa.event.remove(database, "begin", shrink)
+    with database.connect() as connection:
+        connection.exec_driver_sql("PRAGMA max_page_count = 1000000")
+        connection.rollback()
+    assert len(entries(holder)) == 1
+    assert holder.load(*many).added == 3_000
+
+
+def test_the_schema_is_what_the_migrations_make(holder):
+    for metadata, engine in ((schema.lists, holder.store._database), (schema.node, holder.database)):
+        inspector = sa.inspect(engine)
+        for table in metadata.sorted_tables:
+            made = {column["name"] for column in inspector.get_columns(table.name)}
+            assert made == {column.name for column in table.columns}, table.name
+            indexes = {index["name"] for index in inspector.get_indexes(table.name)}
+            assert {index.name for index in table.indexes} <= indexes

@@ -1,0 +1,110 @@
+"""Normalisation against its vectors, and its properties."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from protocols.errors import IdentifierError
+from protocols.identifiers import KINDS, VERSION, Identifier, Kind, checksums, kinds, normalise, recognise
+
+VECTORS = json.loads((Path(__file__).parent / "identifier_vectors.json").read_text("utf-8"))
+
+
+def test_the_vectors_are_of_this_version_and_cover_all_kinds():
+    assert VECTORS["version"] == VERSION
+    assert {each[0] for each in VECTORS["good"]} == {kind.value for kind in KINDS}
+
+
+@pytest.mark.parametrize(("kind", "value", "options", "canonical"), VECTORS["good"])
+def test_good_vectors(kind, value, options, canonical):
+    identifier = normalise(kind, value, **options)
+    assert identifier.canonical == canonical.encode()
+    assert Identifier.from_canonical(identifier.canonical).value == identifier.value
+
+
+@pytest.mark.parametrize(("kind", "value", "options", "code"), VECTORS["bad"])
+def test_bad_vectors(kind, value, options, code):
+    with pytest.raises(IdentifierError) as caught:
+        normalise(kind, value, **options)
+    assert caught.value.code == code
+    if len(value.strip()) > 3:
+        assert value.strip() not in str(caught.value)
+
+
+@settings(max_examples=500)
+@given(st.sampled_from(KINDS), st.text(max_size=60))
+def test_whatever_comes_it_is_normalised_or_refused_and_normalising_again_changes_nothing(kind, text):
+    try:
+        identifier = normalise(kind, text, country="DE", institution="ABCD")
+    except IdentifierError:
+        return
+    assert len(identifier.canonical) < 600
+    assert identifier.canonical.decode().isprintable() or "\x1f" in identifier.canonical.decode()
+    value = identifier.value
+    if kind in (Kind.ACCOUNT, Kind.PASSPORT, Kind.FOREIGN_ID, Kind.TAX_ID):
+        value = value.split("/", 1)[1]
+    if kind is Kind.NAME_BIRTH:
+        value = value.rpartition("/")[0] + " " + value.rpartition("/")[2]
+    if kind is Kind.DEVICE:
+        value = value.removeprefix("imei:").removeprefix("mac:")
+    assert normalise(kind, value, country="DE", institution="ABCD").value == identifier.value
+
+
+def test_the_fast_path_for_mainland_mobiles_agrees_with_the_library():
+    rng = random.Random(1)
+
+    def outcome(function, text, region):
+        try:
+            return function(text, region)
+        except IdentifierError as error:
+            return error.code
+
+    for _ in range(20_000):
+        number = f"1{rng.randrange(10**10):010d}"
+        text, region = rng.choice(((number, "CN"), ("+86" + number, ""), (number, "US")))
+        assert outcome(kinds._phone, text, region) == outcome(kinds._phone_by_library, text, region)
+
+
+@given(st.text("0123456789", min_size=5, max_size=18))
+def test_luhn_digits_check_out_and_single_errors_do_not(digits):
+    whole = digits + checksums.luhn_digit(digits)
+    assert checksums.luhn(whole)
+    for i, digit in enumerate(whole):
+        wrong = whole[:i] + str((int(digit) + 1) % 10) + whole[i + 1 :]
+        assert not checksums.luhn(wrong)
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ("13800138000", [Kind.PHONE]),
+        ("+44 20 7946 0958", [Kind.PHONE]),
+        ("6222021234567890128", [Kind.CARD]),
+        ("11010519491231002X", [Kind.RESIDENT_ID]),
+        ("9113100033607322XK", [Kind.USCC]),
+        ("490154203237518", [Kind.CARD, Kind.DEVICE]),
+        ("someone@qq.com", [Kind.EMAIL]),
+        ("example.org", [Kind.DOMAIN]),
+        ("8.8.8.8", [Kind.IP]),
+        ("2001:4860:4860::8888", [Kind.IP]),
+        ("550e8400-e29b-41d4-a716-446655440000", [Kind.DEVICE]),
+        ("0x098B716B8Aaf21512996dC57EB0615e2383E2f96", [Kind.CRYPTO]),
+        ("12QtD5BFwRsdNsAZY76UVE1xyCGNTojH9h", [Kind.CRYPTO]),
+        ("hello", []),
+        ("A1084010", []),
+        ("", []),
+        ("138****8000", []),
+    ],
+)
+def test_recognising(value, found):
+    assert recognise(value) == found
+
+
+@given(st.text(max_size=40))
+def test_what_is_recognised_can_be_normalised(text):
+    for kind in recognise(text):
+        normalise(kind, text)

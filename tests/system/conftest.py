@@ -1,0 +1,141 @@
+"""Real nodes as processes on loopback."""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from cryptography import x509
+
+from lianfang.v1 import common_pb2, lookup_pb2, lookup_pb2_grpc, node_pb2, node_pb2_grpc, sync_pb2_grpc
+from nodes.demo.network import Network
+from nodes.identity.keys import NodeKeys
+from nodes.identity.members import Member, MemberBook
+from nodes.services import wire
+
+
+def make_network(name: str, capture: bool = False) -> Network:
+    # A socket's path is short, pytest's folders are long.
+    return Network(Path(tempfile.mkdtemp(prefix=f"lf-{name}-")), capture)
+
+
+@pytest.fixture(scope="session")
+def network() -> Iterator[Network]:
+    """Three banks and the centre, up for the whole session. Tests use lists and cases of their own."""
+    made = make_network("shared", capture=True)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
+        shutil.rmtree(made.folder, ignore_errors=True)
+
+
+@pytest.fixture
+def own_network() -> Iterator[Network]:
+    """A network that a test may kill, revoke and break."""
+    made = make_network("own")
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
+        shutil.rmtree(made.folder, ignore_errors=True)
+
+
+def write_list(path: Path, rows: list[tuple[str, ...]], header: str = "kind,value,category,severity") -> Path:
+    path.write_text("\n".join([header, *(",".join(row) for row in rows)]) + "\n", "utf-8")
+    return path
+
+
+def phones(start: int, count: int) -> list[str]:
+    return [f"139{start + i:08d}" for i in range(count)]
+
+
+def import_phones(network: Network, bank: str, values: list[str], name: str = "fraud", **fields: str) -> dict:
+    path = network.folder / f"{bank}-{name}-{time.monotonic_ns()}.csv"
+    write_list(path, [("phone", value, fields.get("category", "mule-account"), "4") for value in values])
+    return network.json(bank, "list", "import", str(path), "--list", name)
+
+
+def query(network: Network, member: str, values: list[str], *options: str, check: bool = True, case: str = "C-1") -> dict:
+    return network.json(
+        member,
+        *("query", "-", "--kind", "phone", "--purpose", "payment", "--case", case, "--basis", "police-request"),
+        *options,
+        text="\n".join(values) + "\n",
+        check=check,
+    )
+
+
+def outcomes(document: dict, member: str, name: str = "fraud") -> dict[str, str]:
+    return {
+        row["value"]: answer["outcome"]
+        for row in document["rows"]
+        for answer in row["answers"]
+        if (answer["member"], answer["list"]) == (member, name)
+    }
+
+
+class Wire:
+    """Speaks to a node as another member would, with whatever messages a test likes."""
+
+    def __init__(self, network: Network, who: str) -> None:
+        folder = network.node(who)
+        self.keys = NodeKeys.load(folder / "keys")
+        self.certificate = (folder / "certs" / "node.crt").read_bytes()
+        ca = x509.load_pem_x509_certificate((folder / "certs" / "ca.crt").read_bytes())
+        self.book = MemberBook(folder / "certs" / "members.bin", ca)
+        self._channels: list[grpc.Channel] = []
+
+    def member(self, name: str) -> Member:
+        return self.book.current.find(name)
+
+    def channel(self, to: str, endpoint: str | None = None) -> grpc.Channel:
+        member = self.member(to)
+        credentials = grpc.ssl_channel_credentials(member.trusted_pem(), self.keys.tls_pem(), self.certificate)
+        options = [*wire.OPTIONS, ("grpc.ssl_target_name_override", member.name.dns)]
+        channel = grpc.secure_channel(endpoint or member.endpoint, credentials, options)
+        self._channels.append(channel)
+        return channel
+
+    def lookup(self, to: str) -> lookup_pb2_grpc.LookupStub:
+        return lookup_pb2_grpc.LookupStub(self.channel(to))
+
+    def sync(self, to: str) -> sync_pb2_grpc.ListSyncStub:
+        return sync_pb2_grpc.ListSyncStub(self.channel(to))
+
+    def info(self, to: str) -> node_pb2.GetInfoResponse:
+        return node_pb2_grpc.NodeInfoStub(self.channel(to)).GetInfo(node_pb2.GetInfoRequest(), timeout=10)
+
+    def request(self, blinded: bytes, query: bytes, **changes) -> lookup_pb2.EvaluateRequest:
+        values = {
+            "suite": common_pb2.SUITE_RISTRETTO255_SHA512,
+            "list": "fraud",
+            "epoch": 1,
+            "table_batch": 1,
+            "query_id": query,
+            "purpose": common_pb2.PURPOSE_PAYMENT,
+            "basis": common_pb2.LEGAL_BASIS_POLICE_REQUEST,
+            "case_commitment": bytes(32),
+            "asker": bytes(16),
+            "asked_at": int(time.time()),
+            "blinded": blinded,
+        }
+        return lookup_pb2.EvaluateRequest(**values | changes)
+
+    def close(self) -> None:
+        for channel in self._channels:
+            channel.close()
+
+
+@pytest.fixture
+def centre(network: Network) -> Iterator[Wire]:
+    wire_client = Wire(network, "centre")
+    yield wire_client
+    wire_client.close()
+
+
