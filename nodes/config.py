@@ -25,6 +25,7 @@ class NodeSection(_Section):
     advertise: str = ""
     data: Path = Path("data")
     keys: Path = Path("keys")
+    epoch_keys: Path = Field(Path("epoch-keys"), description="not to be backed up: a lost key is a new epoch")
     certs: Path = Path("certs")
     policy: Path = Path("policy.toml")
     admin_socket: Path = Path("data/admin.sock")
@@ -48,7 +49,7 @@ class AskSection(_Section):
     max_table_age_hours: float = Field(
         24, gt=0, description="an older copy of a list is synced before it is used"
     )
-    keep_answers_hours: float = Field(24, ge=0, description="for a rerun of the same question")
+    keep_answers_hours: float = Field(24, ge=0, le=168, description="for a rerun of the same question")
     sync_every_minutes: float = Field(0, ge=0, description="0: only on demand")
 
 
@@ -128,6 +129,7 @@ class Home:
         node = self.config.node
         self.data = folder / node.data
         self.keys = folder / node.keys
+        self.epoch_keys = folder / node.epoch_keys
         self.certs = folder / node.certs
         self.policy = folder / node.policy
         self.socket = folder / node.admin_socket

@@ -5,6 +5,7 @@ begin. Requests that arrive together share one commit. A repeated query id is an
 once, refused with another request. Rules come from the policy file; contracts will be added here and nowhere else.
 """
 
+import hashlib
 import logging
 import queue
 import threading
@@ -17,6 +18,8 @@ import grpc
 import sqlalchemy as sa
 from lianfang.v1 import common_pb2 as pb
 from sqlalchemy.dialects.sqlite import insert
+
+from protocols.encoding import frame
 
 from . import limits, policy
 from .errors import NodeError, Refused, StorageError
@@ -90,9 +93,13 @@ class Gate:
         self._queue.put((ask, future))
         return future
 
-    def precheck(self, member: Member, resource: str, action: str, purpose: int = 0, basis: int = 0) -> None:
-        """The rules alone, without a record: keeps strangers from costing work. Raises `Refused`."""
-        self._rule(member, resource, action, purpose, basis)
+    def precheck(self, ask: Ask) -> None:
+        """The rules alone: keeps strangers from costing work. Raises `Refused`, which is recorded too."""
+        try:
+            self._rule(ask.member, ask.resource, ask.action, ask.purpose, ask.basis)
+        except Refused:
+            self.submit(ask)  # decided again behind the others, and recorded
+            raise
 
     def purposes(self, member: Member, resource: str) -> list[int]:
         """Purposes the member may ask for; empty where it may not use the list at all."""
@@ -126,6 +133,8 @@ class Gate:
 
     def _decide_together(self, group: list[tuple[Ask, "Future[Decision]"]]) -> None:
         outcomes: list[Decision | Exception] = []
+        # Whoever has gone meanwhile is not charged, and from here on cannot go.
+        group = [each for each in group if each[1].set_running_or_notify_cancel()]
         try:
             with db.writing(self._database) as connection:
                 for ask, _ in group:
@@ -161,6 +170,8 @@ class Gate:
             )
         self._rule(ask.member, ask.resource, ask.action, ask.purpose, ask.basis)
         now = self._clock()
+        if ask.action == SYNC:
+            return self._decide_sync(connection, ask, now)
         if known is None and ask.asked_at is not None:
             skew = abs(now - ask.asked_at)
             if skew > limits.CLOCK_SKEW.total_seconds():
@@ -177,9 +188,14 @@ class Gate:
             return Decision(True, self._budget(connection, ask.member, ask.resource))
         if ask.count:
             self._charge(connection, ask, now)
+        self._insert(connection, ask, now, ask.query_id)
+        return Decision(False, self._budget(connection, ask.member, ask.resource))
+
+    @staticmethod
+    def _insert(connection: sa.Connection, ask: Ask, now: float, query_id: bytes) -> None:
         connection.execute(
-            table.insert().values(
-                query_id=ask.query_id,
+            schema.decision.insert().values(
+                query_id=query_id,
                 peer=ask.member.id,
                 action=ask.action,
                 resource=ask.resource,
@@ -194,7 +210,22 @@ class Gate:
                 repeats=0,
             )
         )
-        return Decision(False, self._budget(connection, ask.member, ask.resource))
+
+    def _decide_sync(self, connection: sa.Connection, ask: Ask, now: float) -> Decision:
+        """Pulls cost no evaluations; one row counts a day's, so that a million of them fill no disk."""
+        ask.check()
+        table = schema.decision
+        day = int(now // _DAY)
+        row_id = hashlib.sha256(frame("sync", ask.resource, ask.epoch, day)).digest()[:16]
+        mine = (table.c.peer == ask.member.id) & (table.c.query_id == row_id)
+        times = connection.execute(sa.select(table.c.repeats).where(mine)).scalar()
+        if times is not None and times >= limits.PULLS_A_DAY:
+            raise exhausted(f"{limits.PULLS_A_DAY} pulls of {ask.resource} today; more tomorrow (UTC)")
+        if times is not None:
+            connection.execute(table.update().where(mine).values(repeats=times + 1, at=now))
+        else:
+            self._insert(connection, ask, now, row_id)
+        return Decision(False, pb.Budget())
 
     def _rule(self, member: Member, resource: str, action: str, purpose: int, basis: int) -> policy.Rule:
         rule = self._rules.current.rule(member.name, resource)
@@ -224,15 +255,35 @@ class Gate:
             query = query.where(condition)
         return int(connection.execute(query).scalar_one())
 
-    def _epochs(self, connection: sa.Connection, resource: str) -> tuple[list[int], list[int]]:
-        """(all epochs that answer, those of them that are closing): one budget spans both."""
+    def _epochs(self, connection: sa.Connection, resource: str) -> list[int]:
+        """All epochs whose key exists: one budget spans them."""
         table = schema.epoch
-        rows = connection.execute(
-            sa.select(table.c.number, table.c.state).where(
-                table.c.list == resource, table.c.state.in_(["open", "closing"])
-            )
-        ).all()
-        return [row.number for row in rows], [row.number for row in rows if row.state == "closing"]
+        return list(
+            connection.execute(
+                sa.select(table.c.number)
+                .where(table.c.list == resource, table.c.state != "closed")
+                .order_by(table.c.number)
+            ).scalars()
+        )
+
+    def _renewal(self, connection: sa.Connection, resource: str, peer: str, epochs: list[int]) -> int:
+        """What the epochs before had metered when the newest one opened: fixed from then on."""
+        if len(epochs) < 2:
+            return 0
+        epoch, decision = schema.epoch, schema.decision
+        opened = connection.execute(
+            sa.select(epoch.c.opened_at).where(epoch.c.list == resource, epoch.c.number == epochs[-1])
+        ).scalar_one()
+        return int(
+            connection.execute(
+                sa.select(sa.func.coalesce(sa.func.sum(decision.c.count), 0)).where(
+                    decision.c.peer == peer,
+                    decision.c.resource == resource,
+                    decision.c.epoch.in_(epochs[:-1]),
+                    decision.c.at < opened,
+                )
+            ).scalar_one()
+        )
 
     def _burst_used(self, connection: sa.Connection, peer: str, resource: str, seconds: int) -> int:
         table = schema.decision
@@ -246,18 +297,22 @@ class Gate:
             ).scalar_one()
         )
 
-    def _budget(self, connection: sa.Connection, member: Member, resource: str) -> pb.Budget:
+    def _budget(
+        self, connection: sa.Connection, member: Member, resource: str, epoch: int | None = None
+    ) -> pb.Budget:
+        """What is left for questions of `epoch`, by default the newest one."""
         rules = self._rules.current
         rule = rules.rule(member.name, resource)
         if rule is None:
             return pb.Budget()
         whole = rules.list_budget(resource)
-        epochs, closing = self._epochs(connection, resource)
+        epochs = self._epochs(connection, resource)
         today = int(self._clock() // _DAY)
         peer = member.id
         credit = 0
-        if closing:  # while both answer, what the old epoch metered may be asked again of the new one
-            credit = min(whole.renewal_credit, self._used(connection, resource, peer, epoch=closing))
+        if epochs and epoch in (None, epochs[-1]):
+            # What an epoch before has answered may be asked again of the new one, and of that one only.
+            credit = min(whole.renewal_credit, self._renewal(connection, resource, peer, epochs))
         mine = self._used(connection, resource, peer, epoch=epochs)
         mine_today = self._used(connection, resource, peer, day=today)
         all_epoch = self._used(connection, resource, None, epoch=epochs)
@@ -279,7 +334,7 @@ class Gate:
         )
 
     def _charge(self, connection: sa.Connection, ask: Ask, now: float) -> None:
-        budget = self._budget(connection, ask.member, ask.resource)
+        budget = self._budget(connection, ask.member, ask.resource, ask.epoch)
         for name, left, again in (
             ("epoch", budget.epoch_left, "when the list's next epoch opens"),
             ("day", budget.day_left, "tomorrow (UTC)"),

@@ -15,13 +15,18 @@ BAD_ROWS_SHOWN = 1_000  # reported one by one; all of them are counted
 CLOCK_SKEW = timedelta(minutes=5)
 RETRIES_ANSWERED = 5  # times one charged question is answered again
 REASONS_A_DAY = 1_000  # distinct refusal records a day and member
-STATEMENTS_A_LIST = 100_000
-CONCURRENT_CALLS = 200  # under way at once, all peers together
+LISTS_A_HOLDER = 16  # that a querier follows
+EPOCHS_A_LIST = 20  # heads of one list in an answer
+PULLS_A_DAY = 2_000  # of one list and epoch by one member
+PULL_SECONDS = 3_600
+CONCURRENT_CALLS = 2_000  # under way at once, all members together
+CONCURRENT_CALLS_A_MEMBER = 32
 CONCURRENT_BULK = 4  # large evaluations under way at once for one member
 KEEPALIVE = timedelta(seconds=30)
 GRACE = timedelta(seconds=20)  # for calls in flight at shutdown
-SEAL_CHUNK = 4_096  # entries read at once while sealing
+SEAL_CHUNK = 16_384  # entries read at once while sealing
 SEAL_TASK = 256  # entries in one piece of work for a core
 SYNC_TRIES = 3  # times a broken pull is taken up again
-LIST_BYTES = 1 << 40  # content of one batch that a querier accepts
+LIST_BYTES = 1 << 36  # content of one batch that a querier accepts
+DISK_RESERVE = 500_000_000  # bytes that a sync leaves free
 CAPTURE_BYTES = 1 << 30  # of a capture file

@@ -11,7 +11,7 @@ from typing import IO
 
 import grpc
 from cryptography import x509
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from lianfang.v1 import (
     admin_pb2,
@@ -32,7 +32,7 @@ from .holder.epochs import Epochs
 from .holder.lists import ListStore
 from .identity import certificates
 from .identity.keys import NodeKeys
-from .identity.members import MemberBook
+from .identity.members import Member, MemberBook
 from .policy import PolicyFile
 from .querier.peers import Peers
 from .querier.query import Asker
@@ -54,6 +54,7 @@ _PEER_SERVICES = [
 ]
 _ADMIN_SERVICE = admin_pb2.DESCRIPTOR.services_by_name["Admin"].full_name
 TEND_SECONDS = 30.0
+TOUCH_SECONDS = 300.0
 
 
 def lock(folder: Path) -> IO[bytes]:
@@ -111,6 +112,7 @@ class Node:
             self.keys,
             home.name,
             home.data / "lists",
+            home.epoch_keys,
             settings.lists,
             self.workers,
         )
@@ -134,8 +136,9 @@ class Node:
         )
         self._lookup = LookupService(self.book, self.epochs, self.gate, self.workers, self.capture)
         self._servers: list[grpc.aio.Server] = []
-        self._health = health.aio.HealthServicer()
+        self._health = wire.Health()
         self._tasks: list[asyncio.Task[None]] = []
+        self._newer_list = asyncio.Event()
 
     # -- serving ---------------------------------------------------------------------------------------------
 
@@ -144,8 +147,20 @@ class Node:
         from .services.admin import AdminService
 
         address = self.home.config.node.listen
-        server = grpc.aio.server(options=wire.SERVER_OPTIONS, maximum_concurrent_rpcs=limits.CONCURRENT_CALLS)
-        info = NodeInfoService(self.home.name, self.book, self.lists, self.epochs, self.gate, self.capture)
+        server = grpc.aio.server(
+            options=wire.SERVER_OPTIONS,
+            maximum_concurrent_rpcs=limits.CONCURRENT_CALLS,
+            interceptors=[wire.MembersOnly(wire.Authenticator(self.book))],
+        )
+        info = NodeInfoService(
+            self.home.name,
+            self.book,
+            self.lists,
+            self.epochs,
+            self.gate,
+            self.capture,
+            self._newer_list.set,
+        )
         node_pb2_grpc.add_NodeInfoServicer_to_server(info, server)
         sync = ListSyncService(self.book, self.epochs, self.gate, self.capture)
         sync_pb2_grpc.add_ListSyncServicer_to_server(sync, server)
@@ -159,7 +174,7 @@ class Node:
             port = server.add_secure_port(address, credentials)
         except RuntimeError as error:
             raise ConfigError(f"{self.home.file}: node.listen: cannot listen on {address}") from error
-        admin = grpc.aio.server(options=[*wire.SERVER_OPTIONS])
+        admin = grpc.aio.server(options=wire.ADMIN_OPTIONS)
         admin_pb2_grpc.add_AdminServicer_to_server(AdminService(self), admin)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, admin)
         reflection.enable_server_reflection([_ADMIN_SERVICE, reflection.SERVICE_NAME], admin)
@@ -169,7 +184,7 @@ class Node:
             await each.start()
         for service in ("", *_PEER_SERVICES):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
-        self._tasks = [asyncio.create_task(self._tend())]
+        self._tasks = [asyncio.create_task(self._tend()), asyncio.create_task(self._keep_in_touch())]
         return f"{address.rpartition(':')[0]}:{port}"
 
     def _listen_on_socket(self, admin: grpc.aio.Server) -> None:
@@ -205,12 +220,14 @@ class Node:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
         await self.peers.close()
-        await asyncio.to_thread(self._close)
+        # Sealing that is under way stops here and resumes at the next start; a write that has begun ends.
+        await asyncio.to_thread(self.workers.close)
+        await asyncio.get_running_loop().shutdown_default_executor()
+        self._close()
 
     def _close(self) -> None:
         self.asker.close()
         self._lookup.close()
-        self.workers.close()
         self.gate.close()
         self.tables.close()
         self.home.socket.unlink(missing_ok=True)
@@ -219,9 +236,7 @@ class Node:
     # -- housekeeping ----------------------------------------------------------------------------------------
 
     async def _tend(self) -> None:
-        """Expire, seal, rotate, close and forget what is due; sync where configured."""
-        every = self.home.config.ask.sync_every_minutes * 60
-        next_sync = asyncio.get_running_loop().time() + every
+        """Expire, seal, rotate, close and forget what is due; nobody else can hold this up."""
         while True:
             for name in await asyncio.to_thread(self.lists.names):
                 try:
@@ -232,11 +247,31 @@ class Node:
                 await asyncio.to_thread(self.questions.purge)
             except Exception:
                 _log.exception("housekeeping of questions failed")
-            if every and asyncio.get_running_loop().time() >= next_sync:
-                next_sync += every
-                for member in self.peers.others(str(self.home.name)):
-                    try:
-                        await self.syncer.sync(member)
-                    except NodeError as error:
-                        _log.warning("sync: %s", error)
             await asyncio.sleep(TEND_SECONDS)
+
+    async def _keep_in_touch(self) -> None:
+        """Learn newer member lists (and so revocations) from the others; sync where configured."""
+        loop = asyncio.get_running_loop()
+        every = self.home.config.ask.sync_every_minutes * 60
+        next_sync = loop.time() + every
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._newer_list.wait(), TOUCH_SECONDS)
+            self._newer_list.clear()
+            syncing = bool(every) and loop.time() >= next_sync
+            if syncing:
+                next_sync = loop.time() + every
+            others = self.peers.others(str(self.home.name))
+            await asyncio.gather(*(self._touch(member, syncing) for member in others))
+            await asyncio.sleep(1.0)
+
+    async def _touch(self, member: Member, syncing: bool) -> None:
+        try:
+            if syncing:
+                await self.syncer.sync(member)
+            else:
+                await self.syncer.info(member, self.home.config.ask.deadline_seconds)
+        except NodeError as error:
+            _log.info("%s: %s", member.name.name, error)
+        except Exception:
+            _log.exception("%s: keeping in touch failed", member.name.name)

@@ -61,7 +61,13 @@ class Rule(_Model):
 
     def names(self, member: MemberName, list_name: str) -> bool:
         """Whether the rule is about this member and list."""
-        wanted = {"*", str(member), f"role:{member.role.value}", member.name}
+        wanted = {
+            "*",
+            str(member),
+            f"role:{member.role.value}",
+            f"{member.role.value}/{member.name}",
+            member.name,
+        }
         return bool(wanted & set(self.members)) and bool({"*", list_name} & set(self.lists))
 
 
@@ -70,7 +76,6 @@ class Policy(_Model):
 
     allow: list[Rule] = []
     budgets: dict[str, ListBudget] = {}
-    max_batch: int = Field(16_384, ge=1, le=16_384)
 
     def rule(self, member: MemberName, list_name: str) -> Rule | None:
         """The rule that decides, or None where nothing is allowed."""

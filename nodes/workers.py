@@ -10,7 +10,7 @@ import multiprocessing.connection
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
@@ -39,9 +39,14 @@ class Workers:
         self.count = count or os.cpu_count() or 1
         self._lock = threading.Lock()
         self._pool: ProcessPoolExecutor | None = None
+        self._closed = False
 
     def _executor(self) -> ProcessPoolExecutor:
         with self._lock:
+            if self._closed:
+                raise NodeError(
+                    "the node is stopping; what was under way resumes at its next start", "STOPPING"
+                )
             if self._pool is None:
                 context = multiprocessing.get_context("forkserver")
                 context.set_forkserver_preload(_PRELOAD)
@@ -65,6 +70,10 @@ class Workers:
             with self._lock:
                 self._pool = None
             raise NodeError("a worker process died (out of memory?); try again", "WORKER") from error
+        except (CancelledError, RuntimeError) as error:
+            if self._closed:
+                raise NodeError("the node is stopping", "STOPPING") from error
+            raise
         finally:
             for future in window:
                 future.cancel()
@@ -74,8 +83,9 @@ class Workers:
         return list(self.stream(function, arguments))
 
     def close(self) -> None:
-        """End the processes; what is under way is lost."""
+        """End the processes for good; who waits for them gets a `NodeError`."""
         with self._lock:
+            self._closed = True
             if self._pool is not None:
                 self._pool.shutdown(wait=True, cancel_futures=True)
                 self._pool = None

@@ -28,14 +28,27 @@ def imported(path: Path) -> set[str]:
     return names
 
 
-@pytest.mark.parametrize(("room", "forbidden"), [("protocols", {"federation", "nodes"}), ("federation", {"nodes"})])
+@pytest.mark.parametrize(
+    ("room", "forbidden"), [("protocols", {"federation", "nodes"}), ("federation", {"nodes"})]
+)
 def test_imports_run_one_way(room, forbidden):
     for path in modules(room):
         assert not imported(path) & forbidden, path
 
 
 def test_protocols_touch_no_network_disk_clock_or_log():
-    outside = {"socket", "grpc", "asyncio", "logging", "structlog", "time", "pathlib", "sqlalchemy", "lmdb", "subprocess"}
+    outside = {
+        "socket",
+        "grpc",
+        "asyncio",
+        "logging",
+        "structlog",
+        "time",
+        "pathlib",
+        "sqlalchemy",
+        "lmdb",
+        "subprocess",
+    }
     for path in modules("protocols"):
         assert not imported(path) & outside, path
 
@@ -47,7 +60,10 @@ def test_generated_code_is_up_to_date(tmp_path):
     subprocess.run(
         [
             *(sys.executable, "-m", "grpc_tools.protoc", f"-I{tmp_path / 'proto'}"),
-            *(f"--{kind}_out={tmp_path / 'proto'}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")),
+            *(
+                f"--{kind}_out={tmp_path / 'proto'}"
+                for kind in ("python", "grpc_python", "mypy", "mypy_grpc")
+            ),
             *map(str, sources),
         ],
         check=True,
@@ -60,8 +76,8 @@ def test_generated_code_is_up_to_date(tmp_path):
 
 def test_no_pickle_no_eval_no_unauthenticated_port():
     allowed = {
-        "nodes/node.py": "add_insecure_port(f\"unix:",
-        "nodes/cli/common.py": "insecure_channel(f\"unix:",
+        "nodes/node.py": 'add_insecure_port(f"unix:',
+        "nodes/cli/common.py": 'insecure_channel(f"unix:',
     }
     for room in ROOMS:
         for path in modules(room):

@@ -93,10 +93,10 @@ def read_items(source: str, kind: str, values: list[str]) -> list[pb.QueryItem]:
     if source == "-":
         if sys.stdin.isatty():
             err.print(t("One value a line, Ctrl-D to end:", "每行一个值，Ctrl-D 结束："))
-        return _lines(sys.stdin.read(), kind)
+        return _lines(_decode(sys.stdin.buffer.read(), Path("-")), kind)
     path = Path(source)
     if path.suffix.lower() in (".csv", ".xlsx", ".xlsm"):
-        mapping = Mapping(constants={"kind": kind})
+        mapping = Mapping(constants={"kind": kind} if kind else {}, needed=("value",))
         items = []
         for row in table.rows(path, mapping):
             if isinstance(row, BadCell):
@@ -105,14 +105,18 @@ def read_items(source: str, kind: str, values: list[str]) -> list[pb.QueryItem]:
             items.append(pb.QueryItem(**fields))
         return items
     try:
-        return _lines(path.read_text("utf-8-sig"), kind)
+        return _lines(_decode(path.read_bytes(), path), kind)
     except OSError as error:
         raise FileError(path, str(error.strerror)) from error
-    except UnicodeDecodeError:
+
+
+def _decode(data: bytes, path: Path) -> str:
+    for encoding in ("utf-8-sig", "gb18030"):
         try:
-            return _lines(path.read_text("gb18030"), kind)
-        except UnicodeDecodeError as error:
-            raise FileError(path, "neither UTF-8 nor GB18030") from error
+            return data.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+    raise FileError(path, "neither UTF-8 nor GB18030")
 
 
 def _lines(text: str, kind: str) -> list[pb.QueryItem]:
@@ -161,6 +165,8 @@ def query(
     if output is not None and output.suffix.lower() not in results.WRITERS:
         raise typer.BadParameter(", ".join(results.WRITERS), param_hint="--output")
     with errors():
+        if output is not None:
+            results.check_writable(output)
         items = read_items(source, kind, value or [])
         if not items:
             raise CommandError(t("there is nothing to ask", "没有要查询的值"))
@@ -180,13 +186,13 @@ def query(
             deadline_s=deadline,
         )
         gathered = _ask(request, config, json, plan, yes)
-        if output is not None:
-            results.WRITERS[output.suffix.lower()](output, gathered)
         if json:
             print_json(gathered.document())
         elif not plan:
             results.show(gathered)
-            if output is not None:
+        if output is not None and not plan:
+            results.WRITERS[output.suffix.lower()](output, gathered)
+            if not json:
                 out.print(t(f"all rows are in {output}", f"全部结果在 {output}"))
         if not gathered.complete and not plan:
             raise typer.Exit(1)

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import shutil
+import time
 from typing import Annotated, Any
 
 import grpc
@@ -150,7 +151,13 @@ def _check_files(home: Home, report: _Report) -> None:
     book = report.attempt(t("member list", "成员名单"), lambda: MemberBook(home.certs / "members.bin", ca))
     if book is not None:
         names = ", ".join(member.name.name for member in book.current)
-        report.add(OK, t("member list", "成员名单"), f"{book.current.version}: {names}")
+        days = int((book.current.valid_until - time.time()) // 86_400)
+        report.add(
+            OK if days > 14 else WARN,
+            t("member list", "成员名单"),
+            f"{book.current.version}: {names}; {days} d",
+            "" if days > 14 else t("ask the CA to reissue it", "请证书机构重新签署"),
+        )
         report.attempt(t("member list", "成员名单"), lambda: book.current.authenticate(own))
     if home.capture:
         report.add(

@@ -19,9 +19,9 @@ from rich.table import Table
 
 from protocols.errors import ProtocolError
 
-from .. import limits
 from ..config import Home
 from ..errors import NodeError
+from ..services.wire import ADMIN_OPTIONS
 from .i18n import t
 
 _WIDE = 140  # columns where nobody's terminal says otherwise
@@ -63,10 +63,12 @@ def errors() -> Iterator[None]:
                 )
             )
         fail(error.details() or code.name)
-    except KeyboardInterrupt:
-        fail(t("interrupted", "已中断"), 130)
     except BrokenPipeError:
         os._exit(1)
+    except OSError as error:
+        fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except KeyboardInterrupt:
+        fail(t("interrupted", "已中断"), 130)
 
 
 def fail(message: str, status: int = 1) -> None:
@@ -87,11 +89,7 @@ def admin(config: Path) -> Iterator[admin_pb2_grpc.AdminStub]:
                 f"节点未运行：请用 `lianfang serve --config {home.file}` 启动",
             )
         )
-    options = [
-        ("grpc.max_receive_message_length", limits.MESSAGE_BYTES),
-        ("grpc.max_send_message_length", limits.MESSAGE_BYTES * 16),
-    ]
-    with grpc.insecure_channel(f"unix:{home.socket}", options) as channel:  # the socket is 0600
+    with grpc.insecure_channel(f"unix:{home.socket}", ADMIN_OPTIONS) as channel:  # the socket is 0600
         yield admin_pb2_grpc.AdminStub(channel)
 
 

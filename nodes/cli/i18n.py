@@ -45,6 +45,7 @@ _WORDS |= {
     "hit": "命中",
     "miss": "未命中",
     "expired": "已到期",
+    "unreadable": "记录无法打开",
     "review": "需复核",
     "answered": "已答复",
     "refused": "被拒绝",

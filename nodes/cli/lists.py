@@ -14,7 +14,7 @@ from rich.progress import Progress, TaskID
 from .. import limits
 from ..errors import NodeError
 from ..importers import ofac, table
-from ..importers.table import FIELDS, BadCell, Mapping, ReadRow
+from ..importers.table import FIELDS, BadCell, Mapping, ReadRow, private_file
 from . import common
 from .common import HERE, CommandError, Config, Json, admin, as_dict, err, errors, out, print_json
 from .i18n import t, word
@@ -83,13 +83,17 @@ def follow(bars: Progress, events: Iterator[pb.ImportProgress]) -> tuple[pb.Impo
         "merge": t("sorting", "排序"),
     }
     tasks: dict[str, TaskID] = {}
+    bad: list[pb.BadRow] = []
     for event in events:
+        bad.extend(event.bad)
+        if event.phase == "bad":
+            continue
         if event.phase == "done":
             for task in tasks.values():
                 bars.update(
                     task, total=bars.tasks[task].completed or 1, completed=bars.tasks[task].completed or 1
                 )
-            return event.result, list(event.bad)
+            return event.result, bad
         if event.phase not in tasks:
             tasks[event.phase] = bars.add_task(names.get(event.phase, event.phase), total=None, note="")
         note = f"{event.done:,}" if event.done else ""
@@ -135,6 +139,8 @@ def import_file(
 ) -> None:
     """Import a file: all of it, or with --skip-bad its good rows. Repeating an import changes nothing."""
     with errors():
+        if bad_file is not None and bad_file.exists() and file.exists() and bad_file.samefile(file):
+            raise CommandError(t("--bad-file is the file itself", "--bad-file 与原文件相同"))
         upload = _Upload(file, kind, Mapping.load(mapping) if mapping else Mapping())
         rows = upload.parsed()
         first = next(rows, None)  # so that a file that is none fails before the node is asked
@@ -149,12 +155,21 @@ def import_file(
         problems = _problems(upload, bad)
         written = ""
         if problems and skip_bad:
-            target = bad_file or file.with_name(f"{file.name}.bad.csv")
+            target = bad_file or _free_name(file)
             _write_bad(upload, target, {number: reason for number, _, _, reason in problems})
             written = str(target)
         _show_import(result, problems, written, json)
         if result.refused or (problems and not skip_bad):
             raise typer.Exit(1)
+
+
+def _free_name(file: Path) -> Path:
+    """A name for the bad rows that replaces nobody's half-mended ones."""
+    for number in range(1, 1000):
+        target = file.with_name(f"{file.name}.bad{'' if number == 1 else f'-{number}'}.csv")
+        if not target.exists():
+            return target
+    raise CommandError(t("there are too many files of bad rows", "坏行文件过多"))
 
 
 def _chain(first: ReadRow | None, rest: Iterator[ReadRow]) -> Iterator[ReadRow]:
@@ -187,9 +202,7 @@ def _problems(upload: _Upload, bad: list[pb.BadRow]) -> list[tuple[int, str, str
 
 def _write_bad(upload: _Upload, target: Path, bad: dict[int, str]) -> None:
     if upload.kind is Format.OFAC_SDN:
-        target.unlink(missing_ok=True)
-        target.touch(mode=0o600)
-        with target.open("w", encoding="utf-8-sig", newline="") as file:
+        with private_file(target) as file:
             writer = csv.writer(file)
             writer.writerow([*FIELDS, table.REASON_COLUMN])
             for number, reason in bad.items():
@@ -346,10 +359,8 @@ def export(
     """All entries in clear as CSV, readable by its owner alone."""
     with errors(), admin(config) as node:
         entries = node.ListEntries(pb.ListEntriesRequest(list=list_name))
-        output.unlink(missing_ok=True)
-        output.touch(mode=0o600)
         count = 0
-        with output.open("w", encoding="utf-8-sig", newline="") as file:
+        with private_file(output) as file:
             writer = csv.DictWriter(file, [*FIELDS, "entry_ref"], restval="")
             writer.writeheader()
             for entry in entries:

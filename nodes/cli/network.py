@@ -193,6 +193,18 @@ def ca_revoke(
         )
 
 
+@ca_app.command("reissue", help=t("Sign the member list anew.", "重新签署成员名单。"))
+def ca_reissue(folder: CaFolder = Path("ca"), json: Json = False) -> None:
+    """Sign the member list anew before it expires (90 days); hand members.bin to any node."""
+    with errors():
+        version = Authority(folder).reissue()
+        path = folder / "members.bin"
+        if json:
+            print_json({"member_list": str(path), "member_list_version": version})
+            return
+        out.print(t(f"Version {version} is in {path}.", f"第 {version} 版在 {path}。"))
+
+
 @ca_app.command("list", help=t("Members and their certificates.", "成员及其证书。"))
 def ca_list(folder: CaFolder = Path("ca"), json: Json = False) -> None:
     """Members and their certificates."""

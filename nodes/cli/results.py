@@ -10,6 +10,7 @@ from typing import Any
 import openpyxl
 from lianfang.v1 import admin_pb2 as pb
 
+from ..services.wire import plain
 from . import common
 from .common import as_dict, err, out
 from .i18n import t, word
@@ -151,7 +152,6 @@ def write_csv(path: Path, gathered: Gathered) -> None:
 
 def write_xlsx(path: Path, gathered: Gathered) -> None:
     """All rows as XLSX with identifiers in text cells."""
-    import openpyxl  # takes longer to import than most commands to run
 
     header, rows = gathered.table_rows()
     book = openpyxl.Workbook(write_only=True)
@@ -172,6 +172,13 @@ def write_json(path: Path, gathered: Gathered) -> None:
     path.write_text(json.dumps(gathered.document(), ensure_ascii=False, indent=1), "utf-8")
 
 
+def check_writable(path: Path) -> None:
+    """Raise `OSError` before anything is asked and charged, where the results could not be written."""
+    probe = path.with_name(f".{path.name}.probe")
+    probe.touch(mode=0o600)
+    probe.unlink()
+
+
 def _private(path: Path) -> None:
     path.unlink(missing_ok=True)
     path.touch(mode=0o600)
@@ -189,7 +196,7 @@ def show_plan(gathered: Gathered) -> None:
     shown = common.table(
         t(f"{gathered.plan.identifiers:,} identifiers", f"{gathered.plan.identifiers:,} 个标识"),
         *(t("member", "成员"), t("list", "名单"), t("cost", "费用"), t("known", "已知")),
-        *(t("left today", "今日剩余"), t("left this epoch", "本周期剩余"), ""),
+        *(t("left now", "当前可用"), t("left today", "今日剩余"), t("left this epoch", "本周期剩余"), ""),
     )
     for each in gathered.plan.holders:
         budget = each.budget
@@ -198,6 +205,7 @@ def show_plan(gathered: Gathered) -> None:
             each.list,
             f"{each.cost:,}",
             f"{each.answered:,}" if each.answered else "",
+            f"{budget.burst_left:,}" if each.budget_known else "?",
             f"{budget.day_left:,}" if each.budget_known else "?",
             f"{budget.epoch_left:,}" if each.budget_known else "?",
             each.trouble,
@@ -240,7 +248,7 @@ def show(gathered: Gathered, limit: int = 60) -> None:
         outcome = word(holder.outcome) if holder else word("failed")
         charged = t(f"charged {holder.charged:,}", f"计费 {holder.charged:,}") if holder else ""
         line = f"{place[0]} / {place[1]}: {outcome}; {summary}; {charged}"
-        out.print(line + (f"; {holder.detail}" if holder and holder.detail else ""), markup=False)
+        out.print(plain(line + (f"; {holder.detail}" if holder and holder.detail else "")), markup=False)
     if gathered.problems:
         missed = common.table(
             t(f"{len(gathered.problems)} values were not asked", f"{len(gathered.problems)} 个值未查询"),

@@ -17,7 +17,8 @@ from protocols.sealed import BatchHash
 
 from ..files import sync_folder, write_atomic
 
-_READ = 4_096  # records read at once from a run
+_READ = 1_024  # records read at once from a run
+_MERGE_AT_ONCE = 256  # runs
 
 
 @dataclass
@@ -72,8 +73,22 @@ class BatchBuilder:
         self._save()
 
     def _runs(self, unit: int, suffix: str, extra: list[bytes]) -> Iterator[bytes]:
-        readers = [_read(self._folder / f"{run:06d}.{suffix}", unit) for run in range(self.progress.runs)]
-        return heapq.merge(*readers, iter(sorted(extra)))
+        paths = [self._folder / f"{run:06d}.{suffix}" for run in range(self.progress.runs)]
+        level = 0
+        while len(paths) > _MERGE_AT_ONCE:  # open files are few
+            level += 1
+            paths = [
+                self._merge(paths[i : i + _MERGE_AT_ONCE], unit, f"merged-{level}-{i:06d}.{suffix}")
+                for i in range(0, len(paths), _MERGE_AT_ONCE)
+            ]
+        return heapq.merge(*(_read(path, unit) for path in paths), iter(sorted(extra)))
+
+    def _merge(self, paths: list[Path], unit: int, name: str) -> Path:
+        target = self._folder / name
+        with target.open("wb") as file:
+            for record in heapq.merge(*(_read(path, unit) for path in paths)):
+                file.write(record)
+        return target
 
     def finish(
         self,

@@ -38,6 +38,14 @@ Report = Callable[[str, int, int], None]  # phase, done, total
 ANSWERING = ("open", "closing")
 
 
+def _not_answering(list_name: str, number: int) -> Refused:
+    return Refused(
+        f"epoch {number} of {list_name} does not answer: sync and ask the newest",
+        "EPOCH",
+        grpc.StatusCode.FAILED_PRECONDITION,
+    )
+
+
 def silent(_phase: str, _done: int, _total: int) -> None:
     """Report to nobody."""
 
@@ -83,6 +91,7 @@ class Epochs:
         keys: NodeKeys,
         name: MemberName,
         folder: Path,
+        key_folder: Path,
         settings: ListsSection,
         workers: Workers,
     ) -> None:
@@ -90,9 +99,10 @@ class Epochs:
         self._settings, self._workers = settings, workers
         self._signing: Ed25519PrivateKey = keys.signing
         self._vault: Vault = keys.vault
-        self._key_folder = keys.folder / "epochs"
+        self._key_folder = key_folder
         self._key_folder.mkdir(mode=0o700, exist_ok=True)
-        self._keys: dict[tuple[str, int], KeyPair] = {}
+        self._keys: dict[tuple[str, int], tuple[KeyPair, float]] = {}  # and until when it answers
+        self._destroyed: set[tuple[str, int]] = set()
         self._heads: dict[tuple[str, int], int] = {}
         self._guard = threading.Lock()
 
@@ -152,10 +162,13 @@ class Epochs:
     def head(self, list_name: str, number: int) -> int:
         """Number of the newest batch, from memory; 0 before the first."""
         key = (list_name, number)
-        if key not in self._heads:
+        known = self._heads.get(key)
+        if known is None:
             batches = self.batches(list_name, number)
-            self._heads[key] = batches[-1].number if batches else 0
-        return self._heads[key]
+            with self._guard:
+                known = max(self._heads.get(key, 0), batches[-1].number if batches else 0)
+                self._heads[key] = known
+        return known
 
     def batch_path(self, list_name: str, number: int, batch: int) -> Path:
         """The batch's file."""
@@ -168,19 +181,25 @@ class Epochs:
         return f"epoch\x1f{list_name}\x1f{number}".encode()
 
     def key(self, list_name: str, number: int) -> KeyPair:
-        """The key of an epoch that answers. Raises `Refused` for a closed or unknown one."""
+        """The key of an epoch that answers questions. Raises `Refused` for any other."""
         with self._guard:
-            pair = self._keys.get((list_name, number))
-            if pair is not None:
-                return pair
-        states = {each.number: each for each in self.all(list_name)}
-        epoch = states.get(number)
-        if epoch is None or epoch.state == "closed":
-            raise Refused(
-                f"epoch {number} of {list_name} is {'closed' if epoch else 'not known'}: sync and ask the newest",
-                "EPOCH",
-                grpc.StatusCode.FAILED_PRECONDITION,
-            )
+            known = self._keys.get((list_name, number))
+        if known is None:
+            epoch = next((each for each in self.all(list_name) if each.number == number), None)
+            if epoch is None or epoch.state not in ANSWERING:
+                raise _not_answering(list_name, number)
+            pair = self._read_key(list_name, epoch)
+            known = pair, epoch.closes_at if epoch.state == "closing" else float("inf")
+            with self._guard:
+                if (list_name, number) in self._destroyed:
+                    raise _not_answering(list_name, number)
+                self._keys[(list_name, number)] = known
+        if time.time() >= known[1]:
+            raise _not_answering(list_name, number)
+        return known[0]
+
+    def _read_key(self, list_name: str, epoch: Epoch) -> KeyPair:
+        number = epoch.number
         path = self._key_path(list_name, number)
         try:
             secret = self._vault.decrypt(path.read_bytes(), self._purpose(list_name, number))
@@ -189,9 +208,11 @@ class Epochs:
         pair = KeyPair(secret, group.multiply_base(secret))
         if pair.public != epoch.public_key:
             raise StorageError(f"{path} is not the key of epoch {number}; rotate the list")
-        with self._guard:
-            self._keys[(list_name, number)] = pair
         return pair
+
+    def _sealing_key(self, list_name: str, number: int) -> KeyPair:
+        """The key of an epoch that exists, whether it answers yet or not."""
+        return self._read_key(list_name, next(each for each in self.all(list_name) if each.number == number))
 
     # -- opening and closing -----------------------------------------------------------------------------------
 
@@ -241,11 +262,12 @@ class Epochs:
     def close(self, list_name: str, number: int) -> None:
         """Destroy the epoch's key, then record that it is gone."""
         path = self._key_path(list_name, number)
-        with self._guard:
-            self._keys.pop((list_name, number), None)
         epoch = next(each for each in self.all(list_name) if each.number == number)
-        if path.exists():
-            destroy(path)
+        with self._guard:
+            self._destroyed.add((list_name, number))
+            self._keys.pop((list_name, number), None)
+            if path.exists():
+                destroy(path)
         closed = statement.sign(
             self._signing,
             statement.epoch_closed(
@@ -309,7 +331,7 @@ class Epochs:
         progress = builder.progress
         total = self._store.count_changes(list_name, progress.after, progress.until)
         finished = progress.sealed + progress.tombstones
-        secret = self.key(list_name, number).secret
+        secret = self._sealing_key(list_name, number).secret
         context = self.where(list_name, number).context
         pages: list[tuple[int, tuple[int, int]]] = []  # (pieces of the page, where it ends)
 
@@ -363,7 +385,7 @@ class Epochs:
             added - removed,
             first=not done,
         )
-        key = sealed.dummy_key(self.key(list_name, number).secret)
+        key = sealed.dummy_key(self._sealing_key(list_name, number).secret)
         fill = sealed.RECORD - sealed.TAG
         dummies = (
             [tag + os.urandom(fill) for tag in sealed.dummy_tags(key, added, added + padding.added)],
@@ -432,7 +454,10 @@ class Epochs:
                     .where(epochs.c.list == list_name, epochs.c.number == number)
                     .values(state="open")
                 )
-        self._heads[(list_name, number)] = batch.number
+        with self._guard:
+            self._heads[(list_name, number)] = batch.number
+            if batch.number == 1:
+                self._keys = {key: pair for key, pair in self._keys.items() if key[0] != list_name}
 
 
 def _pieces(live: list[SealRow], gone: list[bytes]) -> Iterator[tuple[list[SealRow], list[bytes]]]:

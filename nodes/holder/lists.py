@@ -23,7 +23,7 @@ _LIVE = tuple(int(status) for status in labels.LIVE)
 _HELD = (
     f"(e.status IN ({Status.WITHDRAWN:d}, {Status.SUSPENDED:d}) AND e.reason <> {Reason.REMOVED_BY_SOURCE:d})"
 )
-_DETAILS = ("category", "severity", "confidence", "basis", "reason")
+_DETAILS = ("category", "severity", "confidence", "basis", "reason", "own_mark")
 _COLUMNS = tuple(column for column in StoredRow._fields)
 
 
@@ -137,7 +137,7 @@ class ListStore:
                     )
                 on_store()
                 connection.execution_options(read=False)
-                with connection.begin():
+                with db.turn(self._database), connection.begin():
                     self._apply(connection, name, replace, outcome)
             finally:
                 connection.execution_options(read=True)
@@ -193,9 +193,17 @@ class ListStore:
             (list_id,),
         ).scalar_one()
         differs = " OR ".join(f"e.{c} IS NOT i.{c}" for c in _DETAILS)
-        # A contested entry stays contested although the file says active.
-        status = f"""CASE WHEN e.status = {Status.CONTESTED:d} AND i.status = {Status.ACTIVE:d}
-            THEN e.status ELSE i.status END"""
+        # A contested entry stays contested although the file says active; one whose time has passed stays
+        # expired while the file gives no new date.
+        status = f"""CASE WHEN e.status = {Status.CONTESTED:d} AND i.status = {Status.ACTIVE:d} THEN e.status
+            WHEN NOT i.dated AND i.status IN {live} AND e.valid_until BETWEEN 1 AND {today() - 1} THEN {Status.EXPIRED:d}
+            ELSE i.status END"""
+        # A row that is bad in another column is no reason to withdraw its entry.
+        run("CREATE TEMP TABLE IF NOT EXISTS unread (identifier)")
+        run("DELETE FROM temp.unread")
+        unread = [(bad.identifier,) for bad in outcome.bad if bad.identifier]
+        if unread:
+            run("INSERT INTO temp.unread VALUES (?)", unread)
         run("CREATE TEMP TABLE IF NOT EXISTS changing (id INTEGER PRIMARY KEY, number INTEGER)")
         run("DELETE FROM temp.changing")
         run(
@@ -229,10 +237,12 @@ class ListStore:
         if replace:
             outcome.withdrawn = run(
                 f"""UPDATE entry SET status = ?, reason = ?, seq = ? WHERE list_id = ? AND status IN {live}
-                AND identifier NOT IN (SELECT identifier FROM temp.incoming)""",  # noqa: S608
+                AND identifier NOT IN (SELECT identifier FROM temp.incoming)
+                AND identifier NOT IN (SELECT identifier FROM temp.unread)""",  # noqa: S608
                 (int(Status.WITHDRAWN), int(Reason.REMOVED_BY_SOURCE), seq, list_id),
             ).rowcount
         run("DROP TABLE temp.changing")
+        run("DROP TABLE temp.unread")
         outcome.unchanged = good - outcome.added - outcome.changed - outcome.held
         if outcome.added or outcome.changed or outcome.withdrawn:
             run("UPDATE named_list SET seq = ? WHERE id = ?", (seq, list_id))
@@ -274,13 +284,23 @@ class ListStore:
 
     def expire(self, name: str, day: int | None = None) -> int:
         """Entries whose last valid day has passed leave with the next batch; returns how many."""
+        marks = ", ".join(map(str, _LIVE))
+        before = today() if day is None else day
+        with db.reading(self._database) as connection:
+            list_id = self._id(connection, name)[0]
+            due = connection.exec_driver_sql(
+                f"""SELECT 1 FROM entry WHERE list_id = ? AND valid_until > 0 AND valid_until < ?
+                AND status IN ({marks}) LIMIT 1""",  # noqa: S608
+                (list_id, before),
+            ).first()
+        if due is None:
+            return 0
         with db.writing(self._database) as connection:
             list_id, last = self._id(connection, name)
-            marks = ", ".join(map(str, _LIVE))
             count = connection.exec_driver_sql(
                 f"""UPDATE entry SET status = ?, seq = ? WHERE list_id = ? AND status IN ({marks})
                 AND valid_until > 0 AND valid_until < ?""",  # noqa: S608
-                (int(Status.EXPIRED), last + 1, list_id, today() if day is None else day),
+                (int(Status.EXPIRED), last + 1, list_id, before),
             ).rowcount
             if count:
                 connection.exec_driver_sql("UPDATE named_list SET seq = ? WHERE id = ?", (last + 1, list_id))

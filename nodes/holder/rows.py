@@ -11,7 +11,7 @@ from typing import NamedTuple
 from protocols import label as labels
 from protocols import sealed
 from protocols.errors import IdentifierError
-from protocols.identifiers import Kind, normalise
+from protocols.identifiers import Identifier, Kind, normalise
 from protocols.label import Basis, Category, Reason, Status
 
 from .. import words
@@ -45,6 +45,7 @@ class StoredRow(NamedTuple):
     secret: bytes
     kind: str
     own_reference: bytes | None
+    own_mark: bytes | None
     ref: bytes
     category: int
     severity: int
@@ -63,6 +64,7 @@ class Bad(NamedTuple):
     number: int
     column: str
     reason: str
+    identifier: bytes = b""  # keyed index, where that much could be read
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class _BadField(Exception):
     def __init__(self, column: str, reason: str) -> None:
         super().__init__(reason)
         self.column = column
+        self.identifier = b""
 
 
 _DATE = re.compile(r"(\d{4})[-/.年]?(\d{1,2})[-/.月]?(\d{1,2})日?(?:[ T]00:00:00)?")
@@ -124,7 +127,7 @@ def prepare(row: RawRow, vault: Vault, options: RowOptions) -> StoredRow | Bad:
     try:
         return _prepare(row, vault, options)
     except _BadField as error:
-        return Bad(row.number, error.column, str(error))
+        return Bad(row.number, error.column, str(error), error.identifier)
     except IdentifierError as error:
         column = {"country": "country", "institution": "institution"}.get(error.code, "value")
         return Bad(row.number, column, str(error))
@@ -137,6 +140,15 @@ def _prepare(row: RawRow, vault: Vault, options: RowOptions) -> StoredRow:
     if kind is None:
         raise _BadField("kind", f"not one of {', '.join(Kind)}")
     identifier = normalise(kind, row.value, row.country, row.institution, options.default_region)
+    try:
+        return _with_details(row, vault, options, identifier)
+    except _BadField as error:
+        error.identifier = vault.index(identifier.canonical)
+        raise
+
+
+def _with_details(row: RawRow, vault: Vault, options: RowOptions, identifier: Identifier) -> StoredRow:
+    kind = identifier.kind
     category = _word("category", row.category, dict(words.CATEGORIES), Category.OTHER)
     severity = _number("severity", row.severity, 1, 5, 3)
     confidence = _number("confidence", row.confidence, 0, 100, 50)
@@ -165,6 +177,7 @@ def _prepare(row: RawRow, vault: Vault, options: RowOptions) -> StoredRow:
         vault.encrypt(canonical, b"entry"),
         kind.value,
         vault.encrypt(reference.encode(), b"reference") if reference else None,
+        vault.index(b"reference\x1f" + reference.encode()) if reference else None,
         os.urandom(16),
         category,
         severity,

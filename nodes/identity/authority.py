@@ -203,17 +203,33 @@ class Authority:
             raise ConfigError(f"{request.name} is not of the network {self.members.network}")
         message = self.members.message()
         known = [entry for entry in message.members if entry.id == str(request.name)]
+        taken = [e.id for e in message.members if e.id.endswith(f"/{request.name.name}") and e not in known]
+        if taken:
+            raise ConfigError(f"the name {request.name.name} is taken by {taken[0]}")
         if known and known[0].signing_key != request.signing_key:
             raise ConfigError(f"{request.name} is a member with another signing key; revoke it first")
         certificate = certificates.issue(self._key, self.certificate, request.public, request.name, days)
         entry = known[0] if known else message.members.add()
         entry.id, entry.dns, entry.endpoint = str(request.name), request.name.dns, request.endpoint
         entry.signing_key, entry.sealing_key = request.signing_key, request.sealing_key
-        kept = [*entry.certificates, certificates.der(certificate)][-2:]  # the one before still serves
+        kept = []
+        for data in entry.certificates:
+            old = x509.load_der_x509_certificate(data)
+            if old.public_key() == request.public:
+                kept.append(data)
+            else:  # a new key: the old one may be in other hands
+                message.revoked.add(
+                    serial=old.serial_number.to_bytes(20, "big"), id=entry.id, at=int(time.time())
+                )
         del entry.certificates[:]
-        entry.certificates.extend(kept)
+        entry.certificates.extend([*kept[-1:], certificates.der(certificate)])  # the one before still serves
         self._publish(message)
         return Bundle(certificate, self.certificate, self.members.signed)
+
+    def reissue(self) -> int:
+        """Sign the member list anew, unchanged, before it expires; returns its version."""
+        self._publish(self.members.message())
+        return self.members.version
 
     def revoke(self, name: str) -> list[str]:
         """Strike a member off and revoke its certificates; returns their serials."""

@@ -43,7 +43,6 @@ def create(folder: Path) -> None:
     write_secret(folder / "signing.key", _pem(Ed25519PrivateKey.generate()))
     write_secret(folder / "sealing.key", _pem(X25519PrivateKey.generate()))
     write_secret(folder / "storage.key", secrets.token_bytes(32))
-    (folder / "epochs").mkdir(mode=0o700, exist_ok=True)
 
 
 def check_private(path: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .. import limits
-from .table import REASON_COLUMN, BadCell, FileError, Mapping, Parsed, ReadRow, fields_of
+from .table import REASON_COLUMN, BadCell, FileError, Mapping, Parsed, ReadRow, fields_of, private_file
 
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
@@ -39,8 +39,11 @@ def _decode_all(path: Path, name: str) -> None:
     decoder.decode(b"", final=True)
 
 
-def reader(path: Path) -> "Iterator[tuple[int, list[str]]]":
-    """Records as (number, cells); the header is number 0. Raises `FileError` for a file that is no CSV."""
+def reader(path: Path) -> "Iterator[tuple[int, list[str] | str]]":
+    """Records as (row as a spreadsheet counts, cells), or what is wrong with the record instead of its cells.
+
+    Rows without a value are passed over. Raises `FileError` for a file that is no CSV.
+    """
     encoding = encoding_of(path)
     with path.open(encoding=encoding, newline="") as file:
         first = file.readline(1 << 20)
@@ -49,25 +52,41 @@ def reader(path: Path) -> "Iterator[tuple[int, list[str]]]":
         csv.field_size_limit(limits.CELL_CHARACTERS)
         records = csv.reader(file, delimiter=delimiter, strict=True)
         number = 0
-        try:
-            for cells in records:
-                if cells or number == 0:
-                    yield number, cells
-                    number += 1
-        except csv.Error as error:
-            raise FileError(path, f"line {records.line_num}: not CSV: {error}") from error
-        except UnicodeError as error:
-            raise FileError(path, f"line {records.line_num}: not {encoding}") from error
+        while True:
+            number += 1
+            try:
+                cells = next(records)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                if "unexpected end" in str(error):
+                    raise FileError(
+                        path, f"line {records.line_num}: not CSV: a quote is not closed"
+                    ) from error
+                yield number, f"not CSV: {error}"
+                continue
+            except UnicodeError as error:
+                raise FileError(path, f"line {records.line_num}: not {encoding}") from error
+            if any(cell.strip() for cell in cells):
+                yield number, cells
+
+
+def _header(path: Path, records: "Iterator[tuple[int, list[str] | str]]") -> list[str]:
+    header = next(records, (0, ""))[1]
+    if not isinstance(header, list):
+        raise FileError(path, header or "the file is empty")
+    return header
 
 
 def rows(path: Path, mapping: Mapping) -> Iterator[Parsed]:
-    """Rows numbered from 1 behind the header."""
+    """Rows, numbered as a spreadsheet shows them."""
     records = reader(path)
-    header = next(records, (0, []))[1]
-    if not any(cell.strip() for cell in header):
-        raise FileError(path, "the file is empty")
+    header = _header(path, records)
     targets = mapping.resolve(path, header)
     for number, cells in records:
+        if isinstance(cells, str):
+            yield BadCell(number, "", cells)
+            continue
         # A file of bad rows may have lost its last column when it was mended.
         mended = header[-1] == REASON_COLUMN and len(cells) == len(header) - 1
         if len(cells) != len(header) and not mended:
@@ -78,14 +97,13 @@ def rows(path: Path, mapping: Mapping) -> Iterator[Parsed]:
 
 def write_bad(source: Path, target: Path, bad: dict[int, str]) -> None:
     """Write the bad records of a CSV with their reasons, readable by their owner alone, to be mended."""
-    target.unlink(missing_ok=True)
-    target.touch(mode=0o600)
-    with target.open("w", encoding="utf-8-sig", newline="") as file:
+    records = reader(source)
+    header = _header(source, records)
+    width = len(header) - (header[-1] == REASON_COLUMN)
+    with private_file(target) as file:
         writer = csv.writer(file)
-        for number, cells in reader(source):
-            if number == 0:
-                width = len(cells) - (cells[-1:] == [REASON_COLUMN])
-                writer.writerow([*cells[:width], REASON_COLUMN])
-            elif number in bad:
+        writer.writerow([*header[:width], REASON_COLUMN])
+        for number, cells in records:
+            if number in bad and isinstance(cells, list):
                 padded = [*cells, *[""] * (width - len(cells))]
-                writer.writerow([*padded[:width], bad[number]] if len(cells) <= width else [*cells])
+                writer.writerow([*padded[:width], bad[number]])

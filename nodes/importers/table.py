@@ -1,12 +1,14 @@
 """What every reader gives: rows as text by field, and rows that it had to refuse, with number, column and reason."""
 
+import contextlib
 import datetime as dt
+import secrets
 import tomllib
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 from .. import limits, words
 from ..errors import NodeError
@@ -99,7 +101,8 @@ class Mapping:
     """Which column is what: by header, and constants for what the file lacks."""
 
     columns: dict[str, str] = field(default_factory=dict)  # header → field
-    constants: dict[str, str] = field(default_factory=dict)
+    constants: dict[str, str] = field(default_factory=dict)  # also where a cell is empty
+    needed: tuple[str, ...] = ("value", "kind")
 
     @classmethod
     def load(cls, path: Path) -> "Mapping":
@@ -120,7 +123,7 @@ class Mapping:
         )
 
     def resolve(self, path: Path, headers: list[str]) -> "list[str | None]":
-        """For each column its field or None. Raises `FileError` where value or kind stay unknown."""
+        """For each column its field or None. Raises `FileError` where a needed field stays unknown."""
         if len(headers) > limits.IMPORT_COLUMNS:
             raise FileError(path, f"{len(headers)} columns; at most {limits.IMPORT_COLUMNS}")
         targets: list[str | None] = []
@@ -138,7 +141,7 @@ class Mapping:
             if len(named) == 1 and "kind" not in targets and not self.columns:
                 targets[named[0][0]] = "value"
                 constants.setdefault("kind", named[0][1].value)
-        for needed in ("value", "kind"):
+        for needed in self.needed:
             if needed not in targets and needed not in constants:
                 raise FileError(
                     path,
@@ -156,7 +159,7 @@ def fields_of(targets: "list[str | None]", cells: list[str], constants: dict[str
     """A row's fields from its cells."""
     out = dict(constants)
     for target, cell in zip(targets, cells, strict=False):
-        if target is not None:
+        if target is not None and (cell.strip() or target not in out):
             out[target] = cell
     return out
 
@@ -178,6 +181,19 @@ def excel_text(value: Any) -> tuple[str, str]:
     if isinstance(value, dt.datetime | dt.date):
         return value.isoformat()[:10], ""
     return unicodedata.normalize("NFC", str(value)), ""
+
+
+@contextlib.contextmanager
+def private_file(path: Path) -> Iterator[TextIO]:
+    """A CSV file to write, readable by its owner alone; it takes its name only once it is whole."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary.touch(mode=0o600)
+    try:
+        with temporary.open("w", encoding="utf-8-sig", newline="") as file:
+            yield file
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def rows(path: Path, mapping: Mapping) -> Iterator[Parsed]:

@@ -10,7 +10,17 @@ import openpyxl
 from openpyxl.utils.exceptions import InvalidFileException
 
 from .. import limits
-from .table import REASON_COLUMN, BadCell, FileError, Mapping, Parsed, ReadRow, excel_text, fields_of
+from .table import (
+    REASON_COLUMN,
+    BadCell,
+    FileError,
+    Mapping,
+    Parsed,
+    ReadRow,
+    excel_text,
+    fields_of,
+    private_file,
+)
 
 
 def _records(path: Path) -> Iterator[tuple[int, tuple[Any, ...]]]:
@@ -22,17 +32,15 @@ def _records(path: Path) -> Iterator[tuple[int, tuple[Any, ...]]]:
         sheet = book.worksheets[0]
         if (sheet.max_column or 0) > limits.IMPORT_COLUMNS:
             raise FileError(path, f"{sheet.max_column} columns; at most {limits.IMPORT_COLUMNS}")
-        number = 0
-        for cells in sheet.iter_rows(values_only=True):
-            if number == 0 or any(cell is not None for cell in cells):
+        for number, cells in enumerate(sheet.iter_rows(values_only=True), 1):
+            if any(cell is not None and str(cell).strip() for cell in cells):
                 yield number, cells
-                number += 1
     finally:
         book.close()
 
 
 def rows(path: Path, mapping: Mapping) -> Iterator[Parsed]:
-    """Rows numbered from 1 behind the header."""
+    """Rows, numbered as the sheet shows them."""
     records = _records(path)
     header = [excel_text(cell)[0] for cell in next(records, (0, ()))[1]]
     if not any(header):
@@ -53,13 +61,10 @@ def rows(path: Path, mapping: Mapping) -> Iterator[Parsed]:
 
 def write_bad(source: Path, target: Path, bad: dict[int, str]) -> None:
     """Write the bad rows as CSV with their reasons, readable by their owner alone, to be mended."""
-    target.unlink(missing_ok=True)
-    target.touch(mode=0o600)
-    with target.open("w", encoding="utf-8-sig", newline="") as file:
+    records = _records(source)
+    with private_file(target) as file:
         writer = csv.writer(file)
-        for number, cells in _records(source):
-            texts = ["" if cell is None else str(cell) for cell in cells]
-            if number == 0:
-                writer.writerow([*texts, REASON_COLUMN])
-            elif number in bad:
-                writer.writerow([*texts, bad[number]])
+        writer.writerow([*("" if cell is None else str(cell) for cell in next(records)[1]), REASON_COLUMN])
+        for number, cells in records:
+            if number in bad:
+                writer.writerow([*("" if cell is None else str(cell) for cell in cells), bad[number]])

@@ -1,6 +1,8 @@
 """Channels to other members. Each trusts exactly the certificates that the member list binds to that member:
 gRPC checks the DNS name, never the SPIFFE URI, so the pin is what tells one member from another."""
 
+import asyncio
+
 import grpc
 from lianfang.v1 import lookup_pb2_grpc, node_pb2_grpc, sync_pb2_grpc
 
@@ -21,7 +23,7 @@ class PeerFailed(NodeError):
 def failed(member: Member, error: grpc.aio.AioRpcError) -> PeerFailed:
     """Say who failed and how, for a person."""
     name, code, reason = member.name.name, error.code(), wire.reason_of(error)
-    details = error.details() or ""
+    details = wire.plain(error.details() or "")
     if reason != code.name:
         return PeerFailed("refused", f"{name}: {details}", reason)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -49,6 +51,7 @@ class Peers:
     def __init__(self, book: MemberBook, keys: NodeKeys, own_certificate: bytes) -> None:
         self._book, self._keys, self._certificate = book, keys, own_certificate
         self._open: dict[str, tuple[tuple[str, bytes], Peer]] = {}
+        self._closing: set[asyncio.Future[None]] = set()
 
     def get(self, member: Member) -> Peer:
         """Raise `Refused` where the member's certificate has expired."""
@@ -57,8 +60,12 @@ class Peers:
         if known is not None and known[0] == pin:
             return known[1]
         credentials = grpc.ssl_channel_credentials(pin[1], self._keys.tls_pem(), self._certificate)
-        options = [*wire.OPTIONS, ("grpc.ssl_target_name_override", member.name.dns)]
+        options = [*wire.CLIENT_OPTIONS, ("grpc.ssl_target_name_override", member.name.dns)]
         channel = grpc.aio.secure_channel(member.endpoint, credentials, options)
+        if known is not None:  # the member's address or certificate changed
+            task = asyncio.ensure_future(known[1].channel.close(grace=5.0))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
         peer = Peer(channel)
         self._open[member.id] = (pin, peer)
         return peer

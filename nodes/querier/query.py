@@ -1,6 +1,7 @@
 """Asking: one question to all holders at once, each reported by itself."""
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,7 @@ from .questions import Answer, Batch, Job, Questions
 from .sync import Synced, Syncer
 from .tables import Tables
 
+_log = logging.getLogger("lianfang.ask")
 _SECONDS_PER_ELEMENT = 0.004  # allowed on top of the deadline for a batch's own arithmetic
 
 
@@ -42,6 +44,7 @@ class Target:
     pending: list[Batch] = field(default_factory=list)
     budget: common.Budget | None = None
     trouble: tuple[str, str] | None = None  # outcome, why it cannot be asked
+    never_offered: bool = False  # when last heard of, the member offered no list to this node
 
     @property
     def list_name(self) -> str:
@@ -56,8 +59,9 @@ class Target:
 
     @property
     def cost(self) -> int:
-        """Evaluations that new batches will be charged."""
-        return sum(count for _, count in self.parts())
+        """Evaluations that may be charged: new batches, and those that were asked without an answer."""
+        again = sum(padding.bucket(len(batch.inputs)) for batch in self.pending)
+        return again + sum(count for _, count in self.parts())
 
 
 @dataclass(frozen=True)
@@ -114,9 +118,13 @@ class Asker:
         members: Sequence[Member],
         lists: Sequence[str],
         again: bool,
+        deadline: float,
     ) -> list[Target]:
-        """Bring the copies up to date where they are too old, and see what each holder has to be asked."""
-        groups = await asyncio.gather(*(self._targets(member, lists) for member in members))
+        """Bring the copies up to date where they are too old, and see what each holder has to be asked.
+
+        Takes no longer than `deadline` seconds, whatever a holder does.
+        """
+        groups = await asyncio.gather(*(self._targets(member, lists, deadline) for member in members))
         targets = [target for group in groups for target in group]
         if len(inputs) <= limits.BATCH_INLINE and not any(target.trouble for target in targets):
             self._fill_all(job, inputs, targets, again)  # a few short reads; a thread hop costs as much
@@ -132,20 +140,29 @@ class Asker:
                 except NodeError as error:
                     target.trouble = ("failed", str(error))
 
-    async def _targets(self, member: Member, lists: Sequence[str]) -> list[Target]:
+    async def _targets(self, member: Member, lists: Sequence[str], deadline: float) -> list[Target]:
         copies = self._syncer.copies(member.id)
-        oldest = min((copy.checked_at for copy in copies), default=0.0)
+        known = self._syncer.contact(member.id)
+        oldest = min((copy.checked_at for copy in copies), default=known)
+        too_old = time.time() - self._settings.max_table_age_hours * 3600
         trouble = None
-        if time.time() - oldest > self._settings.max_table_age_hours * 3600:
+        if min(oldest, known) < too_old:
             try:
-                copies = await self._syncer.sync(member)
+                copies = await asyncio.wait_for(self._syncer.sync(member), deadline)
+                if any(copy.checked_at < too_old for copy in copies):
+                    trouble = ("failed", f"{member.name.name} did not confirm what its newest list is")
+            except TimeoutError:
+                name = member.name.name
+                trouble = ("timeout", f"{name}: its list did not sync in time; run `lianfang sync {name}`")
             except PeerFailed as error:
                 trouble = (error.outcome, str(error))
-            except NodeError as error:
+            except Exception as error:  # one holder's failure is not the others'
+                if not isinstance(error, NodeError):
+                    _log.exception("sync of %s failed", member.name.name)
                 trouble = ("failed", str(error))
         if trouble is not None:
             return [Target(member, copy, trouble=trouble) for copy in copies] or [
-                Target(member, None, trouble=trouble)
+                Target(member, None, trouble=trouble, never_offered=known > 0)
             ]
         chosen = [copy for copy in copies if not lists or copy.list in lists]
         if not chosen:
@@ -158,7 +175,7 @@ class Asker:
         copy = target.copy
         self._syncer.check_no_alarm(copy.holder, copy.list)
         target.budget = self._syncer.offer(copy.holder, copy.list)
-        for batch in self._questions.pending(job, copy.holder, copy.list):
+        for batch in self._questions.pending(job, copy.holder, copy.list, set(inputs)):
             if batch.epoch == copy.epoch:
                 target.pending.append(batch)
             else:
@@ -170,7 +187,12 @@ class Asker:
         target.todo = [each for each in inputs if each not in target.known and each not in under_way]
 
     def _current(self, copy: Synced, known: dict[bytes, Answer]) -> dict[bytes, Answer]:
-        """Kept hits count only while their record is unchanged: what has left the list hits no more."""
+        """A kept hit counts while its record is unchanged, a kept miss while the whole list is."""
+        known = {
+            each.identifier: each
+            for each in known.values()
+            if each.label or (each.epoch, each.batch) == (copy.epoch, copy.batch)
+        }
         hits = [each for each in known.values() if each.label]
         found = self._tables.get(copy.holder, copy.list, copy.epoch).get([each.tag for each in hits])
         for each, record in zip(hits, found, strict=True):
@@ -218,7 +240,7 @@ class Asker:
         deadline: float,
         events: "asyncio.Queue[Answered | Finished]",
     ) -> None:
-        charged = 0
+        charged = [0]
         try:
             if target.trouble is not None or target.copy is None:
                 outcome, detail = target.trouble or ("failed", "no copy of a list")
@@ -230,36 +252,39 @@ class Asker:
                 events.put_nowait(Answered(target, list(target.known.values()), done, total))
             while queue:
                 batch = queue.pop(0)
-                answers, cost, replacement = await self._ask_batch(job, target, batch, deadline)
-                charged += cost
+                answers, replacement = await self._ask_batch(job, target, batch, deadline, charged)
                 if replacement is not None:
                     queue[:0] = replacement
                     continue
                 done += len(answers)
                 events.put_nowait(Answered(target, answers, done, total))
-            events.put_nowait(Finished(target, "answered", "", charged))
+            events.put_nowait(Finished(target, "answered", "", charged[0]))
         except PeerFailed as error:
-            events.put_nowait(Finished(target, error.outcome, str(error), charged))
+            events.put_nowait(Finished(target, error.outcome, str(error), charged[0]))
         except NodeError as error:
-            events.put_nowait(Finished(target, "failed", str(error), charged))
+            events.put_nowait(Finished(target, "failed", str(error), charged[0]))
         except PeerError as error:
             detail = f"{target.member.name.name}: {error}"
-            events.put_nowait(Finished(target, "failed", detail, charged))
+            events.put_nowait(Finished(target, "failed", detail, charged[0]))
         except Exception as error:  # the other holders' answers must not be lost with this one's
+            _log.exception("asking %s failed", target.member.name.name)
             events.put_nowait(
-                Finished(target, "failed", f"this node failed: {type(error).__name__}", charged)
+                Finished(target, "failed", f"this node failed: {type(error).__name__}", charged[0])
             )
 
     async def _ask_batch(
-        self, job: Job, target: Target, batch: Batch, deadline: float
-    ) -> tuple[list[Answer], int, list[Batch] | None]:
-        """(answers, evaluations charged, batches to ask instead)."""
-        assert target.copy is not None
+        self, job: Job, target: Target, batch: Batch, deadline: float, charged: list[int]
+    ) -> tuple[list[Answer], list[Batch] | None]:
+        """(answers, batches to ask instead); adds what the holder charged to `charged`."""
+        try:
+            copy = self._copy(batch)
+        except PeerFailed:
+            return [], await self._replace(job, target, batch)
         small = len(batch.inputs) <= limits.BATCH_INLINE
         executor = self._fast if small else self._bulk
         run = voprf.inline if small else self._workers.run
         loop = asyncio.get_running_loop()
-        question = Question(target.copy.public_key, batch.inputs, batch.seed)
+        question = Question(copy.public_key, batch.inputs, batch.seed)
         blinded = await loop.run_in_executor(executor, question.request, run)
         request = lookup_pb2.EvaluateRequest(
             suite=common.SUITE_RISTRETTO255_SHA512,
@@ -273,29 +298,37 @@ class Asker:
             blinded=blinded,
         )
         try:
-            response = await self._send(target, request, deadline + _SECONDS_PER_ELEMENT * question.size)
+            response = await self._send(
+                target, batch, request, deadline + _SECONDS_PER_ELEMENT * question.size
+            )
         except PeerFailed as error:
             if error.reason == "EPOCH":
-                await loop.run_in_executor(executor, self._questions.end, batch, "void")
                 replaced = await self._replace(job, target, batch)
-                return [], 0, replaced
+                return [], replaced
             if error.outcome == "refused":
                 await loop.run_in_executor(executor, self._questions.end, batch, "refused")
             raise
+        charged[0] += 0 if response.repeated_answer else question.size
         answers = await loop.run_in_executor(
-            executor, self._finish, job, target, batch, question, response, run
+            executor, self._finish, job, target, batch, request.table_batch, question, response, run
         )
-        return answers, 0 if response.repeated_answer else question.size, None
+        return answers, None
+
+    def _copy(self, batch: Batch) -> Synced:
+        """The copy a batch was asked of; raises `PeerFailed` where its epoch has gone meanwhile."""
+        copy = self._syncer.copy(batch.holder, batch.list, batch.epoch)
+        if copy is None:
+            raise PeerFailed("failed", f"the copy of {batch.list}, epoch {batch.epoch}, has gone", "EPOCH")
+        return copy
 
     async def _send(
-        self, target: Target, request: lookup_pb2.EvaluateRequest, timeout: float
+        self, target: Target, batch: Batch, request: lookup_pb2.EvaluateRequest, timeout: float
     ) -> lookup_pb2.EvaluateResponse:
         """Send, and once more where the holder was unreachable or our copy was behind."""
-        assert target.copy is not None
         end = time.monotonic() + timeout
         retried: set[str] = set()
         while True:
-            request.table_batch = target.copy.batch
+            request.table_batch = self._copy(batch).batch
             request.asked_at = int(time.time())
             self._capture.record("out", "Evaluate", target.member.id, request)
             try:
@@ -329,6 +362,7 @@ class Asker:
 
     async def _replace(self, job: Job, target: Target, batch: Batch) -> list[Batch]:
         """The epoch is closed: ask the same identifiers of the newest one."""
+        await asyncio.to_thread(self._questions.end, batch, "void")
         before = batch.epoch
         await self._resync(target, time.monotonic() + self._settings.sync_deadline_seconds)
         copy = target.copy
@@ -343,21 +377,25 @@ class Asker:
         job: Job,
         target: Target,
         batch: Batch,
+        table_batch: int,
         question: Question,
         response: lookup_pb2.EvaluateResponse,
         run: voprf.Runner,
     ) -> list[Answer]:
         outputs = question.finish(response.evaluated, response.proof, run)
-        table = self._tables.get(batch.holder, batch.list, batch.epoch)
+        table = self._tables.existing(batch.holder, batch.list, batch.epoch, table_batch)
         tags = [sealed.tag_of(output) for output in outputs]
         context = ListEpoch(self._name.network, batch.holder, batch.list, batch.epoch).context
         answers = []
         for identifier, output, tag, record in zip(batch.inputs, outputs, tags, table.get(tags), strict=True):
             if record is None:
-                answers.append(Answer(identifier, b""))
-            else:
-                label = sealed.open_record(output, context, record[0], record[1])
-                answers.append(Answer(identifier, label.encode(), tag, record[0]))
+                answers.append(Answer(identifier, b"", bytes(sealed.TAG), batch.epoch, table_batch))
+                continue
+            try:
+                label = sealed.open_record(output, context, record[0], record[1]).encode()
+                answers.append(Answer(identifier, label, tag, batch.epoch, record[0]))
+            except PeerError:  # one record that its holder sealed wrongly does not cost the other answers
+                answers.append(Answer(identifier, b"", tag, batch.epoch, record[0], unreadable=True))
         self._questions.answered(job, batch, answers, response.budget.SerializeToString())
         target.budget = response.budget
         return answers

@@ -7,6 +7,7 @@ bytes are sent again and charged once. With the answer they are erased: OPRF out
 import hashlib
 import json
 import secrets
+import struct
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from ..store import engine as db
 from ..store import schema
 
 _PURPOSE = b"asked"
+_POSITION = struct.Struct(">II")  # epoch, batch
+_FEW = 500  # identifiers that are looked for one by one
 
 
 @dataclass(frozen=True)
@@ -50,12 +53,17 @@ class Batch:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a holder's list says about one identifier; `label` is 48 bytes for a hit, else empty."""
+    """What a holder's list says about one identifier.
+
+    `label` is 48 bytes for a hit, else empty. `batch` is the hit's record's, or the table's that has none.
+    """
 
     identifier: bytes
     label: bytes
-    tag: bytes = b""
-    batch: int = 0
+    tag: bytes
+    epoch: int
+    batch: int
+    unreadable: bool = False  # the list has a record that does not open
 
 
 class Questions:
@@ -85,8 +93,8 @@ class Questions:
 
     # -- batches under way -----------------------------------------------------------------------------------
 
-    def pending(self, job: Job, holder: str, list_name: str) -> list[Batch]:
-        """Batches that were asked and have no answer yet."""
+    def pending(self, job: Job, holder: str, list_name: str, wanted: set[bytes]) -> list[Batch]:
+        """Batches that were asked, have no answer yet, and hold any of the wanted identifiers."""
         table = schema.asked
         with db.reading(self._database) as connection:
             rows = connection.execute(
@@ -101,6 +109,8 @@ class Questions:
         for row in rows:
             stored = json.loads(self._vault.decrypt(row.secret, _PURPOSE + row.query_id))
             inputs = [each.encode() for each in stored["inputs"]]
+            if wanted.isdisjoint(inputs):
+                continue
             batches.append(
                 Batch(
                     row.query_id,
@@ -172,11 +182,12 @@ class Questions:
                 "holder": batch.holder,
                 "list": batch.list,
                 "outcome": self._vault.encrypt(
-                    each.batch.to_bytes(4, "big") + each.tag + each.label, b"answer" + index
+                    _POSITION.pack(each.epoch, each.batch) + each.tag + each.label, b"answer" + index
                 ),
                 "at": now,
             }
             for each in answers
+            if not each.unreadable
         ]
         hits = [
             {
@@ -192,7 +203,7 @@ class Questions:
         ]
         with db.writing(self._database) as connection:
             statement = insert(schema.answer)
-            if self._keep > 0:
+            if self._keep > 0 and rows:
                 connection.execute(
                     statement.on_conflict_do_update(
                         index_elements=["job", "identifier", "holder", "list"],
@@ -227,6 +238,7 @@ class Questions:
                     table.c.holder == holder,
                     table.c.list == list_name,
                     table.c.at > time.time() - self._keep,
+                    table.c.identifier.in_(list(wanted)) if len(wanted) <= _FEW else sa.true(),
                 )
             ).all()
         found = {}
@@ -234,12 +246,8 @@ class Questions:
             canonical = wanted.get(row.identifier)
             if canonical is not None:
                 plain = self._vault.decrypt(row.outcome, b"answer" + row.identifier)
-                batch = int.from_bytes(plain[:4], "big")
-                found[canonical] = (
-                    Answer(canonical, plain[20:], plain[4:20], batch)
-                    if len(plain) > 4
-                    else Answer(canonical, b"")
-                )
+                epoch, batch = _POSITION.unpack(plain[:8])
+                found[canonical] = Answer(canonical, plain[24:], plain[8:24], epoch, batch)
         return found
 
     def purge(self) -> None:

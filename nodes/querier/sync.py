@@ -3,6 +3,7 @@
 import asyncio
 import os
 import secrets
+import shutil
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -62,6 +63,9 @@ class Synced:
     checked_at: float
 
 
+_OVERDUE = 15 * 86_400  # seconds past an epoch's announced end: the longest overlap, and a day
+
+
 class Syncer:
     """One per node. Syncs of one member take turns."""
 
@@ -96,6 +100,23 @@ class Syncer:
             for row in rows
         }
         return [newest[key] for key in sorted(newest)]
+
+    def copy(self, holder: str, list_name: str, epoch: int) -> Synced | None:
+        """The copy of one epoch, or None."""
+        table = schema.synced
+        with db.reading(self._database) as connection:
+            row = connection.execute(
+                sa.select(table).where(
+                    table.c.holder == holder,
+                    table.c.list == list_name,
+                    table.c.epoch == epoch,
+                    table.c.closed == 0,
+                    table.c.batch > 0,
+                )
+            ).first()
+        if row is None:
+            return None
+        return Synced(row.holder, row.list, row.epoch, row.public_key, row.batch, row.checked_at)
 
     def offer(self, holder: str, list_name: str) -> common.Budget | None:
         """What the holder last said is left, or None."""
@@ -186,22 +207,31 @@ class Syncer:
         """
         async with self._locks.setdefault(member.id, asyncio.Lock()):
             info = await self.info(member, self._settings.deadline_seconds)
+            if len(info.lists) > limits.LISTS_A_HOLDER:
+                raise Refused(f"{member.name.name} offers {len(info.lists)} lists", "INVALID")
             for head in info.lists:
+                if len(head.epochs) > limits.EPOCHS_A_LIST:
+                    raise Refused(
+                        f"{member.name.name} offers {len(head.epochs)} epochs of one list", "INVALID"
+                    )
                 if not statement.LIST_NAME.fullmatch(head.list):
                     raise Refused(f"{member.name.name} offers a list with a malformed name", "INVALID")
                 purposes = bytes(sorted(purpose for purpose in head.purposes if 0 <= purpose < 256))
                 await asyncio.to_thread(self._write_offer, member.id, head.list, head.budget, purposes)
                 for epoch in head.epochs:
                     await self._sync_epoch(member, head.list, epoch, watch)
+            await asyncio.to_thread(self._note_contact, member)
+            await asyncio.to_thread(self._drop_unoffered, member, {head.list for head in info.lists})
             await asyncio.to_thread(self._drop_closed)
             return await asyncio.to_thread(self.copies, member.id)
 
     async def _sync_epoch(
         self, member: Member, list_name: str, head: node_pb2.EpochHead, watch: Watch
     ) -> None:
-        number = statement.parse(head.opened.statement).epoch
-        where = ListEpoch(self._name.network, member.id, list_name, number)
+        number = 0
         try:
+            number = statement.parse(head.opened.statement).epoch
+            where = ListEpoch(self._name.network, member.id, list_name, number)
             opened = await asyncio.to_thread(self._pin, member, where, head.opened, "epoch_opened")
             public_key = opened.epoch_opened.public_key
             if head.HasField("closed"):
@@ -214,6 +244,10 @@ class Syncer:
                 return
             if not head.HasField("head"):
                 return
+            if time.time() > opened.epoch_opened.closes_at + _OVERDUE:
+                raise Refused(
+                    f"{member.name.name} keeps epoch {number} of {list_name} past its end", "OVERDUE"
+                )
             newest = await asyncio.to_thread(self._pin, member, where, head.head, "batch")
         except PeerError as error:
             raise Refused(f"{member.name.name}: {list_name}, epoch {number}: {error}", "INVALID") from error
@@ -229,7 +263,7 @@ class Syncer:
         watch(SyncStep(member.name.name, list_name, number, target, state="current"))
 
     def _note_current(self, where: ListEpoch, public_key: bytes, batch: int) -> None:
-        values = {"batch": batch, "checked_at": time.time()}
+        values = {"batch": batch, "checked_at": time.time(), "closed": 0}
         with db.writing(self._database) as connection:
             connection.execute(
                 insert(schema.synced)
@@ -238,7 +272,6 @@ class Syncer:
                     list=where.list,
                     epoch=where.epoch,
                     public_key=public_key,
-                    closed=0,
                     **values,
                 )
                 .on_conflict_do_update(index_elements=["holder", "list", "epoch"], set_=values)
@@ -255,13 +288,46 @@ class Syncer:
                 .values(closed=1)
             )
 
-    def _drop_closed(self) -> None:
-        """Remove the files of tables whose key is gone, or that two newer epochs have replaced."""
+    def _note_contact(self, member: Member) -> None:
+        values = {"at": time.time()}
+        with db.writing(self._database) as connection:
+            connection.execute(
+                insert(schema.contact)
+                .values(holder=member.id, **values)
+                .on_conflict_do_update(index_elements=["holder"], set_=values)
+            )
+
+    def contact(self, holder: str) -> float:
+        """When the holder last told us all its lists; 0 for never."""
+        table = schema.contact
+        with db.reading(self._database) as connection:
+            return connection.execute(sa.select(table.c.at).where(table.c.holder == holder)).scalar() or 0.0
+
+    def _drop_unoffered(self, member: Member, offered: set[str]) -> None:
+        """A list that its holder no longer offers is not asked from the old copy."""
         table = schema.synced
+        with db.writing(self._database) as connection:
+            connection.execute(
+                table.update()
+                .where(table.c.holder == member.id, table.c.list.not_in(offered or {""}))
+                .values(closed=1)
+            )
+
+    def _drop_closed(self) -> None:
+        """Remove the files of tables whose key is gone, and what was kept of their hits."""
+        table, hit = schema.synced, schema.hit
         with db.reading(self._database) as connection:
             rows = connection.execute(sa.select(table).where(table.c.closed == 1)).all()
         for row in rows:
             self._tables.drop(row.holder, row.list, row.epoch)
+            with db.writing(self._database) as connection:
+                where = (hit.c.holder == row.holder) & (hit.c.list == row.list) & (hit.c.epoch == row.epoch)
+                connection.execute(hit.delete().where(where))
+                connection.execute(
+                    table.delete().where(
+                        table.c.holder == row.holder, table.c.list == row.list, table.c.epoch == row.epoch
+                    )
+                )
 
     # -- pulling ---------------------------------------------------------------------------------------------
 
@@ -271,6 +337,8 @@ class Syncer:
             try:
                 async for number in self._pull_once(member, where, have, watch):
                     have = number
+                    if have >= target:
+                        return
                 if have >= target:
                     return
                 raise PeerFailed(
@@ -308,6 +376,7 @@ class Syncer:
                     if said.batch.number != have + 1:
                         raise TableError(f"batch {said.batch.number} came instead of {have + 1}")
                     incoming = _Incoming(folder, said.batch)
+                    _check_space(folder, incoming.expected)
                 elif incoming is None:
                     raise TableError("content came before a descriptor")
                 else:
@@ -344,7 +413,7 @@ class Syncer:
             raise TableError(f"batch {body.number} is not what its descriptor says")
         table = self._tables.get(where.holder, where.list, where.epoch)
         table.apply(incoming.path, body.number, (body.additions, body.removals))
-        incoming.path.unlink()
+        incoming.path.unlink(missing_ok=True)
 
     def _previous_hash(self, where: ListEpoch, number: int) -> bytes:
         if number == 1:
@@ -359,6 +428,15 @@ class Syncer:
         if data is None:
             raise TableError(f"batch {number - 1} was never announced")
         return statement.parse(common.SignedStatement.FromString(data).statement).batch.table_hash
+
+
+def _check_space(folder: Path, size: int) -> None:
+    """The content, its table and a reserve for the databases must fit."""
+    free = shutil.disk_usage(folder).free
+    if free < 3 * size + limits.DISK_RESERVE:
+        raise StorageError(
+            f"{folder}: {free:,} bytes free, a batch of {size:,} needs about three times its size"
+        )
 
 
 class _Incoming:

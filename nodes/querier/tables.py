@@ -14,7 +14,9 @@ import lmdb
 from protocols import sealed
 from protocols.errors import TableError
 
-_MAP = 1 << 38  # bytes of address space; the file is sparse
+from ..errors import StorageError
+
+_MAP = 1 << 37  # bytes of address space; the file is sparse
 _WATERMARK = b"\x00watermark"  # 10 bytes: no tag has this length
 _STEP = 20_000  # records a transaction: bounds memory
 
@@ -24,9 +26,21 @@ class Table:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._environment = lmdb.open(
-            str(folder / "table.lmdb"), map_size=_MAP, subdir=False, lock=True, mode=0o600, max_readers=512
-        )
+        self._path = folder / "table.lmdb"
+        self._writing = threading.Lock()
+        try:
+            self._environment = self._open()
+        except lmdb.Error:
+            # A table is derived: one that is broken is made anew, and the next sync fills it.
+            for path in (self._path, self._path.with_name("table.lmdb-lock")):
+                path.unlink(missing_ok=True)
+            try:
+                self._environment = self._open()
+            except lmdb.Error as error:
+                raise StorageError(f"{self._path}: {error}") from error
+
+    def _open(self) -> lmdb.Environment:
+        return lmdb.open(str(self._path), map_size=_MAP, subdir=False, lock=True, mode=0o600, max_readers=512)
 
     @property
     def watermark(self) -> int:
@@ -42,8 +56,11 @@ class Table:
 
     def get(self, tags: list[bytes]) -> list[tuple[int, bytes] | None]:
         """For each tag (batch number, salt ‖ sealed label), or None."""
-        with self._environment.begin(buffers=False) as transaction:
-            found = [transaction.get(tag) for tag in tags]
+        try:
+            with self._environment.begin(buffers=False) as transaction:
+                found = [transaction.get(tag) for tag in tags]
+        except lmdb.Error as error:
+            raise StorageError(f"{self._path}: {error}") from error
         return [(int.from_bytes(value[:4], "big"), value[4:]) if value else None for value in found]
 
     def apply(
@@ -53,7 +70,18 @@ class Table:
         counts: tuple[int, int],
         report: Callable[[int], None] = lambda _count: None,
     ) -> None:
-        """Apply a batch whose hash has been verified; raises `TableError` where tags do not ascend."""
+        """Apply a batch whose hash has been verified; raises `TableError` where tags do not ascend.
+
+        Applying one that is applied already changes nothing; two threads take turns.
+        """
+        try:
+            with self._writing:
+                if self.watermark < number:
+                    self._apply(path, number, counts, report)
+        except lmdb.Error as error:
+            raise StorageError(f"{path.parent}: {error}") from error
+
+    def _apply(self, path: Path, number: int, counts: tuple[int, int], report: Callable[[int], None]) -> None:
         additions, removals = counts
         prefix = number.to_bytes(4, "big")
         fresh = number == 1 and self.watermark == 0
@@ -64,10 +92,12 @@ class Table:
         with path.open("rb") as file:
             for records in _groups(file.read, additions, sealed.RECORD):
                 with self._environment.begin(write=True) as transaction, transaction.cursor() as cursor:
-                    cursor.putmulti(
+                    put = cursor.putmulti(
                         [(record[: sealed.TAG], prefix + record[sealed.TAG :]) for record in records],
                         append=fresh,
                     )
+                    if put[1] != len(records):
+                        raise TableError("a record could not be stored")
                 done += len(records)
                 report(done)
             for tags in _groups(file.read, removals, sealed.TAG):
@@ -116,6 +146,14 @@ class Tables:
             if key not in self._open:
                 self._open[key] = Table(self.folder(*key))
             return self._open[key]
+
+    def existing(self, holder: str, list_name: str, epoch: int, batch: int) -> Table:
+        """The table if it holds at least that batch; raises `StorageError` where it was dropped or rebuilt."""
+        with self._guard:
+            table = self._open.get((holder, list_name, epoch))
+        if table is None or table.watermark < batch:
+            raise StorageError(f"the copy of {list_name} went away meanwhile: sync and ask again")
+        return table
 
     def drop(self, holder: str, list_name: str, epoch: int) -> None:
         """Forget a table for good."""

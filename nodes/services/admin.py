@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import queue
 import threading
 import time
@@ -32,7 +33,10 @@ from . import wire
 if TYPE_CHECKING:
     from ..node import Node
 
+_log = logging.getLogger("lianfang.admin")
+
 _ANSWERS_A_MESSAGE = 1_000
+_ROWS_A_MESSAGE = 1_000
 
 
 def _struct(document: dict[str, Any]) -> Struct:
@@ -132,12 +136,11 @@ class AdminService(admin_pb2_grpc.AdminServicer):
                 lambda: tell(pb.ImportProgress(phase="store", total=feed.total)),
             )
             batches = [] if outcome.refused else self._seal(start.list, tell)
+        rows = [pb.BadRow(number=bad.number, column=bad.column, reason=bad.reason) for bad in outcome.bad]
+        for i in range(0, len(rows), _ROWS_A_MESSAGE):
+            tell(pb.ImportProgress(phase="bad", bad=rows[i : i + _ROWS_A_MESSAGE]))
         return pb.ImportProgress(
-            phase="done",
-            done=outcome.rows,
-            total=outcome.rows,
-            bad=[pb.BadRow(number=bad.number, column=bad.column, reason=bad.reason) for bad in outcome.bad],
-            result=_result(outcome, batches),
+            phase="done", done=outcome.rows, total=outcome.rows, result=_result(outcome, batches)
         )
 
     def _seal(self, name: str, tell: Callable[[pb.ImportProgress], None]) -> list[SealedBatch]:
@@ -210,7 +213,9 @@ class AdminService(admin_pb2_grpc.AdminServicer):
                 if not copies:
                     detail = "offers no list to this node"
                     steps.put_nowait(SyncStep(member.name.name, state="none", detail=detail))
-            except (NodeError, OSError) as error:
+            except Exception as error:
+                if not isinstance(error, NodeError):
+                    _log.exception("sync of %s failed", member.name.name)
                 steps.put_nowait(SyncStep(member.name.name, state="failed", detail=str(error)))
             finally:
                 steps.put_nowait(None)
@@ -263,17 +268,21 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         job = await asyncio.to_thread(
             node.questions.job, request.case_number, request.purpose, request.basis, request.asker
         )
-        targets = await node.asker.plan(job, list(places), members, list(request.lists), request.again)
+        deadline = request.deadline_s or node.home.config.ask.deadline_seconds
+        targets = await node.asker.plan(
+            job, list(places), members, list(request.lists), request.again, deadline
+        )
         if not request.members:  # members without lists for us were not named: nothing to report of them
             targets = [
-                each for each in targets if each.copy or (each.trouble and each.trouble[0] != "refused")
+                each
+                for each in targets
+                if each.copy or (each.trouble and each.trouble[0] != "refused" and not each.never_offered)
             ]
         yield pb.QueryEvent(plan=_plan(targets, problems, len(places)))
         if request.plan_only:
             return
         if not places:
             return
-        deadline = request.deadline_s or node.home.config.ask.deadline_seconds
         async for event in node.asker.ask(job, targets, deadline):
             if isinstance(event, Finished):
                 yield pb.QueryEvent(holder=_finished(event))
@@ -370,7 +379,7 @@ def _answers(event: Answered, places: dict[bytes, list[int]]) -> Iterator[pb.Que
     day = today()
     for answer in event.answers:
         found = label_of(answer)
-        outcome = "miss"
+        outcome = "unreadable" if answer.unreadable else "miss"
         if found is not None:
             kind = Identifier.from_canonical(answer.identifier).kind
             expired = found.valid_until is not None and labels.days(found.valid_until) < day
@@ -548,7 +557,12 @@ async def _threaded(
     def tell(progress: pb.ImportProgress) -> None:
         nonlocal last
         now = time.monotonic()
-        if progress.phase != last[1] or now - last[0] > 0.1 or progress.done == progress.total:
+        if (
+            progress.bad
+            or progress.phase != last[1]
+            or now - last[0] > 0.1
+            or progress.done == progress.total
+        ):
             last = (now, progress.phase)
             loop.call_soon_threadsafe(events.put_nowait, progress)
 

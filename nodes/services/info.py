@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from importlib import metadata
 from typing import Any
 
@@ -30,7 +31,9 @@ class NodeInfoService(node_pb2_grpc.NodeInfoServicer):
         epochs: Epochs,
         gate: Gate,
         capture: wire.Capture,
+        on_newer_list: Callable[[], None],
     ) -> None:
+        self._on_newer_list = on_newer_list
         self._name, self._book, self._store, self._epochs, self._gate = name, book, store, epochs, gate
         self._capture = capture
         self._authenticator = wire.Authenticator(book)
@@ -40,6 +43,8 @@ class NodeInfoService(node_pb2_grpc.NodeInfoServicer):
         """See node.proto."""
         member = self._authenticator.member(context)
         self._capture.record("in", "GetInfo", member.id, request)
+        if request.member_list_version > self._book.current.version:
+            self._on_newer_list()  # the caller knows of a change that we do not
         response = await asyncio.to_thread(self._answer, request, member)
         self._capture.record("out", "GetInfo", member.id, response)
         return response

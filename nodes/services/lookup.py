@@ -13,6 +13,7 @@ from lianfang.v1 import lookup_pb2_grpc
 
 from protocols import group, lookup, padding, voprf
 from protocols.encoding import frame
+from protocols.statement import LIST_NAME
 
 from .. import gate as gates
 from .. import limits
@@ -53,6 +54,8 @@ def check_shape(request: pb.EvaluateRequest) -> int:
         raise invalid(f"a batch has 1 to {limits.BATCH_ELEMENTS} elements, not {count}")
     if padding.bucket(count) != count:
         raise invalid(f"a batch of {count} is not padded; the bucket is {padding.bucket(count)}")
+    if not LIST_NAME.fullmatch(request.list):
+        raise invalid("not a list name")
     for field, size in (("query_id", 16), ("case_commitment", 32), ("asker", 16)):
         if len(getattr(request, field)) != size:
             raise invalid(f"{field} has {size} bytes, not {len(getattr(request, field))}")
@@ -86,9 +89,10 @@ class LookupService(lookup_pb2_grpc.LookupServicer):
         member = self._authenticator.member(context)
         self._capture.record("in", "Evaluate", member.id, request)
         count = check_shape(request)
-        self._gate.precheck(member, request.list, gates.EVALUATE, request.purpose, request.basis)
+        ask = self._ask(request, member, count)
+        self._gate.precheck(ask)
         if count <= limits.BATCH_INLINE:
-            response = await self._answer(request, member, count, self._fast, voprf.inline)
+            response = await self._answer(request, ask, self._fast, voprf.inline)
         else:
             if self._under_way[member.id] >= limits.CONCURRENT_BULK:
                 raise Refused(
@@ -97,24 +101,19 @@ class LookupService(lookup_pb2_grpc.LookupServicer):
                     grpc.StatusCode.RESOURCE_EXHAUSTED,
                 )
             self._under_way[member.id] += 1
-            try:
-                response = await self._answer(request, member, count, self._bulk, self._workers.run)
-            finally:
-                self._under_way[member.id] -= 1
+            work = asyncio.ensure_future(self._answer(request, ask, self._bulk, self._workers.run))
+            work.add_done_callback(lambda _: self._ended(member.id))
+            response = await asyncio.shield(work)  # a caller that goes leaves its work in the count
         self._capture.record("out", "Evaluate", member.id, response)
         return response
 
-    async def _answer(
-        self,
-        request: pb.EvaluateRequest,
-        member: Member,
-        count: int,
-        executor: ThreadPoolExecutor,
-        run: voprf.Runner,
-    ) -> pb.EvaluateResponse:
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(executor, self._check_points, request.blinded, run)
-        ask = Ask(
+    def _ended(self, member_id: str) -> None:
+        self._under_way[member_id] -= 1
+        if not self._under_way[member_id]:
+            del self._under_way[member_id]
+
+    def _ask(self, request: pb.EvaluateRequest, member: Member, count: int) -> Ask:
+        return Ask(
             member,
             gates.EVALUATE,
             request.list,
@@ -129,6 +128,12 @@ class LookupService(lookup_pb2_grpc.LookupServicer):
             request.asked_at,
             check=lambda: self._check_current(request),
         )
+
+    async def _answer(
+        self, request: pb.EvaluateRequest, ask: Ask, executor: ThreadPoolExecutor, run: voprf.Runner
+    ) -> pb.EvaluateResponse:
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(executor, self._check_points, request.blinded, run)
         decision = await asyncio.wrap_future(self._gate.submit(ask))
         key = self._epochs.key(request.list, request.epoch)
         evaluated, proof = await loop.run_in_executor(executor, lookup.answer, key, request.blinded, run)

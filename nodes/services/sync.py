@@ -1,24 +1,29 @@
 """ListSync: sealed batches to who may have them."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 from lianfang.v1 import common_pb2 as common
 from lianfang.v1 import sync_pb2 as pb
 from lianfang.v1 import sync_pb2_grpc
 
 from protocols import sealed
 from protocols.encoding import frame
+from protocols.statement import LIST_NAME
 
 from .. import gate as gates
 from .. import limits
-from ..errors import invalid
+from ..errors import Refused, invalid
 from ..gate import Ask, Gate
 from ..holder.epochs import Epochs
 from ..identity.members import MemberBook
 from . import wire
+
+_DEADLINE = grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 def _read(path: Path, offset: int, size: int) -> bytes:
@@ -43,6 +48,8 @@ class ListSyncService(sync_pb2_grpc.ListSyncServicer):
             raise invalid(f"suite {request.suite} is not known here")
         if len(request.pull_id) != 16 or request.from_batch < 1:
             raise invalid("a pull has a 16-byte id and starts at batch 1 or later")
+        if not LIST_NAME.fullmatch(request.list):
+            raise invalid("not a list name")
         ask = Ask(
             member,
             gates.SYNC,
@@ -54,6 +61,7 @@ class ListSyncService(sync_pb2_grpc.ListSyncServicer):
             check=lambda: void(self._epochs.key(request.list, request.epoch)),
         )
         await asyncio.wrap_future(self._gate.submit(ask))
+        end = time.monotonic() + limits.PULL_SECONDS
         batches = await asyncio.to_thread(self._epochs.batches, request.list, request.epoch)
         for batch in batches[request.from_batch - 1 :]:
             response = pb.PullResponse(descriptor=batch.descriptor)
@@ -65,6 +73,9 @@ class ListSyncService(sync_pb2_grpc.ListSyncServicer):
             if offset > size:
                 raise invalid(f"batch {batch.number} has {size} bytes, not {offset}")
             while offset < size:
+                self._authenticator.member(context)  # who is revoked meanwhile gets no more
+                if time.monotonic() > end:
+                    raise Refused("the pull took too long; take it up again", "TIMEOUT", _DEADLINE)
                 content = await asyncio.to_thread(_read, path, offset, limits.SYNC_CHUNK)
                 response = pb.PullResponse(content=content)
                 self._capture.record("out", "Pull", member.id, response)

@@ -1,6 +1,7 @@
 """What every service does at its edge: who is calling, errors as statuses, messages captured where asked."""
 
 import base64
+import collections
 import functools
 import json
 import logging
@@ -13,11 +14,12 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import grpc
 from cryptography import x509
 from google.protobuf.message import Message
+from grpc_health.v1 import health
 
 from protocols.errors import MisuseError, PeerError, ProtocolError
 
 from .. import limits
-from ..errors import NodeError, Refused
+from ..errors import ConfigError, NodeError, Refused, StorageError
 from ..identity.members import Member, MemberBook
 
 REASON = "lianfang-reason"
@@ -35,6 +37,16 @@ OPTIONS: list[tuple[str, Any]] = [
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
 ]
+_ADMIN_BYTES = 1 << 26  # the node's own people send a whole question at once
+ADMIN_OPTIONS: list[tuple[str, Any]] = [
+    ("grpc.max_receive_message_length", _ADMIN_BYTES),
+    ("grpc.max_send_message_length", _ADMIN_BYTES),
+]
+CLIENT_OPTIONS = [
+    *OPTIONS,
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+]
 SERVER_OPTIONS = [
     *OPTIONS,
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
@@ -47,6 +59,8 @@ class Capture:
 
     def __init__(self, path: Path | None) -> None:
         self._file = path.open("a", encoding="ascii") if path else None
+        if path is not None:
+            path.chmod(0o600)
         self._lock = threading.Lock()
         self._written = 0
 
@@ -94,8 +108,88 @@ class Authenticator:
             raise Refused(str(error), error.reason, grpc.StatusCode.UNAUTHENTICATED) from error
 
 
-def status_of(error: Exception) -> tuple[grpc.StatusCode, str, str]:
+class MembersOnly(grpc.aio.ServerInterceptor):
+    """Every method of the peer port, health and reflection too, is for members, each with so many calls at once."""
+
+    def __init__(self, authenticator: Authenticator) -> None:
+        self._authenticator = authenticator
+        self._under_way: collections.Counter[str] = collections.Counter()
+
+    async def intercept_service(self, continuation: Any, details: Any) -> Any:
+        """Wrap the handler, so that who calls is known and counted before it runs."""
+        handler = await continuation(details)
+        if handler is None:
+            return None
+        if handler.request_streaming and handler.response_streaming:
+            kind, make = handler.stream_stream, grpc.stream_stream_rpc_method_handler
+        elif handler.response_streaming:
+            kind, make = handler.unary_stream, grpc.unary_stream_rpc_method_handler
+        else:
+            kind, make = handler.unary_unary, grpc.unary_unary_rpc_method_handler
+        guard = self._stream(kind) if handler.response_streaming else self._unary(kind)
+        return make(guard, handler.request_deserializer, handler.response_serializer)
+
+    async def _enter(self, context: Any) -> str:
+        try:
+            member = self._authenticator.member(context)
+            if self._under_way[member.id] >= limits.CONCURRENT_CALLS_A_MEMBER:
+                raise Refused(
+                    f"{limits.CONCURRENT_CALLS_A_MEMBER} calls of yours are under way",
+                    "BUSY",
+                    grpc.StatusCode.RESOURCE_EXHAUSTED,
+                )
+        except NodeError as error:
+            await _abort(context, "call", error)
+            raise AssertionError from error  # abort raises
+        self._under_way[member.id] += 1
+        return member.id
+
+    def _leave(self, member_id: str) -> None:
+        self._under_way[member_id] -= 1
+        if not self._under_way[member_id]:
+            del self._under_way[member_id]
+
+    def _unary(self, handler: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
+        async def guarded(request: Any, context: Any) -> Any:
+            member_id = await self._enter(context)
+            try:
+                return await handler(request, context)
+            finally:
+                self._leave(member_id)
+
+        return guarded
+
+    def _stream(
+        self, handler: Callable[[Any, Any], AsyncIterator[Any]]
+    ) -> Callable[[Any, Any], AsyncIterator[Any]]:
+        async def guarded(request: Any, context: Any) -> AsyncIterator[Any]:
+            member_id = await self._enter(context)
+            try:
+                async for response in handler(request, context):
+                    yield response
+            finally:
+                self._leave(member_id)
+
+        return guarded
+
+
+class Health(health.aio.HealthServicer):
+    """Health without `Watch`: a stream that never ends is an easy way to hold a node's calls."""
+
+    async def Watch(self, request: Any, context: Any) -> None:
+        """Not offered; ask `Check`."""
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "use Check")
+
+
+def plain(text: str) -> str:
+    """What another node said, without control characters that a terminal would obey."""
+    return "".join(char if char.isprintable() else " " for char in text)[:500]
+
+
+def status_of(error: Exception, remote: bool = False) -> tuple[grpc.StatusCode, str, str]:
     """(status, reason, message) for an error: whose fault it was, and nothing secret."""
+    if isinstance(error, StorageError | ConfigError) and remote:
+        return error.status, error.reason, "this node's storage failed; try again later"
     if isinstance(error, NodeError):
         return error.status, error.reason, str(error)
     if isinstance(error, PeerError | MisuseError):
@@ -106,7 +200,10 @@ def status_of(error: Exception) -> tuple[grpc.StatusCode, str, str]:
 
 
 async def _abort(context: "grpc.aio.ServicerContext[Any, Any]", method: str, error: Exception) -> None:
-    status, reason, message = status_of(error)
+    remote = bool(context.auth_context().get("x509_pem_cert"))
+    status, reason, message = status_of(error, remote)
+    if remote and isinstance(error, StorageError | ConfigError):
+        _log.error("%s failed: %s", method, error)
     if status is grpc.StatusCode.INTERNAL:
         _log.error("%s failed", method, exc_info=error)
     else:

@@ -88,11 +88,11 @@ def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
 @contextlib.contextmanager
 def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
     """A write transaction: all or nothing, durable when it returns."""
-    with translated(str(engine.url.database)), _lock(engine), engine.begin() as connection:
+    with translated(str(engine.url.database)), turn(engine), engine.begin() as connection:
         yield connection
 
 
-def _lock(engine: sa.Engine) -> threading.Lock:
-    # SQLite's own waiting polls; writers of one process queue here instead.
+def turn(engine: sa.Engine) -> threading.Lock:
+    """Held by the one writer: SQLite's own waiting polls and gives up, writers of one process queue here."""
     with _guard:
         return _locks.setdefault(engine, threading.Lock())

@@ -16,6 +16,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 node = MetaData()
@@ -187,6 +188,12 @@ answer = Table(
     PrimaryKeyConstraint("job", "identifier", "holder", "list"),
     Index("answer_age", "at"),
 )
+contact = Table(
+    "contact",
+    node,
+    Column("holder", Text, primary_key=True),
+    Column("at", Float, nullable=False),  # when it last told us all its lists
+)
 hit = Table(
     "hit",
     node,
@@ -218,6 +225,7 @@ entry = Table(
     Column("secret", LargeBinary, nullable=False),  # canonical identifier, encrypted
     Column("kind", Text, nullable=False),
     Column("own_reference", LargeBinary),  # encrypted; never leaves the node
+    Column("own_mark", LargeBinary),  # keyed index of it, to see a change
     Column("ref", LargeBinary, nullable=False),  # 16 random bytes, stable
     Column("category", Integer, nullable=False),
     Column("severity", Integer, nullable=False),
@@ -231,4 +239,5 @@ entry = Table(
     Column("seq", Integer, nullable=False),  # of this entry's newest change
     UniqueConstraint("list_id", "identifier"),
     Index("entry_changes", "list_id", "seq", "id"),
+    Index("entry_expiry", "list_id", "valid_until", sqlite_where=text("valid_until > 0")),
 )

@@ -46,10 +46,17 @@ class Holder:
         return [(i, *(row.get(name, "") for name in names.split())) for i, row in enumerate(rows, 1)]
 
     def load(
-        self, *rows: dict[str, str], name: str = "fraud", replace: bool = False, skip_bad: bool = False, **options
+        self,
+        *rows: dict[str, str],
+        name: str = "fraud",
+        replace: bool = False,
+        skip_bad: bool = False,
+        **options,
     ) -> ImportOutcome:
         self.store.create(name)
-        chosen = RowOptions(**{"default_region": "CN", "phone_valid_days": 180, "official": False, "today": today()} | options)
+        chosen = RowOptions(
+            **{"default_region": "CN", "phone_valid_days": 180, "official": False, "today": today()} | options
+        )
         prepared = prepare_chunk(self.keys.storage, self.rows(*rows), chosen)
         return self.store.import_rows(name, [prepared], replace, skip_bad)
 
@@ -64,7 +71,9 @@ def make_holder(tmp_path: Path, workers: Workers) -> Callable[[], Holder]:
         store = ListStore(db.connect(folder / "lists.db", "lists"), keys.vault)
         database = db.connect(folder / "node.db", "node")
         name = MemberName(NETWORK, Role.BANK, "holder")
-        epochs = Epochs(database, store, keys, name, folder / "lists", settings, workers)
+        epochs = Epochs(
+            database, store, keys, name, folder / "lists", folder / "epoch-keys", settings, workers
+        )
         holder = Holder(folder, keys, name, store, epochs, workers)
         holder.database = database  # type: ignore[attr-defined]
         return holder
@@ -82,7 +91,12 @@ def members(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Member]:
     """Members of a real CA: three banks and the centre."""
     folder = tmp_path_factory.mktemp("network")
     ca = Authority.create(folder / "ca", NETWORK)
-    for name, role in (("holder", Role.BANK), ("bank-b", Role.BANK), ("bank-c", Role.BANK), ("centre", Role.CENTRE)):
+    for name, role in (
+        ("holder", Role.BANK),
+        ("bank-b", Role.BANK),
+        ("bank-c", Role.BANK),
+        ("centre", Role.CENTRE),
+    ):
         node_keys.create(folder / name / "keys")
         keys = NodeKeys.load(folder / name / "keys")
         request = make_request(keys, MemberName(NETWORK, role, name), "127.0.0.1:1")

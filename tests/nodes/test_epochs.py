@@ -1,13 +1,16 @@
 """Sealing and key epochs: batches that chain, resume and close."""
 
+import contextlib
 import itertools
 import os
+import threading
 import time
 
 import pytest
 
 from nodes.config import ListsSection
 from nodes.errors import NotFound, Refused, StorageError
+from nodes.holder import batches as batches_module
 from nodes.holder import epochs as epochs_module
 from protocols import padding, sealed, statement, voprf
 from protocols.identifiers import normalise
@@ -78,7 +81,12 @@ def test_only_changes_are_sealed(holder):
 def test_a_withdrawn_entry_leaves_and_a_restored_one_comes_back(holder):
     holder.load(*PHONES[:5])
     holder.epochs.seal_changes("fraud")
-    for status, there in ((Status.SUSPENDED, False), (Status.CONTESTED, True), (Status.WITHDRAWN, False), (Status.ACTIVE, True)):
+    for status, there in (
+        (Status.SUSPENDED, False),
+        (Status.CONTESTED, True),
+        (Status.WITHDRAWN, False),
+        (Status.ACTIVE, True),
+    ):
         holder.store.set_status("fraud", [canonical(PHONES[0])], [], status, Reason.OTHER)
         holder.epochs.seal_changes("fraud")
         label = found(holder, PHONES[0])
@@ -112,7 +120,10 @@ def test_rotation_seals_everything_anew_and_the_old_epoch_answers_for_a_while(ho
     holder.epochs.seal_changes("fraud")
     batch = holder.epochs.rotate("fraud", close_now=False)
     assert (batch.number, batch.sealed) == (1, 20)
-    assert [(epoch.number, epoch.state) for epoch in holder.epochs.all("fraud")] == [(1, "closing"), (2, "open")]
+    assert [(epoch.number, epoch.state) for epoch in holder.epochs.all("fraud")] == [
+        (1, "closing"),
+        (2, "open"),
+    ]
     assert holder.epochs.key("fraud", 1).public != holder.epochs.key("fraud", 2).public
     assert found(holder, PHONES[0], 2)
     assert not set(table(holder, 1)) & set(table(holder, 2))
@@ -127,7 +138,7 @@ def test_closing_destroys_the_key_and_says_so(holder):
     holder.load(*PHONES[:5])
     holder.epochs.seal_changes("fraud")
     secret = holder.epochs.key("fraud", 1).secret
-    path = holder.keys.folder / "epochs" / "fraud-1.key"
+    path = holder.folder / "epoch-keys" / "fraud-1.key"
     assert path.stat().st_mode & 0o777 == 0o600
     assert secret not in path.read_bytes()
     holder.epochs.rotate("fraud", close_now=True)
@@ -137,7 +148,9 @@ def test_closing_destroys_the_key_and_says_so(holder):
         holder.epochs.key("fraud", 1)
     assert caught.value.reason == "EPOCH"
     closed = holder.epochs.all("fraud")[0].closed
-    statement.verify(holder.keys.signing.public_key(), closed, holder.epochs.where("fraud", 1), "epoch_closed")
+    statement.verify(
+        holder.keys.signing.public_key(), closed, holder.epochs.where("fraud", 1), "epoch_closed"
+    )
     data = b"".join(each.read_bytes() for each in holder.folder.rglob("*") if each.is_file())
     assert secret not in data
 
@@ -157,12 +170,45 @@ def test_a_lost_epoch_key_is_named_and_a_rotation_mends_it(make_holder):
     holder = make_holder()
     holder.load(*PHONES[:3])
     holder.epochs.seal_changes("fraud")
-    (holder.keys.folder / "epochs" / "fraud-1.key").unlink()
+    (holder.folder / "epoch-keys" / "fraud-1.key").unlink()
     again = make_holder()
     with pytest.raises(StorageError, match="rotate"):
         again.epochs.key("fraud", 1)
     again.epochs.rotate("fraud", close_now=True)
     assert found(again, PHONES[0], 2)
+
+
+def test_a_closed_epoch_answers_nobody_even_while_it_closes(holder):
+    """Readers hammer the key while it is destroyed: none gets it afterwards."""
+    holder.load(*PHONES[:5])
+    holder.epochs.seal_changes("fraud")
+    for number in range(1, 6):
+        stop = threading.Event()
+
+        def hammer(number=number, stop=stop):
+            while not stop.is_set():
+                with contextlib.suppress(Refused, StorageError):
+                    holder.epochs.key("fraud", number)
+
+        threads = [threading.Thread(target=hammer) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        holder.epochs.rotate("fraud", close_now=True)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        with pytest.raises(Refused):
+            holder.epochs.key("fraud", number)
+
+
+def test_many_runs_are_merged_in_passes(make_holder, monkeypatch):
+    monkeypatch.setattr(epochs_module.limits, "SEAL_CHUNK", 4)
+    monkeypatch.setattr(batches_module, "_MERGE_AT_ONCE", 3)
+    holder = make_holder()
+    holder.load(*PHONES)
+    holder.epochs.seal_changes("fraud")
+    assert len(table(holder)) >= len(PHONES)
+    assert found(holder, PHONES[59])
 
 
 class _Crash(BaseException):
@@ -205,7 +251,9 @@ def test_an_entry_that_changes_while_it_is_sealed_goes_into_the_next_batch(make_
     def meanwhile(*arguments):
         page = real(*arguments)
         if not changed:
-            changed.append(holder.store.set_status("fraud", [canonical(PHONES[59])], [], Status.SUSPENDED, Reason.OTHER))
+            changed.append(
+                holder.store.set_status("fraud", [canonical(PHONES[59])], [], Status.SUSPENDED, Reason.OTHER)
+            )
         return page
 
     monkeypatch.setattr(holder.store, "changes", meanwhile)

@@ -3,6 +3,7 @@
 import secrets
 import sqlite3
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -144,16 +145,76 @@ def test_one_budget_spans_both_epochs_of_a_rotation(gate, members, holder, clock
     assert gate.budget(members["centre"], "fraud").epoch_left == 80
 
 
-def test_renewal_credit_is_at_most_what_the_closing_epoch_metered(make_gate, policy_file, members, holder, clock):
+def test_renewal_credit_is_what_the_old_epoch_had_metered_and_for_the_new_one_only(
+    make_gate, policy_file, members, holder, clock
+):
+    clock.now = time.time()
     holder.load({"kind": "phone", "value": "13800138000"})
     holder.epochs.seal_changes("fraud")
     gate = make_gate(policy_file(POLICY + "renewal_credit = 15\n"), clock=clock)
-    gate.admit(ask(members["centre"], 10))
+    centre = members["centre"]
+    gate.admit(ask(centre, 10))
+    clock.now += 1.0
+    time.sleep(1.1)  # an epoch's opening is told in seconds
     holder.epochs.rotate("fraud", close_now=False)
-    assert gate.budget(members["centre"], "fraud").epoch_limit == 110
-    clock.now += 61
-    gate.admit(ask(members["centre"], 40, epoch=1))
-    assert gate.budget(members["centre"], "fraud").epoch_limit == 115
+    clock.now = time.time() + 61
+    assert gate.budget(centre, "fraud").epoch_limit == 110
+    gate.admit(ask(centre, 40, epoch=1))
+    assert gate.budget(centre, "fraud").epoch_limit == 110, "what is spent now earns no credit"
+    clock.now += 86_400
+    gate.admit(ask(centre, 40, epoch=2))
+    clock.now += 86_400
+    assert "10 evaluations left" in str(refused(gate, ask(centre, 11, epoch=1)))  # the plain limit
+    gate.admit(ask(centre, 20, epoch=2))  # the credit too
+
+
+def test_an_idle_member_earns_no_credit(make_gate, policy_file, members, holder, clock):
+    holder.load({"kind": "phone", "value": "13800138000"})
+    holder.epochs.seal_changes("fraud")
+    holder.epochs.rotate("fraud", close_now=False)
+    gate = make_gate(policy_file(POLICY + "renewal_credit = 15\n"), clock=clock)
+    assert gate.budget(members["centre"], "fraud").epoch_limit == 100
+
+
+def test_a_caller_that_goes_is_not_charged_and_stops_nothing(gate, members):
+    futures = [gate.submit(ask(members["centre"], 1)) for _ in range(200)]
+    cancelled = sum(future.cancel() for future in futures)
+    for future in futures:
+        if not future.cancelled():
+            try:
+                future.result(timeout=10)
+            except Refused:
+                pass
+    left = gate.admit(ask(members["centre"], 0)).budget.epoch_left
+    assert left >= 100 - (200 - cancelled)
+    gate.admit(ask(members["bank-b"], 1))
+
+
+def test_an_epoch_that_is_not_open_yet_is_metered_too(gate, members, holder, clock):
+    gate.admit(ask(members["centre"], 40))
+    number = holder.epochs.open("fraud")
+    with pytest.raises(Refused):
+        holder.epochs.key("fraud", number)
+    clock.now += 86_400
+    gate.admit(ask(members["centre"], 40, epoch=number))
+    assert gate.budget(members["centre"], "fraud").epoch_left == 20
+
+
+def test_pulls_are_counted_in_one_row_and_bounded(gate, members, holder, monkeypatch):
+    monkeypatch.setattr(limits, "PULLS_A_DAY", 5)
+    for _ in range(6):
+        gate.admit(ask(members["centre"], 0, action=gates.SYNC))
+    assert refused(gate, ask(members["centre"], 0, action=gates.SYNC)).reason == "BUDGET"
+    with holder.database.connect() as connection:
+        assert len(connection.execute(sa.select(schema.decision)).all()) == 1
+
+
+def test_what_is_refused_before_any_work_is_recorded_all_the_same(gate, members, holder):
+    with pytest.raises(Refused):
+        gate.precheck(ask(members["centre"], purpose=1))
+    gate.admit(ask(members["centre"]))
+    with holder.database.connect() as connection:
+        assert connection.execute(sa.select(schema.refusal.c.reason)).scalars().all() == ["PURPOSE"]
 
 
 def test_the_same_question_twice_is_charged_once(gate, members):
@@ -168,7 +229,10 @@ def test_the_same_question_twice_is_charged_once(gate, members):
 def test_a_query_id_does_not_serve_another_request(gate, members):
     query_id = secrets.token_bytes(16)
     gate.admit(ask(members["centre"], query_id=query_id))
-    assert refused(gate, ask(members["centre"], query_id=query_id, request_hash=b"x" * 32)).reason == "QUERY_ID_REUSED"
+    assert (
+        refused(gate, ask(members["centre"], query_id=query_id, request_hash=b"x" * 32)).reason
+        == "QUERY_ID_REUSED"
+    )
     gate.admit(ask(members["bank-b"], query_id=query_id))  # another member's id is its own
 
 
@@ -225,7 +289,9 @@ def test_a_full_disk_grants_nothing(gate, members, holder, monkeypatch):
     @sa.event.listens_for(holder.database, "before_cursor_execute")
     def fail(connection, cursor, statement, parameters, context, many):
         if event.is_set() and "INSERT INTO usage" in statement:
-            raise sa.exc.OperationalError(statement, None, sqlite3.OperationalError("database or disk is full"))
+            raise sa.exc.OperationalError(
+                statement, None, sqlite3.OperationalError("database or disk is full")
+            )
 
     event.set()
     with pytest.raises(StorageError, match="full"):
@@ -235,7 +301,9 @@ def test_a_full_disk_grants_nothing(gate, members, holder, monkeypatch):
     gate.admit(ask(members["centre"]))
 
 
-def test_a_changed_policy_counts_at_once_and_a_broken_one_changes_nothing(make_gate, policy_file, members, tmp_path):
+def test_a_changed_policy_counts_at_once_and_a_broken_one_changes_nothing(
+    make_gate, policy_file, members, tmp_path
+):
     rules = policy_file(POLICY)
     gate = make_gate(rules)
     path = tmp_path / "policy.toml"

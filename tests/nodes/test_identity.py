@@ -36,7 +36,17 @@ def bundle(ca, keys):
     return ca.sign(read_request(make_request(keys, NAME, "host:7443")))
 
 
-@pytest.mark.parametrize("uri", ["spiffe://n/bank/a/b", "spiffe://n/robber/a", "http://n/bank/a", "spiffe://n/bank/A", "spiffe://n/bank/", "spiffe:///bank/a"])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "spiffe://n/bank/a/b",
+        "spiffe://n/robber/a",
+        "http://n/bank/a",
+        "spiffe://n/bank/A",
+        "spiffe://n/bank/",
+        "spiffe:///bank/a",
+    ],
+)
 def test_names_that_are_none(uri):
     with pytest.raises(ConfigError):
         MemberName.parse(uri)
@@ -72,7 +82,15 @@ def test_a_node_is_signed_and_installed(tmp_path, ca, keys, bundle):
 def test_the_ca_never_sees_a_secret(keys):
     text = make_request(keys, NAME, "host:7443")
     assert "PRIVATE" not in text
-    assert set(json.loads(text)) == {"lianfang", "member", "endpoint", "certificate_request", "signing_key", "sealing_key", "proof"}
+    assert set(json.loads(text)) == {
+        "lianfang",
+        "member",
+        "endpoint",
+        "certificate_request",
+        "signing_key",
+        "sealing_key",
+        "proof",
+    }
 
 
 @pytest.mark.parametrize(
@@ -115,12 +133,34 @@ def test_a_renewal_keeps_the_certificate_before_it_for_a_while(ca, keys, bundle)
     assert caught.value.reason == "UNBOUND_CERTIFICATE"
 
 
+def test_a_new_tls_key_revokes_the_old_certificate(ca, keys, bundle, tmp_path):
+    node_keys.create(tmp_path / "new")
+    fresh = NodeKeys.load(tmp_path / "new")
+    replaced = NodeKeys(keys.folder, fresh.tls, keys.signing, keys.sealing, keys.storage)
+    second = ca.sign(read_request(make_request(replaced, NAME, "host:7443")))
+    assert ca.members.authenticate(second.certificate)
+    with pytest.raises(Refused) as caught:
+        ca.members.authenticate(bundle.certificate)
+    assert caught.value.reason == "REVOKED_CERTIFICATE"
+
+
+def test_a_name_is_taken_once_whatever_the_role(ca, bundle, tmp_path):
+    node_keys.create(tmp_path / "other")
+    request = make_request(
+        NodeKeys.load(tmp_path / "other"), MemberName(NETWORK, Role.TELECOM, "bank-a"), "h:1"
+    )
+    with pytest.raises(ConfigError, match="taken"):
+        ca.sign(read_request(request))
+
+
 def test_revoked_unknown_expired_foreign_and_unbound_certificates(ca, keys, bundle):
     stranger = MemberName(NETWORK, Role.BANK, "stranger")
     public = keys.tls.public_key()
     cases = {
         "NOT_A_MEMBER": certificates.issue(ca._key, ca.certificate, public, stranger),
-        "FOREIGN_NETWORK": certificates.issue(ca._key, ca.certificate, public, MemberName("other.example", Role.BANK, "bank-a")),
+        "FOREIGN_NETWORK": certificates.issue(
+            ca._key, ca.certificate, public, MemberName("other.example", Role.BANK, "bank-a")
+        ),
         "UNBOUND_CERTIFICATE": certificates.issue(ca._key, ca.certificate, public, NAME),
     }
     for reason, certificate in cases.items():
@@ -138,7 +178,10 @@ def test_revoked_unknown_expired_foreign_and_unbound_certificates(ca, keys, bund
 def test_an_expired_certificate_and_clocks_that_differ_a_little(ca, keys, monkeypatch):
     bundle = ca.sign(read_request(make_request(keys, NAME, "host:7443")), days=1)
     real = certificates.now
-    for shift, reason in ((dt.timedelta(days=1, minutes=6), "EXPIRED_CERTIFICATE"), (dt.timedelta(minutes=-11), "EARLY_CERTIFICATE")):
+    for shift, reason in (
+        (dt.timedelta(days=1, minutes=6), "EXPIRED_CERTIFICATE"),
+        (dt.timedelta(minutes=-11), "EARLY_CERTIFICATE"),
+    ):
         monkeypatch.setattr(certificates, "now", lambda shift=shift: real() + shift)
         with pytest.raises(Refused) as caught:
             ca.members.authenticate(bundle.certificate)
@@ -148,7 +191,9 @@ def test_an_expired_certificate_and_clocks_that_differ_a_little(ca, keys, monkey
         ca.members.authenticate(bundle.certificate)
 
 
-@pytest.mark.parametrize("alternative", [[], ["spiffe://test.example/bank/bank-a"] * 2, ["spiffe://test.example/bank/bank-b"]])
+@pytest.mark.parametrize(
+    "alternative", [[], ["spiffe://test.example/bank/bank-a"] * 2, ["spiffe://test.example/bank/bank-b"]]
+)
 def test_certificates_that_name_none_or_several_or_another(ca, keys, alternative):
     builder = (
         x509.CertificateBuilder()
@@ -160,7 +205,9 @@ def test_certificates_that_name_none_or_several_or_another(ca, keys, alternative
         .not_valid_after(certificates.now() + dt.timedelta(days=1))
     )
     names = [x509.DNSName(NAME.dns), *map(x509.UniformResourceIdentifier, alternative)]
-    certificate = builder.add_extension(x509.SubjectAlternativeName(names), critical=False).sign(ca._key, hashes.SHA256())
+    certificate = builder.add_extension(x509.SubjectAlternativeName(names), critical=False).sign(
+        ca._key, hashes.SHA256()
+    )
     with pytest.raises(Refused) as caught:
         ca.members.authenticate(certificate)
     assert caught.value.reason == "FOREIGN_CERTIFICATE"

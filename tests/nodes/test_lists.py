@@ -59,7 +59,9 @@ def test_skipping_bad_rows_takes_the_good_ones(holder):
 def test_equal_rows_count_once_and_contradicting_ones_are_bad(holder):
     outcome = holder.load(PHONE, PHONE, {**PHONE, "severity": "1"}, skip_bad=True)
     assert (outcome.added, outcome.duplicates) == (1, 1)
-    assert [(bad.number, bad.reason) for bad in outcome.bad] == [(3, "same identifier as row 1, other details")]
+    assert [(bad.number, bad.reason) for bad in outcome.bad] == [
+        (3, "same identifier as row 1, other details")
+    ]
 
 
 def test_replacing_withdraws_what_the_file_lacks_and_a_later_file_brings_it_back(holder):
@@ -92,7 +94,9 @@ def test_a_persons_decision_stands_against_the_file(holder):
 def test_changing_entries_is_all_or_nothing(holder):
     holder.load(PHONE, CARD)
     with pytest.raises(NotFound, match="entry 2 of 2"):
-        holder.store.set_status("fraud", [canonical(PHONE), canonical(MAIL)], [], Status.SUSPENDED, Reason.OTHER)
+        holder.store.set_status(
+            "fraud", [canonical(PHONE), canonical(MAIL)], [], Status.SUSPENDED, Reason.OTHER
+        )
     assert entries(holder)["+8613800138000"].status == Status.ACTIVE
     with pytest.raises(Refused):
         holder.store.set_status("fraud", [canonical(PHONE)], [], Status.EXPIRED, Reason.OTHER)
@@ -113,6 +117,30 @@ def test_a_default_date_does_not_make_a_repeated_import_a_change(holder, workers
     holder.load(PHONE)
     later = holder.load(PHONE, today=today() + 3)
     assert (later.changed, later.unchanged) == (0, 1)
+
+
+def test_an_expired_phone_does_not_flip_with_each_undated_import(holder):
+    holder.load(PHONE)
+    holder.store.expire("fraud", today() + 181)
+    outcome = holder.load(PHONE)
+    assert outcome.changed == 1  # its date has not passed: it is listed again
+    holder.load({**PHONE, "observed_on": "2020-01-01"})
+    assert entries(holder)["+8613800138000"].status == Status.EXPIRED
+    again = holder.load(PHONE)
+    assert (again.changed, again.unchanged) == (0, 1)
+
+
+def test_a_reference_that_changes_is_stored(holder):
+    holder.load({**PHONE, "reference": "case 1"})
+    assert holder.load({**PHONE, "reference": "case 2"}).changed == 1
+    assert entries(holder)["+8613800138000"].own_reference == "case 2"
+
+
+def test_replacing_keeps_an_entry_whose_row_is_bad_in_another_column(holder):
+    holder.load(PHONE, CARD, MAIL)
+    outcome = holder.load(PHONE, {**CARD, "severity": "99"}, replace=True, skip_bad=True)
+    assert outcome.withdrawn == 1
+    assert entries(holder)[CARD["value"]].status == Status.ACTIVE
 
 
 def test_entries_expire_after_their_last_day(holder):
@@ -153,7 +181,13 @@ def test_bad_fields_are_named_and_never_repeated(holder, row, column):
 
 def test_chinese_words_and_dates(holder):
     outcome = holder.load(
-        {"kind": "手机号", "value": "13800138000", "category": "涉案账户", "basis": "公安认定", "observed_on": "2026年1月2日"},
+        {
+            "kind": "手机号",
+            "value": "13800138000",
+            "category": "涉案账户",
+            "basis": "公安认定",
+            "observed_on": "2026年1月2日",
+        },
         {"kind": "身份证", "value": "11010519491231002X", "status": "有异议", "observed_on": "2026/01/02"},
     )
     assert outcome.added == 2

@@ -18,7 +18,9 @@ KEY = voprf.generate_key_pair()
 @given(st.lists(st.binary(min_size=1, max_size=40), min_size=1, max_size=40))
 def test_outputs_are_those_of_the_function_itself(inputs):
     question = Question(KEY.public, inputs)
-    assert question.finish(*lookup.answer(KEY, question.request())) == voprf.evaluate_inputs(KEY.secret, inputs)
+    assert question.finish(*lookup.answer(KEY, question.request())) == voprf.evaluate_inputs(
+        KEY.secret, inputs
+    )
 
 
 def test_a_question_serves_once_and_in_order():

@@ -31,7 +31,15 @@ label_strategy = st.builds(
     st.binary(min_size=16, max_size=16),
 )
 LABEL = Label(
-    Category.MULE_ACCOUNT, 4, 90, Basis.COURT, Status.ACTIVE, Reason.NONE, dt.date(2026, 1, 1), None, bytes(16)
+    Category.MULE_ACCOUNT,
+    4,
+    90,
+    Basis.COURT,
+    Status.ACTIVE,
+    Reason.NONE,
+    dt.date(2026, 1, 1),
+    None,
+    bytes(16),
 )
 
 
@@ -59,7 +67,13 @@ def test_a_label_decodes_to_what_encodes_to_the_same_bytes_or_not_at_all(label, 
 
 
 def test_labels_refuse_what_must_not_be_sealed():
-    for change in ({"severity": 0}, {"severity": 6}, {"confidence": 101}, {"status": Status.WITHDRAWN}, {"reference": b""}):
+    for change in (
+        {"severity": 0},
+        {"severity": 6},
+        {"confidence": 101},
+        {"status": Status.WITHDRAWN},
+        {"reference": b""},
+    ):
         with pytest.raises(MisuseError):
             Label(**{**LABEL.__dict__, **change})
     for bad in (b"", bytes(LENGTH), LABEL.encode() + b"\x00", LABEL.encode()[:-1] + b"\x01"):

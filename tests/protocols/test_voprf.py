@@ -82,7 +82,9 @@ def test_every_ristretto_vector_of_modes_0_and_1(rfc9497):
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.binary(min_size=32, max_size=32), st.lists(st.binary(min_size=1, max_size=80), min_size=1, max_size=9))
+@given(
+    st.binary(min_size=32, max_size=32), st.lists(st.binary(min_size=1, max_size=80), min_size=1, max_size=9)
+)
 def test_our_client_with_the_independent_server_and_the_other_way_round(seed, inputs):
     theirs = independent.Evaluator.from_seed(seed, b"lianfang")
     ours = voprf.derive_key_pair(seed, b"lianfang")

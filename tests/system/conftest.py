@@ -61,10 +61,23 @@ def import_phones(network: Network, bank: str, values: list[str], name: str = "f
     return network.json(bank, "list", "import", str(path), "--list", name)
 
 
-def query(network: Network, member: str, values: list[str], *options: str, check: bool = True, case: str = "C-1") -> dict:
+def query(
+    network: Network, member: str, values: list[str], *options: str, check: bool = True, case: str = "C-1"
+) -> dict:
     return network.json(
         member,
-        *("query", "-", "--kind", "phone", "--purpose", "payment", "--case", case, "--basis", "police-request"),
+        *(
+            "query",
+            "-",
+            "--kind",
+            "phone",
+            "--purpose",
+            "payment",
+            "--case",
+            case,
+            "--basis",
+            "police-request",
+        ),
         *options,
         text="\n".join(values) + "\n",
         check=check,
@@ -96,7 +109,9 @@ class Wire:
 
     def channel(self, to: str, endpoint: str | None = None) -> grpc.Channel:
         member = self.member(to)
-        credentials = grpc.ssl_channel_credentials(member.trusted_pem(), self.keys.tls_pem(), self.certificate)
+        credentials = grpc.ssl_channel_credentials(
+            member.trusted_pem(), self.keys.tls_pem(), self.certificate
+        )
         options = [*wire.OPTIONS, ("grpc.ssl_target_name_override", member.name.dns)]
         channel = grpc.secure_channel(endpoint or member.endpoint, credentials, options)
         self._channels.append(channel)
@@ -137,5 +152,3 @@ def centre(network: Network) -> Iterator[Wire]:
     wire_client = Wire(network, "centre")
     yield wire_client
     wire_client.close()
-
-

@@ -64,7 +64,11 @@ def test_a_rerun_asks_only_what_is_unanswered(network):
     first = query(network, "centre", values, "--to", "bank-a", case="rerun")
     assert (first["plan"][0]["cost"], first["holders"][0]["charged"]) == (16, 16)
     again = query(network, "centre", [*values, phones(110, 1)[0]], "--to", "bank-a", case="rerun")
-    assert (again["plan"][0]["cost"], again["plan"][0]["answered"], again["holders"][0]["charged"]) == (1, 10, 1)
+    assert (again["plan"][0]["cost"], again["plan"][0]["answered"], again["holders"][0]["charged"]) == (
+        1,
+        10,
+        1,
+    )
     assert len(outcomes(again, "bank-a")) == 11
     afresh = query(network, "centre", values, "--to", "bank-a", "--again", case="rerun")
     assert afresh["holders"][0]["charged"] == 16
@@ -73,7 +77,11 @@ def test_a_rerun_asks_only_what_is_unanswered(network):
 def test_the_plan_shows_cost_and_budget_and_asks_nothing(network):
     before = network.json("bank-a", "status")["asked_of_us_today"]
     document = query(network, "centre", phones(200, 30), "--plan", case="plan")
-    assert [(each["member"], each["cost"]) for each in document["plan"]] == [("bank-a", 30), ("bank-b", 30), ("bank-c", 30)]
+    assert [(each["member"], each["cost"]) for each in document["plan"]] == [
+        ("bank-a", 30),
+        ("bank-b", 30),
+        ("bank-c", 30),
+    ]
     assert all(each["budget"]["day_left"] > 0 for each in document["plan"])
     assert network.json("bank-a", "status")["asked_of_us_today"] == before
 
@@ -87,7 +95,10 @@ def test_ambiguous_and_unknown_values_are_listed_not_guessed(network):
     )
     document = json.loads(done.stdout)
     assert done.returncode == 1
-    assert [(each["row"], each["candidates"]) for each in document["problems"]] == [(1, ["card", "device"]), (2, [])]
+    assert [(each["row"], each["candidates"]) for each in document["problems"]] == [
+        (1, ["card", "device"]),
+        (2, []),
+    ]
     assert [answer["outcome"] for answer in document["rows"][0]["answers"]] == ["not-asked"] * 3
     assert document["rows"][2]["answers"][0]["outcome"] == "hit"
 
@@ -127,19 +138,32 @@ def test_members_that_are_named_wrongly(network):
 
 
 def test_usage_errors_end_with_two(network):
-    for arguments in (["query", "-"], ["query", "-", "--purpose", "nosiness", "--case", "1", "--basis", "court-order"], ["nonsense"]):
+    for arguments in (
+        ["query", "-"],
+        ["query", "-", "--purpose", "nosiness", "--case", "1", "--basis", "court-order"],
+        ["nonsense"],
+    ):
         assert network.run("centre", *arguments, text="", check=False).returncode == 2
 
 
 def test_withdrawn_entries_do_not_hit_after_the_next_sync(network):
     values = phones(300, 3)
     import_phones(network, "bank-a", values, name="quick")
-    assert outcomes(query(network, "centre", values, "--list", "quick", case="w0", check=False), "bank-a", "quick") == {}
+    assert (
+        outcomes(
+            query(network, "centre", values, "--list", "quick", case="w0", check=False), "bank-a", "quick"
+        )
+        == {}
+    )
     network.run("centre", "sync", "bank-a")
-    assert set(outcomes(query(network, "centre", values, "--list", "quick", case="w1"), "bank-a", "quick").values()) == {"hit"}
+    assert set(
+        outcomes(query(network, "centre", values, "--list", "quick", case="w1"), "bank-a", "quick").values()
+    ) == {"hit"}
     path = network.folder / "gone.csv"
     path.write_text(f"kind,value\nphone,{values[0]}\n", "utf-8")
-    result = network.json("bank-a", "list", "withdraw", "quick", "--file", str(path), "--reason", "appeal-upheld")
+    result = network.json(
+        "bank-a", "list", "withdraw", "quick", "--file", str(path), "--reason", "appeal-upheld"
+    )
     assert (result["changed"], result["tombstones"]) == (1, 1)
     # The centre's copy is behind a removal: the holder refuses, the centre syncs by itself and asks again.
     document = query(network, "centre", values, "--list", "quick", case="w2")
@@ -179,7 +203,9 @@ def bank_a(network):
 def refused(call, request):
     with pytest.raises(grpc.RpcError) as caught:
         call(request, timeout=10)
-    reason = next((item.value for item in caught.value.trailing_metadata() if item.key == "lianfang-reason"), "")
+    reason = next(
+        (item.value for item in caught.value.trailing_metadata() if item.key == "lianfang-reason"), ""
+    )
     return caught.value.code(), reason, caught.value.details()
 
 
@@ -199,7 +225,9 @@ def refused(call, request):
 def test_bad_batches_are_refused_and_cost_nothing(network, bank_a, blinded, why):
     wire, _, batch = bank_a
     before = network.json("bank-a", "status")["asked_of_us_today"]
-    code, _, details = refused(wire.lookup("bank-a").Evaluate, wire.request(blinded, secrets.token_bytes(16), table_batch=batch))
+    code, _, details = refused(
+        wire.lookup("bank-a").Evaluate, wire.request(blinded, secrets.token_bytes(16), table_batch=batch)
+    )
     assert code is grpc.StatusCode.INVALID_ARGUMENT
     assert why in details
     assert network.json("bank-a", "status")["asked_of_us_today"] == before
@@ -225,7 +253,9 @@ def test_bad_batches_are_refused_and_cost_nothing(network, bank_a, blinded, why)
 )
 def test_requests_that_no_rule_allows(bank_a, changes, code, reason):
     wire, public, batch = bank_a
-    request = wire.request(question(public=public).request(), secrets.token_bytes(16), **{"table_batch": batch} | changes)
+    request = wire.request(
+        question(public=public).request(), secrets.token_bytes(16), **{"table_batch": batch} | changes
+    )
     found = refused(wire.lookup("bank-a").Evaluate, request)
     assert (found[0].name, found[1]) == (code, reason)
 
@@ -249,17 +279,33 @@ def test_the_same_request_twice_is_charged_once_and_answered_alike(bank_a):
 def test_a_key_other_than_the_announced_one_is_caught(bank_a):
     wire, public, batch = bank_a
     asked = Question(voprf.generate_key_pair().public, [b"x"])
-    response = wire.lookup("bank-a").Evaluate(wire.request(asked.request(), secrets.token_bytes(16), table_batch=batch), timeout=10)
+    response = wire.lookup("bank-a").Evaluate(
+        wire.request(asked.request(), secrets.token_bytes(16), table_batch=batch), timeout=10
+    )
     with pytest.raises(Exception, match="announced key"):
         asked.finish(response.evaluated, response.proof)
 
 
 @pytest.mark.parametrize(
-    "changes", [{"suite": 0}, {"from_batch": 0}, {"pull_id": b""}, {"list": "nothing"}, {"epoch": 99}, {"from_offset": 10**12}]
+    "changes",
+    [
+        {"suite": 0},
+        {"from_batch": 0},
+        {"pull_id": b""},
+        {"list": "nothing"},
+        {"epoch": 99},
+        {"from_offset": 10**12},
+    ],
 )
 def test_bad_pulls(bank_a, changes):
     wire, _, _ = bank_a
-    values = {"suite": common_pb2.SUITE_RISTRETTO255_SHA512, "list": "fraud", "epoch": 1, "from_batch": 1, "pull_id": secrets.token_bytes(16)}
+    values = {
+        "suite": common_pb2.SUITE_RISTRETTO255_SHA512,
+        "list": "fraud",
+        "epoch": 1,
+        "from_batch": 1,
+        "pull_id": secrets.token_bytes(16),
+    }
     with pytest.raises(grpc.RpcError) as caught:
         list(wire.sync("bank-a").Pull(sync_pb2.PullRequest(**values | changes), timeout=10))
     assert caught.value.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION)
@@ -271,10 +317,14 @@ def test_health_and_reflection_answer(network, bank_a):
 
     wire, _, _ = bank_a
     channel = wire.channel("bank-a")
-    health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service="lianfang.v1.Lookup"), timeout=10)
+    health = health_pb2_grpc.HealthStub(channel).Check(
+        health_pb2.HealthCheckRequest(service="lianfang.v1.Lookup"), timeout=10
+    )
     assert health.status == health_pb2.HealthCheckResponse.SERVING
     asked = reflection_pb2.ServerReflectionRequest(list_services="")
-    answer = next(reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([asked]), timeout=10))
+    answer = next(
+        reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([asked]), timeout=10)
+    )
     names = {service.name for service in answer.list_services_response.service}
     assert {"lianfang.v1.NodeInfo", "lianfang.v1.ListSync", "lianfang.v1.Lookup"} <= names
     assert "lianfang.v1.Admin" not in names
@@ -289,8 +339,15 @@ def test_no_identifier_nor_its_hash_is_in_any_conversation_log_error_or_file(net
     query(network, "centre", values[:70], case="transcript-4711")
     canonical = [normalise("phone", value).canonical for value in values[:70]]
     plain = [each.split(b"\x1f")[1].decode() for each in canonical]
-    needles = views.traces([*values, *plain, "transcript-4711", "Zhang San 1970-01-01", "zhang san/1970-01-01"], canonical)
-    places = [path for name in network.ports for path in [network.log(name), *network.node(name).rglob("*")] if path.is_file()]
+    needles = views.traces(
+        [*values, *plain, "transcript-4711", "Zhang San 1970-01-01", "zhang san/1970-01-01"], canonical
+    )
+    places = [
+        path
+        for name in network.ports
+        for path in [network.log(name), *network.node(name).rglob("*")]
+        if path.is_file()
+    ]
     assert any(path.name == "capture.jsonl" for path in places)
     for path in places:
         data = path.read_bytes()

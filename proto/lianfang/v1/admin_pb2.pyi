@@ -853,7 +853,7 @@ class QueryAnswer(_message.Message):
     member: _builtins.str
     list: _builtins.str
     outcome: _builtins.str
-    """hit, review (a name alone is never more), miss, expired"""
+    """hit, review (a name alone is never more), miss, expired, unreadable"""
     @_builtins.property
     def label(self) -> Global___Label: ...
     def __init__(

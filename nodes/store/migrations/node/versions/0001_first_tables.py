@@ -73,6 +73,12 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("list", "epoch", "number"),
     )
     op.create_table(
+        "contact",
+        sa.Column("holder", sa.Text(), nullable=False),
+        sa.Column("at", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("holder"),
+    )
+    op.create_table(
         "decision",
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("query_id", sa.LargeBinary(), nullable=False),
@@ -200,6 +206,7 @@ def downgrade() -> None:
         batch_op.drop_index("decision_burst")
 
     op.drop_table("decision")
+    op.drop_table("contact")
     op.drop_table("batch")
     with op.batch_alter_table("asked", schema=None) as batch_op:
         batch_op.drop_index("asked_pending")
