@@ -21,6 +21,7 @@ PULLS_A_DAY = 2_000  # of one list and epoch by one member
 PULL_SECONDS = 3_600
 CONCURRENT_CALLS = 2_000  # under way at once, all members together
 CONCURRENT_CALLS_A_MEMBER = 32
+STRANGERS = 8  # introductions under way at once
 CONCURRENT_BULK = 4  # large evaluations under way at once for one member
 KEEPALIVE = timedelta(seconds=30)
 GRACE = timedelta(seconds=20)  # for calls in flight at shutdown

@@ -10,6 +10,7 @@ from lianfang.v1 import common_pb2 as common
 from lianfang.v1 import node_pb2 as pb
 from lianfang.v1 import node_pb2_grpc
 
+from ..errors import ConfigError, invalid
 from ..gate import Gate
 from ..holder.epochs import Epochs
 from ..holder.lists import ListStore
@@ -48,6 +49,15 @@ class NodeInfoService(node_pb2_grpc.NodeInfoServicer):
         response = await asyncio.to_thread(self._answer, request, member)
         self._capture.record("out", "GetInfo", member.id, response)
         return response
+
+    @wire.unary
+    async def Introduce(self, request: pb.IntroduceRequest, context: Any) -> pb.IntroduceResponse:
+        """Take a newer member list from whoever brings it: the CA's signature speaks for it."""
+        try:
+            await asyncio.to_thread(self._book.offer, request.member_list)
+        except ConfigError as error:
+            raise invalid("not a member list of this network's CA") from error
+        return pb.IntroduceResponse(member_list_version=self._book.current.version)
 
     def _answer(self, request: pb.GetInfoRequest, member: Member) -> pb.GetInfoResponse:
         members = self._book.current

@@ -108,18 +108,27 @@ class Authenticator:
             raise Refused(str(error), error.reason, grpc.StatusCode.UNAUTHENTICATED) from error
 
 
+# Open to every certificate of the CA, member or not.
+OPEN_METHODS = frozenset({"/lianfang.v1.NodeInfo/Introduce"})
+
+
 class MembersOnly(grpc.aio.ServerInterceptor):
     """Every method of the peer port, health and reflection too, is for members, each with so many calls at once."""
 
     def __init__(self, authenticator: Authenticator) -> None:
         self._authenticator = authenticator
         self._under_way: collections.Counter[str] = collections.Counter()
+        self._strangers = 0
 
     async def intercept_service(self, continuation: Any, details: Any) -> Any:
         """Wrap the handler, so that who calls is known and counted before it runs."""
         handler = await continuation(details)
         if handler is None:
             return None
+        if details.method in OPEN_METHODS:
+            return grpc.unary_unary_rpc_method_handler(
+                self._bounded(handler.unary_unary), handler.request_deserializer, handler.response_serializer
+            )
         if handler.request_streaming and handler.response_streaming:
             kind, make = handler.stream_stream, grpc.stream_stream_rpc_method_handler
         elif handler.response_streaming:
@@ -128,6 +137,18 @@ class MembersOnly(grpc.aio.ServerInterceptor):
             kind, make = handler.unary_unary, grpc.unary_unary_rpc_method_handler
         guard = self._stream(kind) if handler.response_streaming else self._unary(kind)
         return make(guard, handler.request_deserializer, handler.response_serializer)
+
+    def _bounded(self, handler: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
+        async def bounded(request: Any, context: Any) -> Any:
+            if self._strangers >= limits.STRANGERS:
+                await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many introductions; try later")
+            self._strangers += 1
+            try:
+                return await handler(request, context)
+            finally:
+                self._strangers -= 1
+
+        return bounded
 
     async def _enter(self, context: Any) -> str:
         try:

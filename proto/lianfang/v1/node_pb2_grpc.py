@@ -39,6 +39,11 @@ class NodeInfoStub:
                 request_serializer=lianfang_dot_v1_dot_node__pb2.GetInfoRequest.SerializeToString,
                 response_deserializer=lianfang_dot_v1_dot_node__pb2.GetInfoResponse.FromString,
                 _registered_method=True)
+        self.Introduce = channel.unary_unary(
+                '/lianfang.v1.NodeInfo/Introduce',
+                request_serializer=lianfang_dot_v1_dot_node__pb2.IntroduceRequest.SerializeToString,
+                response_deserializer=lianfang_dot_v1_dot_node__pb2.IntroduceResponse.FromString,
+                _registered_method=True)
 
 
 class NodeInfoServicer:
@@ -50,6 +55,14 @@ class NodeInfoServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Introduce(self, request, context):
+        """Hands over a CA-signed member list. Open to every certificate of the CA, so that a newcomer can show
+        a node that has not heard of it that it belongs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NodeInfoServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -57,6 +70,11 @@ def add_NodeInfoServicer_to_server(servicer, server):
                     servicer.GetInfo,
                     request_deserializer=lianfang_dot_v1_dot_node__pb2.GetInfoRequest.FromString,
                     response_serializer=lianfang_dot_v1_dot_node__pb2.GetInfoResponse.SerializeToString,
+            ),
+            'Introduce': grpc.unary_unary_rpc_method_handler(
+                    servicer.Introduce,
+                    request_deserializer=lianfang_dot_v1_dot_node__pb2.IntroduceRequest.FromString,
+                    response_serializer=lianfang_dot_v1_dot_node__pb2.IntroduceResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -86,6 +104,33 @@ class NodeInfo:
             '/lianfang.v1.NodeInfo/GetInfo',
             lianfang_dot_v1_dot_node__pb2.GetInfoRequest.SerializeToString,
             lianfang_dot_v1_dot_node__pb2.GetInfoResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Introduce(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lianfang.v1.NodeInfo/Introduce',
+            lianfang_dot_v1_dot_node__pb2.IntroduceRequest.SerializeToString,
+            lianfang_dot_v1_dot_node__pb2.IntroduceResponse.FromString,
             options,
             channel_credentials,
             insecure,

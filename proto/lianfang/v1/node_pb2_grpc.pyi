@@ -32,11 +32,19 @@ class NodeInfoStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> NodeInfoAsyncStub: ...
     GetInfo: _grpc.UnaryUnaryMultiCallable[_node_pb2.GetInfoRequest, _node_pb2.GetInfoResponse]
+    Introduce: _grpc.UnaryUnaryMultiCallable[_node_pb2.IntroduceRequest, _node_pb2.IntroduceResponse]
+    """Hands over a CA-signed member list. Open to every certificate of the CA, so that a newcomer can show
+    a node that has not heard of it that it belongs.
+    """
 
 @_typing.type_check_only
 class NodeInfoAsyncStub(NodeInfoStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetInfo: _aio.UnaryUnaryMultiCallable[_node_pb2.GetInfoRequest, _node_pb2.GetInfoResponse]  # type: ignore[assignment]
+    Introduce: _aio.UnaryUnaryMultiCallable[_node_pb2.IntroduceRequest, _node_pb2.IntroduceResponse]  # type: ignore[assignment]
+    """Hands over a CA-signed member list. Open to every certificate of the CA, so that a newcomer can show
+    a node that has not heard of it that it belongs.
+    """
 
 class NodeInfoServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -45,5 +53,15 @@ class NodeInfoServicer(metaclass=_abc_1.ABCMeta):
         request: _node_pb2.GetInfoRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_node_pb2.GetInfoResponse, _abc.Awaitable[_node_pb2.GetInfoResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Introduce(
+        self,
+        request: _node_pb2.IntroduceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.IntroduceResponse, _abc.Awaitable[_node_pb2.IntroduceResponse]]:
+        """Hands over a CA-signed member list. Open to every certificate of the CA, so that a newcomer can show
+        a node that has not heard of it that it belongs.
+        """
 
 def add_NodeInfoServicer_to_server(servicer: NodeInfoServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,25 @@
+# The node's image: small, non-root, without extras and so without GPL code.
+FROM python:3.11-slim-bookworm AS build
+WORKDIR /src
+COPY requirements-node.lock pyproject.toml README.md LICENSE ./
+RUN python -m venv /opt/lianfang \
+ && /opt/lianfang/bin/pip install --no-cache-dir --require-hashes --only-binary :all: -r requirements-node.lock \
+ && /opt/lianfang/bin/pip install --no-cache-dir "setuptools==84.2.1"
+COPY nodes nodes
+COPY protocols protocols
+COPY federation federation
+COPY proto proto
+RUN /opt/lianfang/bin/pip install --no-cache-dir --no-deps --no-build-isolation . \
+ && /opt/lianfang/bin/pip uninstall --yes setuptools pip
+
+FROM python:3.11-slim-bookworm
+RUN groupadd --gid 10001 lianfang \
+ && useradd --uid 10001 --gid 10001 --no-create-home --shell /usr/sbin/nologin lianfang \
+ && install -d -o lianfang -g lianfang -m 0700 /data /enrol
+COPY --from=build /opt/lianfang /opt/lianfang
+ENV PATH=/opt/lianfang/bin:$PATH PYTHONUNBUFFERED=1 LIANFANG_CONFIG=/data/node.toml
+USER lianfang
+VOLUME ["/data"]
+EXPOSE 7443
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=6 CMD ["lianfang", "status", "--json"]
+CMD ["lianfang", "serve"]

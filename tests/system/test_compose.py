@@ -1,0 +1,137 @@
+"""docker-compose.yml and Dockerfile without an engine: each service's command and environment, run as a process."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from nodes.demo import network as demo
+
+ROOT = Path(__file__).resolve().parents[2]
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))
+SERVICES = COMPOSE["services"]
+DOCKERFILE = (ROOT / "Dockerfile").read_text("utf-8")
+
+
+def test_the_members_and_settings_are_those_of_the_demonstration():
+    settings = demo.settings()
+    assert set(SERVICES) == {"ca", *(member.name for member in settings.members)}
+    for member in settings.members:
+        service = SERVICES[member.name]
+        assert service["environment"] == demo.environment(
+            settings, member, "0.0.0.0:7443", f"{member.name}:7443", "/enrol"
+        )
+        assert service["command"] == demo.node_command("/data")
+    assert SERVICES["ca"]["environment"] == demo.ca_environment(settings, "/enrol")
+    assert SERVICES["ca"]["command"] == demo.ca_command("/data")
+
+
+def test_containers_are_confined_and_watched():
+    for name, service in SERVICES.items():
+        assert service["read_only"]
+        assert service["cap_drop"] == ["ALL"]
+        assert "no-new-privileges:true" in service["security_opt"]
+        mounted = {volume.split(":")[0] for volume in service["volumes"]}
+        assert mounted == {name, "enrol"}
+        assert mounted <= set(COMPOSE["volumes"])
+        if name != "ca":
+            assert service["healthcheck"]["test"] == ["CMD", "lianfang", "status", "--json"]
+
+
+def test_the_image_is_non_root_pinned_and_has_what_the_wheel_needs():
+    last = DOCKERFILE.split("FROM ")[-1]
+    assert re.search(r"^USER lianfang$", last, re.MULTILINE)
+    assert "--require-hashes" in DOCKERFILE
+    assert "HEALTHCHECK" in last
+    kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().split() if line.startswith("!")}
+    copied = {
+        word
+        for line in re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, re.MULTILINE)
+        for word in line.split()
+    }
+    assert copied == kept
+    assert all((ROOT / each).exists() for each in kept)
+    lock = (ROOT / "requirements.lock").read_text()
+    assert re.search(r'"(setuptools==\S+)"', DOCKERFILE)[1] in lock
+
+
+def test_a_compose_plugin_agrees_where_there_is_one():
+    if (
+        shutil.which("docker") is None
+        or subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode
+    ):
+        pytest.skip("no docker compose plugin here")
+    done = subprocess.run(
+        ["docker", "compose", "config", "--quiet"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_service_as_a_process():
+    """Volumes become folders and host names loopback addresses; commands and environments stay as they are."""
+    base = Path(tempfile.mkdtemp(prefix="lf-compose-"))
+    folders = {name: base / name for name in COMPOSE["volumes"]}
+    ports = {name: demo.free_port() for name in SERVICES}
+    processes = {}
+    try:
+        for folder in folders.values():
+            folder.mkdir()
+        for name, service in SERVICES.items():
+            mounts = {
+                target: str(folders[source])
+                for source, target in (volume.split(":") for volume in service["volumes"])
+            }
+
+            def here(text, mounts=mounts, name=name):
+                for target, folder in mounts.items():
+                    text = re.sub(rf"^{target}\b", folder, text)
+                return text.replace(f"{name}:7443", f"127.0.0.1:{ports[name]}").replace(
+                    "0.0.0.0:7443", f"127.0.0.1:{ports[name]}"
+                )
+
+            environment = {key: here(value) for key, value in service["environment"].items()}
+            inherited = {key: value for key, value in os.environ.items() if not key.startswith("LIANFANG_")}
+            with (base / f"{name}.log").open("wb") as log:
+                processes[name] = subprocess.Popen(
+                    demo.program([here(word) for word in service["command"]]),
+                    env=inherited | environment,
+                    stdout=log,
+                    stderr=log,
+                )
+        assert processes["ca"].wait(120) == 0, (base / "ca.log").read_text()
+        for name in set(SERVICES) - {"ca"}:
+            check = demo.program(SERVICES[name]["healthcheck"]["test"][1:])
+            deadline = time.monotonic() + 60
+            while True:
+                done = subprocess.run(
+                    check,
+                    env=os.environ | {"LIANFANG_CONFIG": str(folders[name] / "node.toml")},
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                )
+                if done.returncode == 0:
+                    break
+                assert time.monotonic() < deadline, (base / f"{name}.log").read_text()
+                time.sleep(0.3)
+            assert json.loads(done.stdout)["members"] == 4
+        peers = subprocess.run(
+            demo.program(["lianfang", "peers", "--json", "--config", str(folders["centre"])]),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert all(peer["answers"] for peer in json.loads(peers.stdout)["peers"])
+    finally:
+        for process in processes.values():
+            process.terminate()
+        statuses = {name: process.wait(60) for name, process in processes.items()}
+        shutil.rmtree(base, ignore_errors=True)
+    assert set(statuses.values()) == {0}
