@@ -43,8 +43,9 @@ class ListEpoch:
 
     @property
     def context(self) -> bytes:
-        """Unambiguous bytes of all four."""
-        return frame("lianfang/v1/sealed", self.network, self.holder, self.list, self.epoch)
+        """32 bytes that stand for all four, without ambiguity."""
+        named = frame("lianfang/v1/sealed", self.network, self.holder, self.list, self.epoch)
+        return hashlib.sha256(named).digest()
 
 
 def tag_of(output: bytes) -> bytes:

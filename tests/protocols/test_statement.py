@@ -4,8 +4,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from lianfang.v1 import common_pb2 as pb
+
 from protocols import statement, voprf
 from protocols.errors import DecodeError, PeerError, SignatureError
 from protocols.sealed import ListEpoch

@@ -9,8 +9,8 @@ from pathlib import Path
 import grpc
 import pytest
 from cryptography import x509
-
 from lianfang.v1 import common_pb2, lookup_pb2, lookup_pb2_grpc, node_pb2, node_pb2_grpc, sync_pb2_grpc
+
 from nodes.demo.network import Network
 from nodes.identity.keys import NodeKeys
 from nodes.identity.members import Member, MemberBook

@@ -11,8 +11,8 @@ from concurrent import futures
 import grpc
 import pytest
 from cryptography import x509
-
 from lianfang.v1 import common_pb2, node_pb2, node_pb2_grpc, sync_pb2, sync_pb2_grpc
+
 from nodes.demo.network import Network, program
 from nodes.identity.authority import Authority
 from protocols import group, sealed, statement, voprf

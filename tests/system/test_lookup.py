@@ -8,8 +8,8 @@ import time
 import grpc
 import openpyxl
 import pytest
-
 from lianfang.v1 import common_pb2, sync_pb2
+
 from nodes.demo import views
 from protocols import group, voprf
 from protocols.identifiers import normalise

@@ -1,0 +1,269 @@
+"""Through real processes over mutual TLS on loopback: import, sealing, latency, load, memory. Prints JSON."""
+
+import asyncio
+import csv
+import json
+import os
+import secrets
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import grpc
+from lianfang.v1 import admin_pb2 as pb
+from lianfang.v1 import admin_pb2_grpc, lookup_pb2, lookup_pb2_grpc
+
+from nodes.cli.lists import Format, _Upload
+from nodes.demo.network import Network, free_port
+from nodes.identity.authority import Authority, make_request, read_request
+from nodes.identity.keys import NodeKeys
+from nodes.identity.members import MemberBook
+from nodes.importers.table import Mapping
+from nodes.services.wire import ADMIN_OPTIONS, OPTIONS
+from protocols import group
+from protocols.statement import parse
+
+BANKS = ("bank-a", "bank-b", "bank-c")
+POLICY = """
+[[allow]]
+members = ["*"]
+purposes = ["payment"]
+budget = { epoch = 100000000, day = 100000000, burst = 100000000, burst_seconds = 1 }
+[budgets."*"]
+epoch = 1000000000
+day = 1000000000
+"""
+
+
+def admin(network: Network, name: str) -> admin_pb2_grpc.AdminStub:
+    channel = grpc.insecure_channel(f"unix:{network.node(name) / 'data' / 'admin.sock'}", ADMIN_OPTIONS)
+    return admin_pb2_grpc.AdminStub(channel)
+
+
+def processes(pid: int) -> list[int]:
+    found = [pid]
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in path.read_text().split():
+            found += processes(int(child))
+    return found
+
+
+def anonymous_mb(pid: int) -> float:
+    total = 0
+    for each in processes(pid):
+        for line in Path(f"/proc/{each}/status").read_text().splitlines():
+            if line.startswith("RssAnon"):
+                total += int(line.split()[1])
+    return total / 1024
+
+
+def cpu_seconds(pid: int) -> float:
+    total = 0.0
+    for each in processes(pid):
+        fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
+        total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return total
+
+
+def import_list(network: Network, bank: str, path: Path) -> dict:
+    """Import and seal; seconds of each phase, and the most memory seen."""
+    upload = _Upload(path, Format.AUTO, Mapping())
+    start = pb.ImportStart(list="fraud")
+    started, phases, peak = time.monotonic(), {}, 0.0
+    for event in admin(network, bank).Import(upload.requests(upload.parsed(), start)):
+        now = time.monotonic() - started
+        phases.setdefault(event.phase, [now, now])[1] = now
+        peak = max(peak, anonymous_mb(network.pid(bank)))
+        if event.phase == "done":
+            rows = event.result.rows
+    stored = phases["seal"][0]
+    return {
+        "rows": rows,
+        "import_rows_per_s": rows / stored,
+        "seal_wall_per_entry": (phases["merge"][0] - stored) / rows if "merge" in phases else 0,
+        "peak_anonymous_mb": peak,
+    }
+
+
+def ask_once(stub: admin_pb2_grpc.AdminStub, value: str) -> float:
+    request = pb.QueryRequest(
+        items=[pb.QueryItem(kind="phone", value=value)],
+        purpose=2,
+        basis=3,
+        case_number="bench",
+        asker="bench",
+    )
+    started = time.perf_counter()
+    events = list(stub.Query(request))
+    seconds = time.perf_counter() - started
+    assert (
+        sum(event.WhichOneof("event") == "holder" and event.holder.outcome == "answered" for event in events)
+        == 3
+    )
+    return seconds
+
+
+def latency(network: Network, count: int, base: int) -> dict:
+    stub = admin(network, "centre")
+    for i in range(20):
+        ask_once(stub, f"137{base + i:08d}")
+    times = sorted(ask_once(stub, f"138{base + i:08d}") * 1000 for i in range(count))
+    return {f"p{q}_ms": round(times[min(count - 1, count * q // 100)], 2) for q in (50, 95, 99)} | {
+        "count": count
+    }
+
+
+class Load(threading.Thread):
+    """bank-c asks bank-a for batches of 10,000 (10,240 as padded), one after another."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__(daemon=True)
+        from cryptography import x509
+
+        folder = network.node("bank-c")
+        keys = NodeKeys.load(folder / "keys")
+        ca = x509.load_pem_x509_certificate((folder / "certs" / "ca.crt").read_bytes())
+        member = MemberBook(folder / "certs" / "members.bin", ca).current.find("bank-a")
+        credentials = grpc.ssl_channel_credentials(
+            member.trusted_pem(), keys.tls_pem(), (folder / "certs" / "node.crt").read_bytes()
+        )
+        channel = grpc.secure_channel(
+            f"127.0.0.1:{network.ports['bank-a']}",
+            credentials,
+            [*OPTIONS, ("grpc.ssl_target_name_override", member.name.dns)],
+        )
+        self.stub = lookup_pb2_grpc.LookupStub(channel)
+        from lianfang.v1 import node_pb2, node_pb2_grpc
+
+        head = node_pb2_grpc.NodeInfoStub(channel).GetInfo(node_pb2.GetInfoRequest()).lists[0].epochs[-1]
+        self.batch = parse(head.head.statement).batch.number
+        self.blinded = group.hash_to_points(secrets.token_bytes(64 * 10_240))
+        self.stopping, self.evaluations = threading.Event(), 0
+
+    def once(self) -> None:
+        request = lookup_pb2.EvaluateRequest(
+            suite=1,
+            list="fraud",
+            epoch=1,
+            table_batch=self.batch,
+            query_id=secrets.token_bytes(16),
+            purpose=2,
+            basis=3,
+            case_commitment=bytes(32),
+            asker=bytes(16),
+            asked_at=int(time.time()),
+            blinded=self.blinded,
+        )
+        self.stub.Evaluate(request, timeout=120)
+        self.evaluations += 10_240
+
+    def run(self) -> None:
+        while not self.stopping.is_set():
+            self.once()
+
+
+class Delay(threading.Thread):
+    """A relay that holds every byte back for half a round trip, each way."""
+
+    def __init__(self, port: int, target: int, seconds: float) -> None:
+        super().__init__(daemon=True)
+        self.port, self.target, self.seconds = port, target, seconds
+
+    def run(self) -> None:
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        server = await asyncio.start_server(self._connection, "127.0.0.1", self.port)
+        async with server:
+            await server.serve_forever()
+
+    async def _connection(self, reader, writer) -> None:
+        upstream_reader, upstream = await asyncio.open_connection("127.0.0.1", self.target)
+        await asyncio.gather(
+            self._pump(reader, upstream), self._pump(upstream_reader, writer), return_exceptions=True
+        )
+
+    async def _pump(self, source, target) -> None:
+        queue: asyncio.Queue = asyncio.Queue()
+
+        async def deliver() -> None:
+            while True:
+                due, data = await queue.get()
+                await asyncio.sleep(max(0, due - time.monotonic()))
+                target.write(data)
+
+        task = asyncio.create_task(deliver())
+        while data := await source.read(65_536):
+            queue.put_nowait((time.monotonic() + self.seconds, data))
+        task.cancel()
+
+
+def move_behind_delay(network: Network, seconds: float) -> None:
+    """Give the banks new addresses in the member list: relays with a delay."""
+    ca = Authority(network.folder / "ca")
+    for bank in BANKS:
+        port = free_port()
+        Delay(port, network.ports[bank], seconds).start()
+        keys = NodeKeys.load(network.node(bank) / "keys")
+        ca.sign(read_request(make_request(keys, ca.members.find(bank).name, f"127.0.0.1:{port}")))
+    (network.node("centre") / "certs" / "members.bin").write_bytes(ca.members.signed)
+    time.sleep(2.5)
+
+
+def main(entries: int, count: int) -> dict:
+    out: dict = {"entries": entries}
+    network = Network(Path(tempfile.mkdtemp(prefix="lf-bench-")))
+    try:
+        network.start()
+        for name in (*BANKS, "centre"):
+            (network.node(name) / "policy.toml").write_text(POLICY)
+        imports = []
+        for i, bank in enumerate(BANKS):
+            path = network.folder / f"{bank}.csv"
+            with path.open("w", newline="") as file:
+                writer = csv.writer(file)
+                writer.writerow(("kind", "value", "category", "severity", "basis", "observed_on"))
+                writer.writerows(
+                    ("phone", f"13{9 - i}{j:08d}", "mule-account", "4", "report", "2026-10-01")
+                    for j in range(entries)
+                )
+            imports.append(import_list(network, bank, path))
+            path.unlink()
+            print(bank, imports[-1], file=sys.stderr)
+        out["import"] = {key: statistics.median(each[key] for each in imports) for key in imports[0]}
+        out["holder_anonymous_mb"] = anonymous_mb(network.pid("bank-a"))
+        files = list(network.node("bank-a").glob("data/lists/fraud/1/*.batch"))
+        out["list_file_mb"] = sum(each.stat().st_size for each in files) / 1e6
+        started = time.monotonic()
+        network.run("centre", "sync")
+        out["sync_three_lists_s"] = time.monotonic() - started
+        out["querier_anonymous_mb"] = anonymous_mb(network.pid("centre"))
+        tables = list(network.node("centre").rglob("table.lmdb"))
+        out["copy_file_mb"] = statistics.median(each.stat().st_blocks * 512 for each in tables) / 1e6
+        out["one_identifier_three_holders"] = latency(network, count, 0)
+        load = Load(network)
+        load.once()
+        before, evaluated = cpu_seconds(network.pid("bank-a")), load.evaluations
+        for _ in range(3):
+            load.once()
+        out["evaluations_per_core_s"] = (load.evaluations - evaluated) / (
+            cpu_seconds(network.pid("bank-a")) - before
+        )
+        load.start()
+        out["while_another_runs_10000_batches"] = latency(network, count, 10_000)
+        load.stopping.set()
+        load.join()
+        move_behind_delay(network, 0.015)
+        out["with_30_ms_round_trip"] = latency(network, count // 2, 20_000)
+    finally:
+        network.stop()
+        subprocess.run(["rm", "-rf", str(network.folder)], check=True)
+    return out
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(int(sys.argv[1]), int(sys.argv[2]))))
