@@ -6,9 +6,6 @@ once, refused with another request. Rules come from the policy file; contracts w
 """
 
 import hashlib
-import logging
-import queue
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -22,15 +19,67 @@ from sqlalchemy.dialects.sqlite import insert
 from protocols.encoding import frame
 
 from . import limits, policy
-from .errors import NodeError, Refused, StorageError
+from .errors import Refused
 from .identity.members import Member
 from .store import engine as db
 from .store import schema
+from .store.writer import GroupWriter
 
 EVALUATE = "evaluate"
 SYNC = "sync"
 _DAY = 86_400
-_STOP = object()
+
+# Built once: at each question, building a statement costs more than running it.
+_KNOWN = sa.select(schema.decision.c.id, schema.decision.c.request_hash, schema.decision.c.repeats).where(
+    schema.decision.c.peer == sa.bindparam("in_peer"),
+    schema.decision.c.query_id == sa.bindparam("in_query_id"),
+)
+_REPEATED = (
+    schema.decision.update()
+    .where(schema.decision.c.id == sa.bindparam("in_id"))
+    .values(repeats=sa.bindparam("in_repeats"))
+)
+_INSERT = schema.decision.insert()
+# Epochs whose key exists, oldest first: one budget spans them, and all before them are closed.
+_EPOCHS = (
+    sa.select(schema.epoch.c.number)
+    .where(schema.epoch.c.list == sa.bindparam("in_list"), schema.epoch.c.state != "closed")
+    .order_by(schema.epoch.c.number)
+)
+
+
+def _used() -> sa.Select[tuple[int, int, int, int, int]]:
+    table, decision = schema.usage, schema.decision
+    mine = table.c.peer == sa.bindparam("in_peer")
+    current = table.c.epoch >= sa.bindparam("in_first")
+    today = table.c.day == sa.bindparam("in_day")
+
+    def total(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
+        return sa.func.coalesce(sa.func.sum(sa.case((condition, table.c.evaluations), else_=0)), 0)
+
+    burst = (
+        sa.select(sa.func.coalesce(sa.func.sum(decision.c.count), 0))
+        .where(
+            decision.c.peer == sa.bindparam("in_peer"),
+            decision.c.resource == sa.bindparam("in_resource"),
+            decision.c.at > sa.bindparam("in_since"),
+        )
+        .scalar_subquery()
+    )
+    return sa.select(
+        total(mine & current).label("mine"),
+        total(mine & today).label("mine_today"),
+        total(current).label("everyone"),
+        total(today).label("everyone_today"),
+        burst.label("burst"),
+    ).where(table.c.resource == sa.bindparam("in_resource"))
+
+
+_USED = _used()
+_CHARGE = insert(schema.usage).on_conflict_do_update(
+    index_elements=["peer", "resource", "epoch", "day"],
+    set_={"evaluations": schema.usage.c.evaluations + insert(schema.usage).excluded.evaluations},
+)
 
 
 @dataclass(frozen=True)
@@ -67,31 +116,24 @@ def exhausted(message: str) -> Refused:
 
 
 class Gate:
-    """Runs one writer thread; `admit` may be called from any thread, `submit` from the event loop."""
+    """Decides in the writer's thread; `admit` may be called from any other, `submit` from the event loop."""
 
     def __init__(
-        self, database: sa.Engine, rules: policy.PolicyFile, clock: Callable[[], float] = time.time
+        self,
+        database: sa.Engine,
+        writer: GroupWriter,
+        rules: policy.PolicyFile,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        self._database, self._rules, self._clock = database, rules, clock
-        self._queue: queue.SimpleQueue[tuple[Ask, Future[Decision]] | object] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="gate", daemon=True)
-        self._thread.start()
-        self._log = logging.getLogger("lianfang.gate")
-
-    def close(self) -> None:
-        """Decide what is queued, then stop."""
-        self._queue.put(_STOP)
-        self._thread.join()
+        self._database, self._writer, self._rules, self._clock = database, writer, rules, clock
 
     def admit(self, ask: Ask) -> Decision:
         """Durably record and grant, or raise `Refused` (recorded too) or `StorageError` (nothing was)."""
         return self.submit(ask).result()
 
     def submit(self, ask: Ask) -> "Future[Decision]":
-        """`admit` without waiting."""
-        future: Future[Decision] = Future()
-        self._queue.put((ask, future))
-        return future
+        """`admit` without waiting; a caller that has gone before its turn is not charged."""
+        return self._writer.submit(lambda connection: self._decide(connection, ask))
 
     def precheck(self, ask: Ask) -> None:
         """The rules alone: keeps strangers from costing work. Raises `Refused`, which is recorded too."""
@@ -111,57 +153,17 @@ class Gate:
         with db.reading(self._database) as connection:
             return self._budget(connection, member, resource)
 
-    # -- the writer thread ---------------------------------------------------------------------------------
-
-    def _run(self) -> None:
-        while True:
-            first = self._queue.get()
-            group = [] if first is _STOP else [first]
-            while len(group) < 256:
-                try:
-                    item = self._queue.get_nowait()
-                except queue.Empty:
-                    break
-                if item is _STOP:
-                    first = _STOP
-                    break
-                group.append(item)
-            if group:
-                self._decide_together(group)  # type: ignore[arg-type]
-            if first is _STOP:
-                return
-
-    def _decide_together(self, group: list[tuple[Ask, "Future[Decision]"]]) -> None:
-        outcomes: list[Decision | Exception] = []
-        # Whoever has gone meanwhile is not charged, and from here on cannot go.
-        group = [each for each in group if each[1].set_running_or_notify_cancel()]
-        try:
-            with db.writing(self._database) as connection:
-                for ask, _ in group:
-                    try:
-                        outcomes.append(self._decide(connection, ask))
-                    except NodeError as refusal:
-                        if isinstance(refusal, Refused):
-                            self._record_refusal(connection, ask, refusal)
-                        outcomes.append(refusal)
-        except StorageError as error:
-            outcomes = [error] * len(group)
-        except Exception as error:  # a defect must not leave callers waiting for ever
-            self._log.exception("gate failed")
-            outcomes = [NodeError(f"the gate failed: {type(error).__name__}")] * len(group)
-        for (_, future), outcome in zip(group, outcomes, strict=True):
-            if isinstance(outcome, Exception):
-                future.set_exception(outcome)
-            else:
-                future.set_result(outcome)
+    # -- in the writer's thread ------------------------------------------------------------------------------
 
     def _decide(self, connection: sa.Connection, ask: Ask) -> Decision:
-        table = schema.decision
-        known = connection.execute(
-            sa.select(table.c.id, table.c.request_hash, table.c.repeats).where(
-                table.c.peer == ask.member.id, table.c.query_id == ask.query_id
-            )
-        ).first()
+        try:
+            return self._grant(connection, ask)
+        except Refused as refusal:
+            self._record_refusal(connection, ask, refusal)
+            raise
+
+    def _grant(self, connection: sa.Connection, ask: Ask) -> Decision:
+        known = connection.execute(_KNOWN, {"in_peer": ask.member.id, "in_query_id": ask.query_id}).first()
         if known is not None and known.request_hash != ask.request_hash:
             raise Refused(
                 "this query id was used for another request",
@@ -184,31 +186,33 @@ class Gate:
         if known is not None:
             if known.repeats >= limits.RETRIES_ANSWERED:
                 raise exhausted("this question has been answered often enough; ask a new one")
-            connection.execute(table.update().where(table.c.id == known.id).values(repeats=known.repeats + 1))
+            connection.execute(_REPEATED, {"in_id": known.id, "in_repeats": known.repeats + 1})
             return Decision(True, self._budget(connection, ask.member, ask.resource))
+        budget = self._budget(connection, ask.member, ask.resource, ask.epoch)
         if ask.count:
-            self._charge(connection, ask, now)
+            self._charge(connection, ask, now, budget)
         self._insert(connection, ask, now, ask.query_id)
-        return Decision(False, self._budget(connection, ask.member, ask.resource))
+        return Decision(False, budget)
 
     @staticmethod
     def _insert(connection: sa.Connection, ask: Ask, now: float, query_id: bytes) -> None:
         connection.execute(
-            schema.decision.insert().values(
-                query_id=query_id,
-                peer=ask.member.id,
-                action=ask.action,
-                resource=ask.resource,
-                epoch=ask.epoch,
-                purpose=ask.purpose,
-                basis=ask.basis,
-                count=ask.count,
-                request_hash=ask.request_hash,
-                case_commitment=ask.case_commitment,
-                asker=ask.asker,
-                at=now,
-                repeats=0,
-            )
+            _INSERT,
+            {
+                "query_id": query_id,
+                "peer": ask.member.id,
+                "action": ask.action,
+                "resource": ask.resource,
+                "epoch": ask.epoch,
+                "purpose": ask.purpose,
+                "basis": ask.basis,
+                "count": ask.count,
+                "request_hash": ask.request_hash,
+                "case_commitment": ask.case_commitment,
+                "asker": ask.asker,
+                "at": now,
+                "repeats": 0,
+            },
         )
 
     def _decide_sync(self, connection: sa.Connection, ask: Ask, now: float) -> Decision:
@@ -243,29 +247,6 @@ class Gate:
 
     # -- budgets ---------------------------------------------------------------------------------------------
 
-    def _used(self, connection: sa.Connection, resource: str, peer: str | None, **where: object) -> int:
-        table = schema.usage
-        query = sa.select(sa.func.coalesce(sa.func.sum(table.c.evaluations), 0)).where(
-            table.c.resource == resource
-        )
-        if peer is not None:
-            query = query.where(table.c.peer == peer)
-        for column, value in where.items():
-            condition = table.c[column].in_(value) if isinstance(value, list) else table.c[column] == value
-            query = query.where(condition)
-        return int(connection.execute(query).scalar_one())
-
-    def _epochs(self, connection: sa.Connection, resource: str) -> list[int]:
-        """All epochs whose key exists: one budget spans them."""
-        table = schema.epoch
-        return list(
-            connection.execute(
-                sa.select(table.c.number)
-                .where(table.c.list == resource, table.c.state != "closed")
-                .order_by(table.c.number)
-            ).scalars()
-        )
-
     def _renewal(self, connection: sa.Connection, resource: str, peer: str, epochs: list[int]) -> int:
         """What the epochs before had metered when the newest one opened: fixed from then on."""
         if len(epochs) < 2:
@@ -285,18 +266,6 @@ class Gate:
             ).scalar_one()
         )
 
-    def _burst_used(self, connection: sa.Connection, peer: str, resource: str, seconds: int) -> int:
-        table = schema.decision
-        return int(
-            connection.execute(
-                sa.select(sa.func.coalesce(sa.func.sum(table.c.count), 0)).where(
-                    table.c.peer == peer,
-                    table.c.resource == resource,
-                    table.c.at > self._clock() - seconds,
-                )
-            ).scalar_one()
-        )
-
     def _budget(
         self, connection: sa.Connection, member: Member, resource: str, epoch: int | None = None
     ) -> pb.Budget:
@@ -306,35 +275,40 @@ class Gate:
         if rule is None:
             return pb.Budget()
         whole = rules.list_budget(resource)
-        epochs = self._epochs(connection, resource)
-        today = int(self._clock() // _DAY)
-        peer = member.id
+        epochs = list(connection.execute(_EPOCHS, {"in_list": resource}).scalars())
+        now = self._clock()
+        used = connection.execute(
+            _USED,
+            {
+                "in_peer": member.id,
+                "in_resource": resource,
+                "in_first": epochs[0] if epochs else 0,
+                "in_day": int(now // _DAY),
+                "in_since": now - rule.budget.burst_seconds,
+            },
+        ).one()
         credit = 0
         if epochs and epoch in (None, epochs[-1]):
             # What an epoch before has answered may be asked again of the new one, and of that one only.
-            credit = min(whole.renewal_credit, self._renewal(connection, resource, peer, epochs))
-        mine = self._used(connection, resource, peer, epoch=epochs)
-        mine_today = self._used(connection, resource, peer, day=today)
-        all_epoch = self._used(connection, resource, None, epoch=epochs)
-        all_today = self._used(connection, resource, None, day=today)
-        burst = self._burst_used(connection, peer, resource, rule.budget.burst_seconds)
+            credit = min(whole.renewal_credit, self._renewal(connection, resource, member.id, epochs))
         epoch_limit = rule.budget.epoch + credit
 
-        def left(limit: int, used: int) -> int:
-            return max(0, limit - used)
+        def left(limit: int, spent: int) -> int:
+            return max(0, limit - spent)
 
         return pb.Budget(
             epoch_limit=epoch_limit,
-            epoch_left=min(left(epoch_limit, mine), left(whole.epoch + credit, all_epoch)),
+            epoch_left=min(left(epoch_limit, used.mine), left(whole.epoch + credit, used.everyone)),
             day_limit=rule.budget.day,
-            day_left=min(left(rule.budget.day, mine_today), left(whole.day, all_today)),
+            day_left=min(left(rule.budget.day, used.mine_today), left(whole.day, used.everyone_today)),
             burst_limit=rule.budget.burst,
-            burst_left=left(rule.budget.burst, burst),
+            burst_left=left(rule.budget.burst, used.burst),
             burst_seconds=rule.budget.burst_seconds,
         )
 
-    def _charge(self, connection: sa.Connection, ask: Ask, now: float) -> None:
-        budget = self._budget(connection, ask.member, ask.resource, ask.epoch)
+    @staticmethod
+    def _charge(connection: sa.Connection, ask: Ask, now: float, budget: pb.Budget) -> None:
+        """Record the evaluations and take them off `budget`; raises `Refused` where they are too many."""
         for name, left, again in (
             ("epoch", budget.epoch_left, "when the list's next epoch opens"),
             ("day", budget.day_left, "tomorrow (UTC)"),
@@ -345,21 +319,19 @@ class Gate:
                     f"the {name} budget for {ask.resource} has {left} evaluations left, "
                     f"{ask.count} are needed; more {again}"
                 )
-        table = schema.usage
         connection.execute(
-            insert(table)
-            .values(
-                peer=ask.member.id,
-                resource=ask.resource,
-                epoch=ask.epoch,
-                day=int(now // _DAY),
-                evaluations=ask.count,
-            )
-            .on_conflict_do_update(
-                index_elements=["peer", "resource", "epoch", "day"],
-                set_={"evaluations": table.c.evaluations + ask.count},
-            )
+            _CHARGE,
+            {
+                "peer": ask.member.id,
+                "resource": ask.resource,
+                "epoch": ask.epoch,
+                "day": int(now // _DAY),
+                "evaluations": ask.count,
+            },
         )
+        budget.epoch_left -= ask.count
+        budget.day_left -= ask.count
+        budget.burst_left -= ask.count
 
     def _record_refusal(self, connection: sa.Connection, ask: Ask, refusal: Refused) -> None:
         # Counted by kind, so that a member that is refused a million times cannot fill the disk.

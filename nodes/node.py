@@ -44,6 +44,7 @@ from .services.info import NodeInfoService
 from .services.lookup import LookupService
 from .services.sync import ListSyncService
 from .store import engine as db
+from .store.writer import GroupWriter
 from .workers import Workers
 
 _log = logging.getLogger("lianfang.node")
@@ -116,14 +117,17 @@ class Node:
             settings.lists,
             self.workers,
         )
-        self.gate = Gate(self.database, self.policy)
+        self.writer = GroupWriter(self.database)
+        self.gate = Gate(self.database, self.writer, self.policy)
         self.capture = wire.Capture(home.capture)
         self.tables = Tables(home.data / "peers")
         self.peers = Peers(self.book, self.keys, self._own)
         self.syncer = Syncer(
             self.database, self.tables, self.peers, self.book, home.name, settings.ask, self.capture
         )
-        self.questions = Questions(self.database, self.keys.vault, settings.ask.keep_answers_hours)
+        self.questions = Questions(
+            self.database, self.writer, self.keys.vault, settings.ask.keep_answers_hours
+        )
         self.asker = Asker(
             home.name,
             self.peers,
@@ -228,7 +232,7 @@ class Node:
     def _close(self) -> None:
         self.asker.close()
         self._lookup.close()
-        self.gate.close()
+        self.writer.close()
         self.tables.close()
         self.home.socket.unlink(missing_ok=True)
         self._lock.close()

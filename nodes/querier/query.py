@@ -133,10 +133,12 @@ class Asker:
         return targets
 
     def _fill_all(self, job: Job, inputs: Sequence[bytes], targets: list[Target], again: bool) -> None:
+        kept = {} if again else self._questions.known(job, inputs)
+        pending = self._questions.pending(job, set(inputs))
         for target in targets:
             if target.copy is not None and target.trouble is None:
                 try:
-                    self._fill(job, inputs, target, again)
+                    self._fill(inputs, target, kept, pending)
                 except NodeError as error:
                     target.trouble = ("failed", str(error))
 
@@ -170,19 +172,24 @@ class Asker:
             return [Target(member, None, trouble=("refused", f"{member.name.name}: {why}"))]
         return [Target(member, copy) for copy in chosen]
 
-    def _fill(self, job: Job, inputs: Sequence[bytes], target: Target, again: bool) -> None:
+    def _fill(
+        self,
+        inputs: Sequence[bytes],
+        target: Target,
+        kept: dict[tuple[str, str], dict[bytes, Answer]],
+        pending: Sequence[Batch],
+    ) -> None:
         assert target.copy is not None
         copy = target.copy
         self._syncer.check_no_alarm(copy.holder, copy.list)
         target.budget = self._syncer.offer(copy.holder, copy.list)
-        for batch in self._questions.pending(job, copy.holder, copy.list, set(inputs)):
-            if batch.epoch == copy.epoch:
-                target.pending.append(batch)
-            else:
-                self._questions.end(batch, "void")
-        target.known = (
-            {} if again else self._current(copy, self._questions.known(job, copy.holder, copy.list, inputs))
-        )
+        for batch in pending:
+            if (batch.holder, batch.list) == (copy.holder, copy.list):
+                if batch.epoch == copy.epoch:
+                    target.pending.append(batch)
+                else:
+                    self._questions.end(batch, "void")
+        target.known = self._current(copy, kept.get((copy.holder, copy.list), {}))
         under_way = {each for batch in target.pending for each in batch.inputs}
         target.todo = [each for each in inputs if each not in target.known and each not in under_way]
 
@@ -213,8 +220,7 @@ class Asker:
             if target.copy is not None and target.trouble is None
             for part in target.parts()
         ]
-        loop = asyncio.get_running_loop()
-        fresh = await loop.run_in_executor(self._fast, self._questions.begin, job, parts)
+        fresh = await asyncio.wrap_future(self._questions.begin(job, parts))
         tasks = []
         for target in targets:
             batches = list(target.pending)
@@ -306,12 +312,16 @@ class Asker:
                 replaced = await self._replace(job, target, batch)
                 return [], replaced
             if error.outcome == "refused":
-                await loop.run_in_executor(executor, self._questions.end, batch, "refused")
+                await asyncio.wrap_future(self._questions.end(batch, "refused"))
             raise
         charged[0] += 0 if response.repeated_answer else question.size
         answers = await loop.run_in_executor(
-            executor, self._finish, job, target, batch, request.table_batch, question, response, run
+            executor, self._finish, batch, request.table_batch, question, response, run
         )
+        budget = response.budget.SerializeToString()
+        await asyncio.wrap_future(self._questions.answered(job, batch, answers, budget))
+        target.budget = response.budget
+        self._syncer.note_budget(batch.holder, batch.list, response.budget)
         return answers, None
 
     def _copy(self, batch: Batch) -> Synced:
@@ -362,7 +372,7 @@ class Asker:
 
     async def _replace(self, job: Job, target: Target, batch: Batch) -> list[Batch]:
         """The epoch is closed: ask the same identifiers of the newest one."""
-        await asyncio.to_thread(self._questions.end, batch, "void")
+        await asyncio.wrap_future(self._questions.end(batch, "void"))
         before = batch.epoch
         await self._resync(target, time.monotonic() + self._settings.sync_deadline_seconds)
         copy = target.copy
@@ -370,12 +380,10 @@ class Asker:
         if copy.epoch <= before:
             raise Refused(f"{target.member.name.name} closed epoch {before} and opened no other", "EPOCH")
         part = (copy.holder, copy.list, copy.epoch, batch.inputs, padding.bucket(len(batch.inputs)))
-        return await asyncio.to_thread(self._questions.begin, job, [part])
+        return await asyncio.wrap_future(self._questions.begin(job, [part]))
 
     def _finish(
         self,
-        job: Job,
-        target: Target,
         batch: Batch,
         table_batch: int,
         question: Question,
@@ -396,8 +404,6 @@ class Asker:
                 answers.append(Answer(identifier, label, tag, batch.epoch, record[0]))
             except PeerError:  # one record that its holder sealed wrongly does not cost the other answers
                 answers.append(Answer(identifier, b"", tag, batch.epoch, record[0], unreadable=True))
-        self._questions.answered(job, batch, answers, response.budget.SerializeToString())
-        target.budget = response.budget
         return answers
 
 

@@ -10,6 +10,7 @@ import secrets
 import struct
 import time
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -21,10 +22,42 @@ from protocols.encoding import frame
 from ..identity.keys import Vault
 from ..store import engine as db
 from ..store import schema
+from ..store.writer import GroupWriter
 
 _PURPOSE = b"asked"
 _POSITION = struct.Struct(">II")  # epoch, batch
 _FEW = 500  # identifiers that are looked for one by one
+_CACHED = 1_000
+
+# Built once: at each question, building a statement costs more than running it.
+_PENDING = sa.select(schema.asked).where(
+    schema.asked.c.job == sa.bindparam("in_job"), schema.asked.c.outcome == "pending"
+)
+_BEGIN = schema.asked.insert()
+_END = (
+    schema.asked.update()
+    .where(schema.asked.c.query_id == sa.bindparam("in_query_id"))
+    .values(outcome=sa.bindparam("in_outcome"), secret=None)
+)
+_new = insert(schema.answer)
+_ANSWERS = _new.on_conflict_do_update(
+    index_elements=["job", "identifier", "holder", "list"],
+    set_={"outcome": _new.excluded.outcome, "at": _new.excluded.at},
+)
+_HITS = insert(schema.hit).on_conflict_do_nothing()
+_BUDGET = (
+    schema.offer.update()
+    .where(schema.offer.c.holder == sa.bindparam("in_holder"), schema.offer.c.list == sa.bindparam("in_list"))
+    .values(budget=sa.bindparam("in_budget"), at=sa.bindparam("in_at"))
+)
+_KNOWN = sa.select(
+    schema.answer.c.identifier, schema.answer.c.outcome, schema.answer.c.holder, schema.answer.c.list
+).where(schema.answer.c.job == sa.bindparam("in_job"), schema.answer.c.at > sa.bindparam("in_since"))
+_KNOWN_FEW = _KNOWN.where(schema.answer.c.identifier.in_(sa.bindparam("in_identifiers", expanding=True)))
+
+
+def _end(connection: sa.Connection, query_id: bytes, outcome: str) -> None:
+    connection.execute(_END, {"in_query_id": query_id, "in_outcome": outcome})
 
 
 @dataclass(frozen=True)
@@ -69,42 +102,40 @@ class Answer:
 class Questions:
     """Tables job, asked, answer and hit of `node.db`."""
 
-    def __init__(self, database: sa.Engine, vault: Vault, keep_hours: float) -> None:
-        self._database, self._vault, self._keep = database, vault, keep_hours * 3600
+    def __init__(self, database: sa.Engine, writer: GroupWriter, vault: Vault, keep_hours: float) -> None:
+        self._database, self._writer, self._vault, self._keep = database, writer, vault, keep_hours * 3600
+        self._commitments: dict[bytes, bytes] = {}
 
     def job(self, case: str, purpose: int, basis: int, asker: str) -> Job:
         """Find or open the job; its commitment to the case number is salted and stays the same."""
         job_id = self._vault.index(frame("job", case, purpose, basis))
-        table = schema.job
-        with db.writing(self._database) as connection:
-            commitment = connection.execute(
-                sa.select(table.c.case_commitment).where(table.c.id == job_id)
-            ).scalar()
-            if commitment is None:
-                salt = secrets.token_bytes(32)
-                commitment = hashlib.sha256(frame("lianfang/v1/case", salt, case)).digest()
-                secret = self._vault.encrypt(frame(salt, case), b"case")
-                connection.execute(
-                    table.insert().values(
-                        id=job_id, case_secret=secret, case_commitment=commitment, at=time.time()
-                    )
-                )
+        commitment = self._commitments.get(job_id)
+        if commitment is None:
+            commitment = self._writer.submit(lambda connection: self._open(connection, job_id, case)).result()
+            if len(self._commitments) > _CACHED:
+                self._commitments.clear()
+            self._commitments[job_id] = commitment
         return Job(job_id, commitment, purpose, basis, self._vault.pseudonym(asker))
+
+    def _open(self, connection: sa.Connection, job_id: bytes, case: str) -> bytes:
+        table = schema.job
+        known = connection.execute(sa.select(table.c.case_commitment).where(table.c.id == job_id)).scalar()
+        if known is not None:
+            return bytes(known)
+        salt = secrets.token_bytes(32)
+        commitment = hashlib.sha256(frame("lianfang/v1/case", salt, case)).digest()
+        secret = self._vault.encrypt(frame(salt, case), b"case")
+        connection.execute(
+            table.insert().values(id=job_id, case_secret=secret, case_commitment=commitment, at=time.time())
+        )
+        return commitment
 
     # -- batches under way -----------------------------------------------------------------------------------
 
-    def pending(self, job: Job, holder: str, list_name: str, wanted: set[bytes]) -> list[Batch]:
+    def pending(self, job: Job, wanted: set[bytes]) -> list[Batch]:
         """Batches that were asked, have no answer yet, and hold any of the wanted identifiers."""
-        table = schema.asked
         with db.reading(self._database) as connection:
-            rows = connection.execute(
-                sa.select(table).where(
-                    table.c.job == job.id,
-                    table.c.outcome == "pending",
-                    table.c.holder == holder,
-                    table.c.list == list_name,
-                )
-            ).all()
+            rows = connection.execute(_PENDING, {"in_job": job.id}).all()
         batches = []
         for row in rows:
             stored = json.loads(self._vault.decrypt(row.secret, _PURPOSE + row.query_id))
@@ -116,16 +147,18 @@ class Questions:
                     row.query_id,
                     bytes.fromhex(stored["seed"]),
                     inputs,
-                    holder,
-                    list_name,
+                    row.holder,
+                    row.list,
                     row.epoch,
                     row.asker,
                 )
             )
         return batches
 
-    def begin(self, job: Job, parts: Iterable[tuple[str, str, int, list[bytes], int]]) -> list[Batch]:
-        """Record new batches, durably, before anything is sent.
+    def begin(
+        self, job: Job, parts: Iterable[tuple[str, str, int, list[bytes], int]]
+    ) -> "Future[list[Batch]]":
+        """Record new batches; durable once the future is set, and nothing is sent before.
 
         `parts` are (holder, list, epoch, inputs, padded size).
         """
@@ -159,20 +192,22 @@ class Questions:
                     "secret": self._vault.encrypt(stored.encode(), _PURPOSE + batch.query_id),
                 }
             )
-        if rows:
-            with db.writing(self._database) as connection:
-                connection.execute(schema.asked.insert(), rows)
-        return batches
+        if not rows:
+            done: Future[list[Batch]] = Future()
+            done.set_result([])
+            return done
 
-    def end(self, batch: Batch, outcome: str) -> None:
+        def write(connection: sa.Connection) -> list[Batch]:
+            connection.execute(_BEGIN, rows)
+            return batches
+
+        return self._writer.submit(write)
+
+    def end(self, batch: Batch, outcome: str) -> "Future[None]":
         """The batch will not be sent again (refused or void): its secrets are erased."""
-        table = schema.asked
-        with db.writing(self._database) as connection:
-            connection.execute(
-                table.update().where(table.c.query_id == batch.query_id).values(outcome=outcome, secret=None)
-            )
+        return self._writer.submit(lambda connection: _end(connection, batch.query_id, outcome))
 
-    def answered(self, job: Job, batch: Batch, answers: Sequence[Answer], budget: bytes) -> None:
+    def answered(self, job: Job, batch: Batch, answers: Sequence[Answer], budget: bytes) -> "Future[None]":
         """Record a batch's answers and what budget is left, and erase its secrets, in one transaction."""
         now = time.time()
         rows = [
@@ -201,53 +236,39 @@ class Questions:
             for each in answers
             if each.label
         ]
-        with db.writing(self._database) as connection:
-            statement = insert(schema.answer)
+
+        def write(connection: sa.Connection) -> None:
             if self._keep > 0 and rows:
-                connection.execute(
-                    statement.on_conflict_do_update(
-                        index_elements=["job", "identifier", "holder", "list"],
-                        set_={"outcome": statement.excluded.outcome, "at": statement.excluded.at},
-                    ),
-                    rows,
-                )
+                connection.execute(_ANSWERS, rows)
             if hits:
-                connection.execute(insert(schema.hit).on_conflict_do_nothing(), hits)
+                connection.execute(_HITS, hits)
+            _end(connection, batch.query_id, "answered")
             connection.execute(
-                schema.asked.update()
-                .where(schema.asked.c.query_id == batch.query_id)
-                .values(outcome="answered", secret=None)
+                _BUDGET, {"in_holder": batch.holder, "in_list": batch.list, "in_budget": budget, "in_at": now}
             )
-            offer = schema.offer
-            connection.execute(
-                offer.update()
-                .where(offer.c.holder == batch.holder, offer.c.list == batch.list)
-                .values(budget=budget, at=now)
-            )
+
+        return self._writer.submit(write)
 
     # -- answers of before -----------------------------------------------------------------------------------
 
-    def known(self, job: Job, holder: str, list_name: str, inputs: Sequence[bytes]) -> dict[bytes, Answer]:
-        """Answers kept for a rerun, by canonical identifier."""
-        table = schema.answer
+    def known(self, job: Job, inputs: Sequence[bytes]) -> dict[tuple[str, str], dict[bytes, Answer]]:
+        """Answers kept for a rerun: by (holder, list), then by canonical identifier."""
         wanted = {self._vault.index(each): each for each in inputs}
+        values: dict[str, object] = {"in_job": job.id, "in_since": time.time() - self._keep}
+        few = len(wanted) <= _FEW
         with db.reading(self._database) as connection:
-            rows = connection.execute(
-                sa.select(table.c.identifier, table.c.outcome).where(
-                    table.c.job == job.id,
-                    table.c.holder == holder,
-                    table.c.list == list_name,
-                    table.c.at > time.time() - self._keep,
-                    table.c.identifier.in_(list(wanted)) if len(wanted) <= _FEW else sa.true(),
-                )
-            ).all()
-        found = {}
+            if few:
+                rows = connection.execute(_KNOWN_FEW, {**values, "in_identifiers": list(wanted)}).all()
+            else:
+                rows = connection.execute(_KNOWN, values).all()
+        found: dict[tuple[str, str], dict[bytes, Answer]] = {}
         for row in rows:
             canonical = wanted.get(row.identifier)
             if canonical is not None:
                 plain = self._vault.decrypt(row.outcome, b"answer" + row.identifier)
                 epoch, batch = _POSITION.unpack(plain[:8])
-                found[canonical] = Answer(canonical, plain[24:], plain[8:24], epoch, batch)
+                answer = Answer(canonical, plain[24:], plain[8:24], epoch, batch)
+                found.setdefault((row.holder, row.list), {})[canonical] = answer
         return found
 
     def purge(self) -> None:

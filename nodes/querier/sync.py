@@ -1,11 +1,12 @@
 """Keeping copies of others' sealed lists: verify what the holder says, pin it, pull what is new, apply it."""
 
 import asyncio
+import contextlib
 import os
 import secrets
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,14 @@ class Synced:
 _OVERDUE = 15 * 86_400  # seconds past an epoch's announced end: the longest overlap, and a day
 
 
+@dataclass(frozen=True)
+class _Known:
+    copies: dict[tuple[str, str, int], Synced]  # by epoch, ascending
+    offers: dict[tuple[str, str], common.Budget]
+    contacts: dict[str, float]
+    alarms: list[dict[str, Any]]
+
+
 class Syncer:
     """One per node. Syncs of one member take turns."""
 
@@ -82,57 +91,73 @@ class Syncer:
         self._database, self._tables, self._peers, self._book = database, tables, peers, book
         self._name, self._settings, self._capture = name, settings, capture
         self._locks: dict[str, asyncio.Lock] = {}
+        self._memory: _Known | None = None
 
-    # -- what is known ---------------------------------------------------------------------------------------
+    # -- what is known, kept in memory: only this object writes it --------------------------------------------
+
+    def _known(self) -> "_Known":
+        if self._memory is None:
+            with db.reading(self._database) as connection:
+                synced = connection.execute(
+                    sa.select(schema.synced).where(schema.synced.c.closed == 0, schema.synced.c.batch > 0)
+                ).all()
+                offers = connection.execute(sa.select(schema.offer)).all()
+                contacts = connection.execute(sa.select(schema.contact)).all()
+                alarms = connection.execute(sa.select(schema.alarm).order_by(schema.alarm.c.id.desc())).all()
+            self._memory = _Known(
+                {
+                    (row.holder, row.list, row.epoch): Synced(
+                        row.holder, row.list, row.epoch, row.public_key, row.batch, row.checked_at
+                    )
+                    for row in sorted(synced, key=lambda row: row.epoch)
+                },
+                {(row.holder, row.list): common.Budget.FromString(row.budget) for row in offers},
+                {row.holder: row.at for row in contacts},
+                [{"holder": r.holder, "list": r.list, "what": r.what, "at": r.at} for r in alarms],
+            )
+        return self._memory
+
+    def _writing(self) -> "contextlib.AbstractContextManager[sa.Connection]":
+        """A write transaction behind which memory is read anew."""
+
+        @contextlib.contextmanager
+        def write() -> Iterator[sa.Connection]:
+            try:
+                with db.writing(self._database) as connection:
+                    yield connection
+            finally:
+                self._memory = None
+
+        return write()
 
     def copies(self, holder: str | None = None) -> list[Synced]:
         """Copies that can be asked: the newest epoch of each list that is not closed."""
-        table = schema.synced
-        query = sa.select(table).where(table.c.closed == 0, table.c.batch > 0).order_by(table.c.epoch)
-        if holder is not None:
-            query = query.where(table.c.holder == holder)
-        with db.reading(self._database) as connection:
-            rows = connection.execute(query).all()
         newest = {
-            (row.holder, row.list): Synced(
-                row.holder, row.list, row.epoch, row.public_key, row.batch, row.checked_at
-            )
-            for row in rows
+            (copy.holder, copy.list): copy
+            for copy in self._known().copies.values()
+            if holder is None or copy.holder == holder
         }
         return [newest[key] for key in sorted(newest)]
 
     def copy(self, holder: str, list_name: str, epoch: int) -> Synced | None:
         """The copy of one epoch, or None."""
-        table = schema.synced
-        with db.reading(self._database) as connection:
-            row = connection.execute(
-                sa.select(table).where(
-                    table.c.holder == holder,
-                    table.c.list == list_name,
-                    table.c.epoch == epoch,
-                    table.c.closed == 0,
-                    table.c.batch > 0,
-                )
-            ).first()
-        if row is None:
-            return None
-        return Synced(row.holder, row.list, row.epoch, row.public_key, row.batch, row.checked_at)
+        return self._known().copies.get((holder, list_name, epoch))
+
+    def contact(self, holder: str) -> float:
+        """When the holder last told us all its lists; 0 for never."""
+        return self._known().contacts.get(holder, 0.0)
 
     def offer(self, holder: str, list_name: str) -> common.Budget | None:
         """What the holder last said is left, or None."""
-        table = schema.offer
-        with db.reading(self._database) as connection:
-            row = connection.execute(
-                sa.select(table.c.budget).where(table.c.holder == holder, table.c.list == list_name)
-            ).first()
-        return common.Budget.FromString(row.budget) if row else None
+        return self._known().offers.get((holder, list_name))
+
+    def note_budget(self, holder: str, list_name: str, budget: common.Budget) -> None:
+        """Remember what an answer said is left."""
+        self._known().offers[(holder, list_name)] = budget
 
     def alarms(self) -> list[dict[str, Any]]:
         """Contradictory statements, newest first."""
-        table = schema.alarm
-        with db.reading(self._database) as connection:
-            rows = connection.execute(sa.select(table).order_by(table.c.id.desc())).all()
-        return [{"holder": r.holder, "list": r.list, "what": r.what, "at": r.at} for r in rows]
+        return self._known().alarms
 
     def check_no_alarm(self, holder: str, list_name: str) -> None:
         """Raise `Refused` where the holder has signed two different things for one slot."""
@@ -151,7 +176,7 @@ class Syncer:
         table = schema.pin
         key = {"holder": member.id, "list": where.list, "epoch": where.epoch, "slot": slot}
         data = signed.SerializeToString()
-        with db.writing(self._database) as connection:
+        with self._writing() as connection:
             known = connection.execute(sa.select(table.c.signed).filter_by(**key)).scalar()
             if known is None:
                 connection.execute(table.insert().values(**key, signed=data, at=time.time()))
@@ -173,7 +198,7 @@ class Syncer:
 
     def _write_offer(self, holder: str, list_name: str, budget: common.Budget, purposes: bytes) -> None:
         values = {"budget": budget.SerializeToString(), "at": time.time(), "purposes": purposes}
-        with db.writing(self._database) as connection:
+        with self._writing() as connection:
             connection.execute(
                 insert(schema.offer)
                 .values(holder=holder, list=list_name, **values)
@@ -274,7 +299,7 @@ class Syncer:
 
     def _note_current(self, where: ListEpoch, public_key: bytes, batch: int) -> None:
         values = {"batch": batch, "checked_at": time.time(), "closed": 0}
-        with db.writing(self._database) as connection:
+        with self._writing() as connection:
             connection.execute(
                 insert(schema.synced)
                 .values(
@@ -289,7 +314,7 @@ class Syncer:
 
     def _note_closed(self, where: ListEpoch) -> None:
         table = schema.synced
-        with db.writing(self._database) as connection:
+        with self._writing() as connection:
             connection.execute(
                 table.update()
                 .where(
@@ -300,23 +325,17 @@ class Syncer:
 
     def _note_contact(self, member: Member) -> None:
         values = {"at": time.time()}
-        with db.writing(self._database) as connection:
+        with self._writing() as connection:
             connection.execute(
                 insert(schema.contact)
                 .values(holder=member.id, **values)
                 .on_conflict_do_update(index_elements=["holder"], set_=values)
             )
 
-    def contact(self, holder: str) -> float:
-        """When the holder last told us all its lists; 0 for never."""
-        table = schema.contact
-        with db.reading(self._database) as connection:
-            return connection.execute(sa.select(table.c.at).where(table.c.holder == holder)).scalar() or 0.0
-
     def _drop_unoffered(self, member: Member, offered: set[str]) -> None:
         """A list that its holder no longer offers is not asked from the old copy."""
         table = schema.synced
-        with db.writing(self._database) as connection:
+        with self._writing() as connection:
             connection.execute(
                 table.update()
                 .where(table.c.holder == member.id, table.c.list.not_in(offered or {""}))
@@ -330,7 +349,7 @@ class Syncer:
             rows = connection.execute(sa.select(table).where(table.c.closed == 1)).all()
         for row in rows:
             self._tables.drop(row.holder, row.list, row.epoch)
-            with db.writing(self._database) as connection:
+            with self._writing() as connection:
                 where = (hit.c.holder == row.holder) & (hit.c.list == row.list) & (hit.c.epoch == row.epoch)
                 connection.execute(hit.delete().where(where))
                 connection.execute(

@@ -20,7 +20,7 @@ from protocols.errors import MisuseError, PeerError, ProtocolError
 
 from .. import limits
 from ..errors import ConfigError, NodeError, Refused, StorageError
-from ..identity.members import Member, MemberBook
+from ..identity.members import Member, MemberBook, MemberList
 
 REASON = "lianfang-reason"
 _log = logging.getLogger("lianfang.wire")
@@ -84,11 +84,15 @@ class Capture:
             self._written += len(line)
 
 
+_RECHECK = 10.0  # seconds for which a certificate that was good stays so, under the same member list
+
+
 class Authenticator:
     """From a call to the member that makes it."""
 
     def __init__(self, book: MemberBook) -> None:
         self._book = book
+        self._known: dict[bytes, tuple[MemberList, float, Member]] = {}
         self._certificate = functools.lru_cache(maxsize=1024)(x509.load_pem_x509_certificate)
 
     def member(self, context: "grpc.aio.ServicerContext[Any, Any]") -> Member:
@@ -102,8 +106,16 @@ class Authenticator:
             raise Refused(
                 "the client certificate cannot be read", "BAD_CERTIFICATE", grpc.StatusCode.UNAUTHENTICATED
             ) from error
+        members, now = self._book.current, time.monotonic()
+        known = self._known.get(bytes(chain[0]))
+        if known is not None and known[0] is members and now - known[1] < _RECHECK:
+            return known[2]
         try:
-            return self._book.current.authenticate(certificate)
+            member = members.authenticate(certificate)
+            if len(self._known) > 1_000:
+                self._known.clear()
+            self._known[bytes(chain[0])] = (members, now, member)
+            return member
         except Refused as error:
             raise Refused(str(error), error.reason, grpc.StatusCode.UNAUTHENTICATED) from error
 

@@ -18,6 +18,7 @@ from nodes.identity.members import Member
 from nodes.identity.names import MemberName, Role
 from nodes.policy import PolicyFile
 from nodes.store import engine as db
+from nodes.store.writer import GroupWriter
 from nodes.workers import Workers
 
 NETWORK = "test.example"
@@ -116,13 +117,13 @@ def policy_file(tmp_path: Path) -> Callable[[str], PolicyFile]:
 
 @pytest.fixture
 def make_gate(holder: Holder) -> Iterator[Callable[..., Gate]]:
-    made: list[Gate] = []
+    made: list[GroupWriter] = []
 
     def make(rules: PolicyFile, **options) -> Gate:
-        gate = Gate(holder.database, rules, **options)  # type: ignore[attr-defined]
-        made.append(gate)
-        return gate
+        writer = GroupWriter(holder.database)  # type: ignore[attr-defined]
+        made.append(writer)
+        return Gate(holder.database, writer, rules, **options)  # type: ignore[attr-defined]
 
     yield make
-    for gate in made:
-        gate.close()
+    for writer in made:
+        writer.close()

@@ -1,0 +1,77 @@
+"""One writer for `node.db`: what arrives together shares one commit, and so one wait for the disk."""
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+
+from ..errors import NodeError, StorageError
+from . import engine as db
+
+_T = TypeVar("_T")
+_Work = tuple[Callable[[sa.Connection], Any], "Future[Any]"]
+_TOGETHER = 256
+_log = logging.getLogger("lianfang.store")
+
+
+class GroupWriter:
+    """A thread that runs pieces of work in shared transactions; each future is set once its commit is durable.
+
+    A piece must not write before it raises: the others' writes are committed all the same.
+    """
+
+    def __init__(self, database: sa.Engine) -> None:
+        self._database = database
+        self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+        self._thread.start()
+
+    def submit(self, work: Callable[[sa.Connection], _T]) -> "Future[_T]":
+        """Queue a piece of work. Cancelling the future before its turn withdraws it."""
+        future: Future[_T] = Future()
+        self._queue.put((work, future))
+        return future
+
+    def close(self) -> None:
+        """Do what is queued, then stop."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        stopping = False
+        while not stopping:
+            group = [self._queue.get()]
+            while len(group) < _TOGETHER:
+                try:
+                    group.append(self._queue.get_nowait())
+                except queue.Empty:
+                    break
+            stopping = None in group
+            # Whoever has gone meanwhile is passed over, and from here on cannot go.
+            work = [each for each in group if each is not None and each[1].set_running_or_notify_cancel()]
+            if work:
+                self._together(work)
+
+    def _together(self, group: list[_Work]) -> None:
+        outcomes: list[Any] = []
+        try:
+            with db.writing(self._database) as connection:
+                for work, _ in group:
+                    try:
+                        outcomes.append(work(connection))
+                    except NodeError as error:
+                        outcomes.append(error)
+        except StorageError as error:
+            outcomes = [error] * len(group)
+        except Exception as error:  # a defect must not leave callers waiting for ever
+            _log.exception("a transaction failed")
+            outcomes = [NodeError(f"the node's store failed: {type(error).__name__}")] * len(group)
+        for (_, future), outcome in zip(group, outcomes, strict=True):
+            if isinstance(outcome, Exception):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
