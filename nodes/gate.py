@@ -23,6 +23,7 @@ from .errors import Refused
 from .identity.members import Member
 from .store import engine as db
 from .store import schema
+from .store.prepared import Prepared
 from .store.writer import GroupWriter
 
 EVALUATE = "evaluate"
@@ -30,18 +31,22 @@ SYNC = "sync"
 _DAY = 86_400
 
 # Built once: at each question, building a statement costs more than running it.
-_KNOWN = sa.select(schema.decision.c.id, schema.decision.c.request_hash, schema.decision.c.repeats).where(
-    schema.decision.c.peer == sa.bindparam("in_peer"),
-    schema.decision.c.query_id == sa.bindparam("in_query_id"),
+_KNOWN = Prepared(
+    sa.select(schema.decision.c.id, schema.decision.c.request_hash, schema.decision.c.repeats).where(
+        schema.decision.c.peer == sa.bindparam("in_peer"),
+        schema.decision.c.query_id == sa.bindparam("in_query_id"),
+    )
 )
-_REPEATED = (
+_REPEATED = Prepared(
     schema.decision.update()
     .where(schema.decision.c.id == sa.bindparam("in_id"))
     .values(repeats=sa.bindparam("in_repeats"))
 )
-_INSERT = schema.decision.insert()
+_INSERT = Prepared(
+    schema.decision.insert(), [column.name for column in schema.decision.columns if column.name != "id"]
+)
 # Epochs whose key exists, oldest first: one budget spans them, and all before them are closed.
-_EPOCHS = (
+_EPOCHS = Prepared(
     sa.select(schema.epoch.c.number)
     .where(schema.epoch.c.list == sa.bindparam("in_list"), schema.epoch.c.state != "closed")
     .order_by(schema.epoch.c.number)
@@ -75,10 +80,13 @@ def _used() -> sa.Select[tuple[int, int, int, int, int]]:
     ).where(table.c.resource == sa.bindparam("in_resource"))
 
 
-_USED = _used()
-_CHARGE = insert(schema.usage).on_conflict_do_update(
-    index_elements=["peer", "resource", "epoch", "day"],
-    set_={"evaluations": schema.usage.c.evaluations + insert(schema.usage).excluded.evaluations},
+_USED = Prepared(_used())
+_CHARGE = Prepared(
+    insert(schema.usage).on_conflict_do_update(
+        index_elements=["peer", "resource", "epoch", "day"],
+        set_={"evaluations": schema.usage.c.evaluations + insert(schema.usage).excluded.evaluations},
+    ),
+    [column.name for column in schema.usage.columns],
 )
 
 
@@ -163,8 +171,8 @@ class Gate:
             raise
 
     def _grant(self, connection: sa.Connection, ask: Ask) -> Decision:
-        known = connection.execute(_KNOWN, {"in_peer": ask.member.id, "in_query_id": ask.query_id}).first()
-        if known is not None and known.request_hash != ask.request_hash:
+        known = _KNOWN.run(connection, {"in_peer": ask.member.id, "in_query_id": ask.query_id}).fetchone()
+        if known is not None and known[1] != ask.request_hash:
             raise Refused(
                 "this query id was used for another request",
                 "QUERY_ID_REUSED",
@@ -184,9 +192,9 @@ class Gate:
                 )
         ask.check()
         if known is not None:
-            if known.repeats >= limits.RETRIES_ANSWERED:
+            if known[2] >= limits.RETRIES_ANSWERED:
                 raise exhausted("this question has been answered often enough; ask a new one")
-            connection.execute(_REPEATED, {"in_id": known.id, "in_repeats": known.repeats + 1})
+            _REPEATED.run(connection, {"in_id": known[0], "in_repeats": known[2] + 1})
             return Decision(True, self._budget(connection, ask.member, ask.resource))
         budget = self._budget(connection, ask.member, ask.resource, ask.epoch)
         if ask.count:
@@ -196,8 +204,8 @@ class Gate:
 
     @staticmethod
     def _insert(connection: sa.Connection, ask: Ask, now: float, query_id: bytes) -> None:
-        connection.execute(
-            _INSERT,
+        _INSERT.run(
+            connection,
             {
                 "query_id": query_id,
                 "peer": ask.member.id,
@@ -275,10 +283,10 @@ class Gate:
         if rule is None:
             return pb.Budget()
         whole = rules.list_budget(resource)
-        epochs = list(connection.execute(_EPOCHS, {"in_list": resource}).scalars())
+        epochs = [row[0] for row in _EPOCHS.run(connection, {"in_list": resource})]
         now = self._clock()
-        used = connection.execute(
-            _USED,
+        mine, mine_today, everyone, everyone_today, burst = _USED.run(
+            connection,
             {
                 "in_peer": member.id,
                 "in_resource": resource,
@@ -286,7 +294,7 @@ class Gate:
                 "in_day": int(now // _DAY),
                 "in_since": now - rule.budget.burst_seconds,
             },
-        ).one()
+        ).fetchone()
         credit = 0
         if epochs and epoch in (None, epochs[-1]):
             # What an epoch before has answered may be asked again of the new one, and of that one only.
@@ -298,11 +306,11 @@ class Gate:
 
         return pb.Budget(
             epoch_limit=epoch_limit,
-            epoch_left=min(left(epoch_limit, used.mine), left(whole.epoch + credit, used.everyone)),
+            epoch_left=min(left(epoch_limit, mine), left(whole.epoch + credit, everyone)),
             day_limit=rule.budget.day,
-            day_left=min(left(rule.budget.day, used.mine_today), left(whole.day, used.everyone_today)),
+            day_left=min(left(rule.budget.day, mine_today), left(whole.day, everyone_today)),
             burst_limit=rule.budget.burst,
-            burst_left=left(rule.budget.burst, used.burst),
+            burst_left=left(rule.budget.burst, burst),
             burst_seconds=rule.budget.burst_seconds,
         )
 
@@ -319,8 +327,8 @@ class Gate:
                     f"the {name} budget for {ask.resource} has {left} evaluations left, "
                     f"{ask.count} are needed; more {again}"
                 )
-        connection.execute(
-            _CHARGE,
+        _CHARGE.run(
+            connection,
             {
                 "peer": ask.member.id,
                 "resource": ask.resource,

@@ -22,6 +22,7 @@ from protocols.encoding import frame
 from ..identity.keys import Vault
 from ..store import engine as db
 from ..store import schema
+from ..store.prepared import Prepared
 from ..store.writer import GroupWriter
 
 _PURPOSE = b"asked"
@@ -30,22 +31,27 @@ _FEW = 500  # identifiers that are looked for one by one
 _CACHED = 1_000
 
 # Built once: at each question, building a statement costs more than running it.
-_PENDING = sa.select(schema.asked).where(
-    schema.asked.c.job == sa.bindparam("in_job"), schema.asked.c.outcome == "pending"
+_PENDING = Prepared(
+    sa.select(
+        *(schema.asked.c[name] for name in ("query_id", "holder", "list", "epoch", "asker", "secret"))
+    ).where(schema.asked.c.job == sa.bindparam("in_job"), schema.asked.c.outcome == "pending")
 )
-_BEGIN = schema.asked.insert()
-_END = (
+_BEGIN = Prepared(schema.asked.insert(), [column.name for column in schema.asked.columns])
+_END = Prepared(
     schema.asked.update()
     .where(schema.asked.c.query_id == sa.bindparam("in_query_id"))
     .values(outcome=sa.bindparam("in_outcome"), secret=None)
 )
 _new = insert(schema.answer)
-_ANSWERS = _new.on_conflict_do_update(
-    index_elements=["job", "identifier", "holder", "list"],
-    set_={"outcome": _new.excluded.outcome, "at": _new.excluded.at},
+_ANSWERS = Prepared(
+    _new.on_conflict_do_update(
+        index_elements=["job", "identifier", "holder", "list"],
+        set_={"outcome": _new.excluded.outcome, "at": _new.excluded.at},
+    ),
+    [column.name for column in schema.answer.columns],
 )
-_HITS = insert(schema.hit).on_conflict_do_nothing()
-_BUDGET = (
+_HITS = Prepared(insert(schema.hit).on_conflict_do_nothing(), [column.name for column in schema.hit.columns])
+_BUDGET = Prepared(
     schema.offer.update()
     .where(schema.offer.c.holder == sa.bindparam("in_holder"), schema.offer.c.list == sa.bindparam("in_list"))
     .values(budget=sa.bindparam("in_budget"), at=sa.bindparam("in_at"))
@@ -57,7 +63,7 @@ _KNOWN_FEW = _KNOWN.where(schema.answer.c.identifier.in_(sa.bindparam("in_identi
 
 
 def _end(connection: sa.Connection, query_id: bytes, outcome: str) -> None:
-    connection.execute(_END, {"in_query_id": query_id, "in_outcome": outcome})
+    _END.run(connection, {"in_query_id": query_id, "in_outcome": outcome})
 
 
 @dataclass(frozen=True)
@@ -135,22 +141,22 @@ class Questions:
     def pending(self, job: Job, wanted: set[bytes]) -> list[Batch]:
         """Batches that were asked, have no answer yet, and hold any of the wanted identifiers."""
         with db.reading(self._database) as connection:
-            rows = connection.execute(_PENDING, {"in_job": job.id}).all()
+            rows = _PENDING.run(connection, {"in_job": job.id}).fetchall()
         batches = []
-        for row in rows:
-            stored = json.loads(self._vault.decrypt(row.secret, _PURPOSE + row.query_id))
+        for query_id, holder, list_name, epoch, asker, secret in rows:
+            stored = json.loads(self._vault.decrypt(secret, _PURPOSE + query_id))
             inputs = [each.encode() for each in stored["inputs"]]
             if wanted.isdisjoint(inputs):
                 continue
             batches.append(
                 Batch(
-                    row.query_id,
+                    query_id,
                     bytes.fromhex(stored["seed"]),
                     inputs,
-                    row.holder,
-                    row.list,
-                    row.epoch,
-                    row.asker,
+                    holder,
+                    list_name,
+                    epoch,
+                    asker,
                 )
             )
         return batches
@@ -198,7 +204,7 @@ class Questions:
             return done
 
         def write(connection: sa.Connection) -> list[Batch]:
-            connection.execute(_BEGIN, rows)
+            _BEGIN.run_many(connection, rows)
             return batches
 
         return self._writer.submit(write)
@@ -239,12 +245,13 @@ class Questions:
 
         def write(connection: sa.Connection) -> None:
             if self._keep > 0 and rows:
-                connection.execute(_ANSWERS, rows)
+                _ANSWERS.run_many(connection, rows)
             if hits:
-                connection.execute(_HITS, hits)
+                _HITS.run_many(connection, hits)
             _end(connection, batch.query_id, "answered")
-            connection.execute(
-                _BUDGET, {"in_holder": batch.holder, "in_list": batch.list, "in_budget": budget, "in_at": now}
+            _BUDGET.run(
+                connection,
+                {"in_holder": batch.holder, "in_list": batch.list, "in_budget": budget, "in_at": now},
             )
 
         return self._writer.submit(write)

@@ -1,6 +1,7 @@
 """SQLite as the node uses it: WAL, synchronous=FULL, one writer, migrations by Alembic."""
 
 import contextlib
+import sqlite3
 import threading
 import weakref
 from collections.abc import Iterator
@@ -72,6 +73,8 @@ def translated(path: Path | str) -> Iterator[None]:
         yield
     except exc.DBAPIError as error:
         raise StorageError(f"{path}: {error.orig}") from error
+    except sqlite3.Error as error:  # of statements that run on the driver's own cursor
+        raise StorageError(f"{path}: {error}") from error
     except OSError as error:
         raise StorageError(f"{error.filename or path}: {error.strerror}") from error
 

@@ -1,9 +1,10 @@
 """One writer for `node.db`: what arrives together shares one commit, and so one wait for the disk."""
 
+import contextlib
 import logging
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -27,6 +28,7 @@ class GroupWriter:
     def __init__(self, database: sa.Engine) -> None:
         self._database = database
         self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
+        self._connection: sa.Connection | None = None  # the thread's own
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
 
@@ -55,11 +57,29 @@ class GroupWriter:
             work = [each for each in group if each is not None and each[1].set_running_or_notify_cancel()]
             if work:
                 self._together(work)
+        if self._connection is not None:
+            self._connection.close()
+
+    @contextlib.contextmanager
+    def _begun(self) -> Iterator[sa.Connection]:
+        if self._connection is None:
+            self._connection = self._database.connect()
+        try:
+            with self._connection.begin():
+                yield self._connection
+        except BaseException:
+            self._connection.close()
+            self._connection = None
+            raise
 
     def _together(self, group: list[_Work]) -> None:
         outcomes: list[Any] = []
         try:
-            with db.writing(self._database) as connection:
+            with (
+                db.translated(str(self._database.url.database)),
+                db.turn(self._database),
+                self._begun() as connection,
+            ):
                 for work, _ in group:
                     try:
                         outcomes.append(work(connection))

@@ -283,20 +283,19 @@ def test_charges_survive_a_restart(gate, members, make_gate, policy_file, make_h
     assert again.budget(members["centre"], "fraud").epoch_left == 67
 
 
-def test_a_full_disk_grants_nothing(gate, members, holder, monkeypatch):
-    event = threading.Event()
+def test_a_full_disk_grants_nothing(gate, members, monkeypatch):
+    real, full = gates._CHARGE.run, threading.Event()
 
-    @sa.event.listens_for(holder.database, "before_cursor_execute")
-    def fail(connection, cursor, statement, parameters, context, many):
-        if event.is_set() and "INSERT INTO usage" in statement:
-            raise sa.exc.OperationalError(
-                statement, None, sqlite3.OperationalError("database or disk is full")
-            )
+    def run(connection, values):
+        if full.is_set():
+            raise sqlite3.OperationalError("database or disk is full")
+        return real(connection, values)
 
-    event.set()
+    monkeypatch.setattr(gates._CHARGE, "run", run)
+    full.set()
     with pytest.raises(StorageError, match="full"):
         gate.admit(ask(members["centre"]))
-    event.clear()
+    full.clear()
     assert gate.budget(members["centre"], "fraud").epoch_left == 100
     gate.admit(ask(members["centre"]))
 
