@@ -1,5 +1,6 @@
 """The words of files and people, in English and Chinese, for the codes of labels and identifiers."""
 
+import functools
 import re
 import unicodedata
 from enum import IntEnum
@@ -108,6 +109,7 @@ KINDS: dict[str, Kind] = (
 )
 
 
+@functools.lru_cache(maxsize=1_024)
 def kind_of(text: str) -> Kind | None:
     """The kind a word stands for, or None."""
     return KINDS.get(key(text))

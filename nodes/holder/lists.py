@@ -16,7 +16,7 @@ from ..errors import NotFound, invalid
 from ..identity.keys import Vault
 from ..store import engine as db
 from ..store import schema
-from .rows import Bad, SealRow, StoredRow
+from .rows import Bad, Prepared, SealRow, StoredRow
 
 _LIVE = tuple(int(status) for status in labels.LIVE)
 # A person's decision stands against a file that still has the entry.
@@ -110,7 +110,7 @@ class ListStore:
     def import_rows(
         self,
         name: str,
-        prepared: Iterable[Sequence[StoredRow | Bad]],
+        prepared: Iterable[Prepared],
         replace: bool,
         skip_bad: bool,
         refused_before: Callable[[], int] = lambda: 0,
@@ -146,19 +146,17 @@ class ListStore:
                 connection.execution_options(read=False)
         return outcome
 
-    def _stage(
-        self, connection: sa.Connection, prepared: Iterable[Sequence[StoredRow | Bad]], outcome: ImportOutcome
-    ) -> None:
+    def _stage(self, connection: sa.Connection, prepared: Iterable[Prepared], outcome: ImportOutcome) -> None:
         connection.exec_driver_sql("DROP TABLE IF EXISTS temp.incoming")
         connection.exec_driver_sql(f"CREATE TEMP TABLE incoming ({', '.join(_COLUMNS)})")
         marks = ", ".join("?" * len(_COLUMNS))
         insert = f"INSERT INTO temp.incoming VALUES ({marks})"  # noqa: S608
-        for chunk in prepared:
-            outcome.rows += len(chunk)
-            good = [tuple(row) for row in chunk if isinstance(row, StoredRow)]
-            outcome.bad.extend(row for row in chunk if isinstance(row, Bad))
-            if good:
-                connection.exec_driver_sql(insert, good)
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        for good, bad in prepared:
+            outcome.rows += len(good) + len(bad)
+            outcome.bad.extend(bad)
+            driver.cursor().executemany(insert, good)
         connection.exec_driver_sql("CREATE INDEX temp.incoming_identifier ON incoming (identifier, number)")
         # Of equal rows the first stands; rows that contradict it are bad.
         same = " AND ".join(f"d.{c} IS f.{c}" for c in (*_DETAILS, "status", "observed_on", "valid_until"))

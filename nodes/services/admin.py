@@ -24,7 +24,7 @@ from .. import limits, report, words
 from ..errors import NodeError, invalid
 from ..holder.epochs import SealedBatch
 from ..holder.lists import ImportOutcome, StoredEntry, today
-from ..holder.rows import Bad, RowOptions, StoredRow, prepare_chunk
+from ..holder.rows import Prepared, RowOptions, prepare_message
 from ..policy import BASIS_NAMES, PURPOSE_NAMES
 from ..querier.query import Answered, Finished, Target, label_of
 from ..querier.sync import SyncStep
@@ -118,11 +118,11 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         )
         root = node.keys.vault.root
 
-        def prepared() -> Iterator[list[StoredRow | Bad]]:
+        def prepared() -> Iterator[Prepared]:
             done = 0
             work = ((root, rows, options) for rows in feed.chunks())
-            for chunk in node.workers.stream(prepare_chunk, work):
-                done += len(chunk)
+            for chunk in node.workers.stream(prepare_message, work):
+                done += len(chunk[0]) + len(chunk[1])
                 tell(pb.ImportProgress(phase="check", done=done, total=feed.total))
                 yield chunk
 
@@ -471,7 +471,7 @@ class _Feed:
     """Rows from the stream to the importing thread, a few chunks ahead."""
 
     def __init__(self) -> None:
-        self._queue: queue.Queue[list[tuple[Any, ...]] | Exception | None] = queue.Queue(maxsize=8)
+        self._queue: queue.Queue[bytes | Exception | None] = queue.Queue(maxsize=8)
         self._aborted = threading.Event()
         self.total = 0
         self.refused = 0
@@ -494,10 +494,10 @@ class _Feed:
             if self.total > limits.IMPORT_ROWS:
                 await self._put(invalid(f"a file has at most {limits.IMPORT_ROWS} rows"))
                 return
-            await self._put([_raw(row) for row in request.rows.rows])
+            await self._put(request.rows.SerializeToString())
         await self._put(None if ended else invalid("the file did not arrive whole; nothing was stored"))
 
-    async def _put(self, item: "list[tuple[Any, ...]] | Exception | None") -> None:
+    async def _put(self, item: bytes | Exception | None) -> None:
         while not self._aborted.is_set():
             try:
                 self._queue.put_nowait(item)
@@ -511,7 +511,7 @@ class _Feed:
         with contextlib.suppress(queue.Full):
             self._queue.put_nowait(invalid("the import was interrupted; nothing was stored"))
 
-    def chunks(self) -> Iterator[list[tuple[Any, ...]]]:
+    def chunks(self) -> Iterator[bytes]:
         """Chunks in order; raises what went wrong with the stream."""
         while True:
             try:
@@ -525,25 +525,6 @@ class _Feed:
             if isinstance(item, Exception):
                 raise item
             yield item
-
-
-def _raw(row: pb.Row) -> tuple[Any, ...]:
-    return (
-        row.number,
-        row.kind,
-        row.value,
-        row.country,
-        row.category,
-        row.severity,
-        row.confidence,
-        row.basis,
-        row.observed_on,
-        row.valid_until,
-        row.status,
-        row.reason,
-        row.reference,
-        row.institution,
-    )
 
 
 async def _threaded(
