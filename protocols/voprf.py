@@ -5,6 +5,7 @@ Functions named `…_chunk` do a slice of a batch, so that a caller may spread i
 functions are built from them and give the same bytes as the RFC.
 """
 
+import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -89,6 +90,7 @@ def derive_key_pair(seed: bytes, info: bytes, mode: int = MODE_VOPRF) -> KeyPair
     raise MisuseError("no key can be derived from this seed")
 
 
+@functools.lru_cache(maxsize=256)
 def check_public_key(public: bytes) -> None:
     """Raise `DecodeError` unless `public` is one valid point and not the identity."""
     if len(public) != group.POINT:

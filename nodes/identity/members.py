@@ -44,16 +44,18 @@ class Member:
         """The key that signs this member's statements."""
         return Ed25519PublicKey.from_public_bytes(self.signing_key)
 
+    @functools.cached_property
+    def _pems(self) -> list[tuple[float, bytes]]:
+        loaded = [x509.load_der_x509_certificate(data) for data in self.certificates]
+        return [(each.not_valid_after_utc.timestamp(), certificates.pem(each)) for each in loaded]
+
     def trusted_pem(self) -> bytes:
         """This member's valid certificates: what a TLS client of it trusts, and nothing else."""
-        out = []
-        for data in self.certificates:
-            certificate = x509.load_der_x509_certificate(data)
-            if certificate.not_valid_after_utc > certificates.now():
-                out.append(certificates.pem(certificate))
-        if not out:
+        now = time.time()
+        valid = b"".join(pem for until, pem in self._pems if until > now)
+        if not valid:
             raise Refused(f"{self.name.name}: its certificate has expired", "EXPIRED_CERTIFICATE")
-        return b"".join(out)
+        return valid
 
 
 def sign(key: ec.EllipticCurvePrivateKey, members: pb.MemberList) -> bytes:

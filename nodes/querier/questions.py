@@ -4,6 +4,7 @@ Until its answer is in, a batch keeps its blinding seed and identifiers, encrypt
 bytes are sent again and charged once. With the answer they are erased: OPRF outputs are never stored.
 """
 
+import functools
 import hashlib
 import json
 import secrets
@@ -27,7 +28,7 @@ from ..store.writer import GroupWriter
 
 _PURPOSE = b"asked"
 _POSITION = struct.Struct(">II")  # epoch, batch
-_FEW = 500  # identifiers that are looked for one by one
+_FEW = 50  # identifiers that are looked for one by one
 _CACHED = 1_000
 
 # Built once: at each question, building a statement costs more than running it.
@@ -59,7 +60,15 @@ _BUDGET = Prepared(
 _KNOWN = sa.select(
     schema.answer.c.identifier, schema.answer.c.outcome, schema.answer.c.holder, schema.answer.c.list
 ).where(schema.answer.c.job == sa.bindparam("in_job"), schema.answer.c.at > sa.bindparam("in_since"))
-_KNOWN_FEW = _KNOWN.where(schema.answer.c.identifier.in_(sa.bindparam("in_identifiers", expanding=True)))
+
+
+_KNOWN_ALL = Prepared(_KNOWN)
+
+
+@functools.lru_cache(maxsize=_FEW)
+def _known_few(count: int) -> Prepared:
+    names: list[sa.BindParameter[bytes]] = [sa.bindparam(f"in_{i}") for i in range(count)]
+    return Prepared(_KNOWN.where(schema.answer.c.identifier.in_(names)))
 
 
 def _end(connection: sa.Connection, query_id: bytes, outcome: str) -> None:
@@ -138,10 +147,9 @@ class Questions:
 
     # -- batches under way -----------------------------------------------------------------------------------
 
-    def pending(self, job: Job, wanted: set[bytes]) -> list[Batch]:
-        """Batches that were asked, have no answer yet, and hold any of the wanted identifiers."""
-        with db.reading(self._database) as connection:
-            rows = _PENDING.run(connection, {"in_job": job.id}).fetchall()
+    def _pending(self, connection: sa.Connection, job: Job, wanted: set[bytes]) -> list[Batch]:
+        """Batches that hold any of the wanted identifiers."""
+        rows = _PENDING.run(connection, {"in_job": job.id}).fetchall()
         batches = []
         for query_id, holder, list_name, epoch, asker, secret in rows:
             stored = json.loads(self._vault.decrypt(secret, _PURPOSE + query_id))
@@ -258,24 +266,32 @@ class Questions:
 
     # -- answers of before -----------------------------------------------------------------------------------
 
-    def known(self, job: Job, inputs: Sequence[bytes]) -> dict[tuple[str, str], dict[bytes, Answer]]:
-        """Answers kept for a rerun: by (holder, list), then by canonical identifier."""
+    def recall(
+        self, job: Job, inputs: Sequence[bytes], again: bool
+    ) -> tuple[dict[tuple[str, str], dict[bytes, Answer]], list[Batch]]:
+        """(answers kept for a rerun, by (holder, list) and identifier; batches without an answer yet)."""
+        with db.reading(self._database) as connection:
+            kept = {} if again else self._known(connection, job, inputs)
+            return kept, self._pending(connection, job, set(inputs))
+
+    def _known(
+        self, connection: sa.Connection, job: Job, inputs: Sequence[bytes]
+    ) -> dict[tuple[str, str], dict[bytes, Answer]]:
         wanted = {self._vault.index(each): each for each in inputs}
         values: dict[str, object] = {"in_job": job.id, "in_since": time.time() - self._keep}
-        few = len(wanted) <= _FEW
-        with db.reading(self._database) as connection:
-            if few:
-                rows = connection.execute(_KNOWN_FEW, {**values, "in_identifiers": list(wanted)}).all()
-            else:
-                rows = connection.execute(_KNOWN, values).all()
+        if len(wanted) <= _FEW:
+            values |= {f"in_{i}": index for i, index in enumerate(wanted)}
+            rows = _known_few(len(wanted)).run(connection, values)
+        else:
+            rows = _KNOWN_ALL.run(connection, values)
         found: dict[tuple[str, str], dict[bytes, Answer]] = {}
-        for row in rows:
-            canonical = wanted.get(row.identifier)
+        for index, outcome, holder, list_name in rows:
+            canonical = wanted.get(index)
             if canonical is not None:
-                plain = self._vault.decrypt(row.outcome, b"answer" + row.identifier)
+                plain = self._vault.decrypt(outcome, b"answer" + index)
                 epoch, batch = _POSITION.unpack(plain[:8])
                 answer = Answer(canonical, plain[24:], plain[8:24], epoch, batch)
-                found.setdefault((row.holder, row.list), {})[canonical] = answer
+                found.setdefault((holder, list_name), {})[canonical] = answer
         return found
 
     def purge(self) -> None:
