@@ -236,6 +236,7 @@ class LyingHolder(node_pb2_grpc.NodeInfoServicer, sync_pb2_grpc.ListSyncServicer
         self.where = ListEpoch(network.settings.network, self.name, "lies", 1)
         self.heads: list[node_pb2.EpochHead] = []
         self.parts: list[sync_pb2.PullResponse] = []
+        self.script: list[list[sync_pb2.PullResponse]] = []  # for the next pulls, one by one
         self.raw_lists: list[node_pb2.ListHead] | None = None
 
     def opened(self, key: voprf.KeyPair | None = None) -> common_pb2.SignedStatement:
@@ -264,7 +265,7 @@ class LyingHolder(node_pb2_grpc.NodeInfoServicer, sync_pb2_grpc.ListSyncServicer
         return node_pb2.GetInfoResponse(member=self.name, now=int(time.time()), suites=[1], lists=lists)
 
     def Pull(self, request, context):
-        yield from self.parts
+        yield from self.script.pop(0) if self.script else self.parts
 
 
 @pytest.fixture
@@ -325,7 +326,7 @@ def test_a_stream_that_is_truncated_reordered_repeated_or_changed(broken, liar):
             liar.parts = stream
             said = sync_bank_b(broken, 1)
             assert message in said or "ended the stream" in said or "longer" in said, (message, said)
-    liar.parts = parts(half)  # truncated
+    liar.script, liar.parts = [parts(half)], [opening]  # truncated, and nothing more when asked again
     assert "ended the stream" in sync_bank_b(broken, 1)
     liar.parts = [opening, sync_pb2.PullResponse(content=rest)]  # taken up where it broke off
     sync_bank_b(broken, 0)
