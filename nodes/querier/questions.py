@@ -4,6 +4,7 @@ Until its answer is in, a batch keeps its blinding seed and identifiers, encrypt
 bytes are sent again and charged once. With the answer they are erased: OPRF outputs are never stored.
 """
 
+import asyncio
 import functools
 import hashlib
 import json
@@ -121,12 +122,13 @@ class Questions:
         self._database, self._writer, self._vault, self._keep = database, writer, vault, keep_hours * 3600
         self._commitments: dict[bytes, bytes] = {}
 
-    def job(self, case: str, purpose: int, basis: int, asker: str) -> Job:
+    async def job(self, case: str, purpose: int, basis: int, asker: str) -> Job:
         """Find or open the job; its commitment to the case number is salted and stays the same."""
         job_id = self._vault.index(frame("job", case, purpose, basis))
         commitment = self._commitments.get(job_id)
         if commitment is None:
-            commitment = self._writer.submit(lambda connection: self._open(connection, job_id, case)).result()
+            opened = self._writer.submit(lambda connection: self._open(connection, job_id, case))
+            commitment = await asyncio.wrap_future(opened)
             if len(self._commitments) > _CACHED:
                 self._commitments.clear()
             self._commitments[job_id] = commitment

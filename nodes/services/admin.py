@@ -265,9 +265,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             if each[0] is not None:
                 places.setdefault(each[0], []).append(index)
         members = [node.peers.find(text, own) for text in request.members] or node.peers.others(own)
-        job = await asyncio.to_thread(
-            node.questions.job, request.case_number, request.purpose, request.basis, request.asker
-        )
+        job = await node.questions.job(request.case_number, request.purpose, request.basis, request.asker)
         deadline = request.deadline_s or node.home.config.ask.deadline_seconds
         targets = await node.asker.plan(
             job, list(places), members, list(request.lists), request.again, deadline
@@ -291,6 +289,8 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             for i in range(0, len(answers), _ANSWERS_A_MESSAGE):
                 chunk = answers[i : i + _ANSWERS_A_MESSAGE]
                 yield pb.QueryEvent(answers=pb.QueryAnswers(answers=chunk))
+            if event.total <= limits.BATCH_INLINE:
+                continue  # over before anybody could watch
             yield pb.QueryEvent(
                 progress=pb.QueryProgress(
                     member=event.target.member.name.name,
