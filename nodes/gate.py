@@ -107,7 +107,7 @@ class Ask:
     asker: bytes = b""
     asked_at: float | None = None
     # Raises `Refused` for what depends on the resource's state; runs after the rules, before the charge.
-    check: Callable[[], None] = field(default=lambda: None)
+    check: Callable[[], object] = field(default=lambda: None)
 
 
 @dataclass(frozen=True)

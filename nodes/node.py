@@ -140,7 +140,8 @@ class Node:
             settings.ask,
             self.capture,
         )
-        self._lookup = LookupService(self.book, self.epochs, self.gate, self.workers, self.capture)
+        self._authenticator = wire.Authenticator(self.book)
+        self._lookup = LookupService(self._authenticator, self.epochs, self.gate, self.workers, self.capture)
         self._servers: list[grpc.aio.Server] = []
         self._health = wire.Health()
         self._tasks: list[asyncio.Task[None]] = []
@@ -156,11 +157,12 @@ class Node:
         server = grpc.aio.server(
             options=wire.SERVER_OPTIONS,
             maximum_concurrent_rpcs=limits.CONCURRENT_CALLS,
-            interceptors=[wire.MembersOnly(wire.Authenticator(self.book))],
+            interceptors=[wire.MembersOnly(self._authenticator)],
         )
         info = NodeInfoService(
             self.home.name,
             self.book,
+            self._authenticator,
             self.lists,
             self.epochs,
             self.gate,
@@ -168,7 +170,7 @@ class Node:
             self._newer_list.set,
         )
         node_pb2_grpc.add_NodeInfoServicer_to_server(info, server)
-        sync = ListSyncService(self.book, self.epochs, self.gate, self.capture)
+        sync = ListSyncService(self._authenticator, self.epochs, self.gate, self.capture)
         sync_pb2_grpc.add_ListSyncServicer_to_server(sync, server)
         lookup_pb2_grpc.add_LookupServicer_to_server(self._lookup, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)

@@ -129,14 +129,12 @@ def _lines(text: str, kind: str) -> list[pb.QueryItem]:
 
 
 def query(
+    purpose: Annotated[str, typer.Option("--purpose", "-p", help=", ".join(PURPOSES))],
+    case: Annotated[str, typer.Option("--case", help=t("case number; it stays here", "案件编号，不外传"))],
+    basis: Annotated[str, typer.Option("--basis", "-b", help=", ".join(BASES))],
     source: Annotated[
         str, typer.Argument(metavar="[FILE|-]", help=t("values, one a line, or CSV/XLSX", "待查值"))
     ] = "-",
-    purpose: Annotated[str, typer.Option("--purpose", "-p", help=", ".join(PURPOSES))] = ...,  # type: ignore[assignment]
-    case: Annotated[
-        str, typer.Option("--case", help=t("case number; it stays here", "案件编号，不外传"))
-    ] = ...,  # type: ignore[assignment]
-    basis: Annotated[str, typer.Option("--basis", "-b", help=", ".join(BASES))] = ...,  # type: ignore[assignment]
     kind: Annotated[str, typer.Option("--kind", "-k", help=t("of values without one", "未注明种类时"))] = "",
     to: Annotated[
         list[str] | None, typer.Option("--to", help=t("members; default all", "成员，默认全部"))

@@ -261,11 +261,7 @@ def serve(config: Config = HERE) -> None:
     with errors():
         home = Home(config)
         start_logging(home)
-        asyncio.run(_serve(Node(home)))
-
-
-async def _serve(node: "object") -> None:
-    await node.serve()  # type: ignore[attr-defined]
+        asyncio.run(Node(home).serve())
 
 
 # -- a development network ---------------------------------------------------------------------------------------

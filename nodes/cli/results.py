@@ -10,6 +10,7 @@ from typing import Any
 import openpyxl
 from lianfang.v1 import admin_pb2 as pb
 
+from ..importers.table import private_file
 from ..services.wire import plain
 from . import common
 from .common import as_dict, err, out
@@ -143,8 +144,7 @@ def _harmless(value: str) -> str:
 def write_csv(path: Path, gathered: Gathered) -> None:
     """All rows as CSV (UTF-8 with BOM), readable by its owner alone."""
     header, rows = gathered.table_rows()
-    _private(path)
-    with path.open("w", encoding="utf-8-sig", newline="") as file:
+    with private_file(path) as file:
         writer = csv.writer(file)
         writer.writerow(header)
         writer.writerows(rows)

@@ -11,6 +11,7 @@ import csv
 import datetime as dt
 import random
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -74,9 +75,9 @@ class _Maker:
         self._rng = rng
         self._used: set[str] = set()
 
-    def _fresh(self, make: "object") -> str:
+    def _fresh(self, make: Callable[[], object]) -> str:
         while True:
-            value = str(make())  # type: ignore[operator]
+            value = str(make())
             if value not in self._used:
                 self._used.add(value)
                 return value

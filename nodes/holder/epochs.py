@@ -132,6 +132,14 @@ class Epochs:
             for row in rows
         ]
 
+    def _find(self, list_name: str, number: int) -> Epoch | None:
+        return next((each for each in self.all(list_name) if each.number == number), None)
+
+    def _existing(self, list_name: str, number: int) -> Epoch:
+        epoch = self._find(list_name, number)
+        assert epoch is not None
+        return epoch
+
     def answering(self, list_name: str) -> list[Epoch]:
         """Epochs that answer questions."""
         return [each for each in self.all(list_name) if each.state in ANSWERING]
@@ -185,7 +193,7 @@ class Epochs:
         with self._guard:
             known = self._keys.get((list_name, number))
         if known is None:
-            epoch = next((each for each in self.all(list_name) if each.number == number), None)
+            epoch = self._find(list_name, number)
             if epoch is None or epoch.state not in ANSWERING:
                 raise _not_answering(list_name, number)
             pair = self._read_key(list_name, epoch)
@@ -212,7 +220,7 @@ class Epochs:
 
     def _sealing_key(self, list_name: str, number: int) -> KeyPair:
         """The key of an epoch that exists, whether it answers yet or not."""
-        return self._read_key(list_name, next(each for each in self.all(list_name) if each.number == number))
+        return self._read_key(list_name, self._existing(list_name, number))
 
     # -- opening and closing -----------------------------------------------------------------------------------
 
@@ -262,7 +270,7 @@ class Epochs:
     def close(self, list_name: str, number: int) -> None:
         """Destroy the epoch's key, then record that it is gone."""
         path = self._key_path(list_name, number)
-        epoch = next(each for each in self.all(list_name) if each.number == number)
+        epoch = self._existing(list_name, number)
         with self._guard:
             self._destroyed.add((list_name, number))
             self._keys.pop((list_name, number), None)

@@ -28,6 +28,7 @@ class NodeInfoService(node_pb2_grpc.NodeInfoServicer):
         self,
         name: MemberName,
         book: MemberBook,
+        authenticator: wire.Authenticator,
         store: ListStore,
         epochs: Epochs,
         gate: Gate,
@@ -37,7 +38,7 @@ class NodeInfoService(node_pb2_grpc.NodeInfoServicer):
         self._on_newer_list = on_newer_list
         self._name, self._book, self._store, self._epochs, self._gate = name, book, store, epochs, gate
         self._capture = capture
-        self._authenticator = wire.Authenticator(book)
+        self._authenticator = authenticator
 
     @wire.unary
     async def GetInfo(self, request: pb.GetInfoRequest, context: Any) -> pb.GetInfoResponse:

@@ -20,7 +20,7 @@ from .. import limits
 from ..errors import Refused, invalid
 from ..gate import Ask, Gate
 from ..holder.epochs import Epochs
-from ..identity.members import Member, MemberBook
+from ..identity.members import Member
 from ..policy import BASIS_NAMES, PURPOSE_NAMES
 from ..workers import Workers
 from . import wire
@@ -72,10 +72,15 @@ class LookupService(lookup_pb2_grpc.LookupServicer):
     """Small requests have a thread of their own; large ones share the worker processes in turns."""
 
     def __init__(
-        self, book: MemberBook, epochs: Epochs, gate: Gate, workers: Workers, capture: wire.Capture
+        self,
+        authenticator: wire.Authenticator,
+        epochs: Epochs,
+        gate: Gate,
+        workers: Workers,
+        capture: wire.Capture,
     ) -> None:
         self._epochs, self._gate, self._workers, self._capture = epochs, gate, workers, capture
-        self._authenticator = wire.Authenticator(book)
+        self._authenticator = authenticator
         self._fast = ThreadPoolExecutor(1, "lookup")
         self._bulk = ThreadPoolExecutor(16, "bulk")
         self._under_way: collections.Counter[str] = collections.Counter()

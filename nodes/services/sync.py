@@ -20,7 +20,6 @@ from .. import limits
 from ..errors import Refused, invalid
 from ..gate import Ask, Gate
 from ..holder.epochs import Epochs
-from ..identity.members import MemberBook
 from . import wire
 
 _DEADLINE = grpc.StatusCode.DEADLINE_EXCEEDED
@@ -35,9 +34,11 @@ def _read(path: Path, offset: int, size: int) -> bytes:
 class ListSyncService(sync_pb2_grpc.ListSyncServicer):
     """Streams batches; holds no transaction while it does."""
 
-    def __init__(self, book: MemberBook, epochs: Epochs, gate: Gate, capture: wire.Capture) -> None:
+    def __init__(
+        self, authenticator: wire.Authenticator, epochs: Epochs, gate: Gate, capture: wire.Capture
+    ) -> None:
         self._epochs, self._gate, self._capture = epochs, gate, capture
-        self._authenticator = wire.Authenticator(book)
+        self._authenticator = authenticator
 
     @wire.streaming
     async def Pull(self, request: pb.PullRequest, context: Any) -> AsyncIterator[pb.PullResponse]:
@@ -58,7 +59,7 @@ class ListSyncService(sync_pb2_grpc.ListSyncServicer):
             0,
             request.pull_id,
             frame(request.list, request.epoch, request.from_batch, request.from_offset),
-            check=lambda: void(self._epochs.key(request.list, request.epoch)),
+            check=lambda: self._epochs.key(request.list, request.epoch),
         )
         await asyncio.wrap_future(self._gate.submit(ask))
         end = time.monotonic() + limits.PULL_SECONDS
@@ -81,7 +82,3 @@ class ListSyncService(sync_pb2_grpc.ListSyncServicer):
                 self._capture.record("out", "Pull", member.id, response)
                 yield response
                 offset += len(content)
-
-
-def void(_value: object) -> None:
-    """For a check that is done by calling something."""

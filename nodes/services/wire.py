@@ -16,7 +16,7 @@ from cryptography import x509
 from google.protobuf.message import Message
 from grpc_health.v1 import health
 
-from protocols.errors import MisuseError, PeerError, ProtocolError
+from protocols.errors import ProtocolError
 
 from .. import limits
 from ..errors import ConfigError, NodeError, Refused, StorageError
@@ -225,8 +225,6 @@ def status_of(error: Exception, remote: bool = False) -> tuple[grpc.StatusCode, 
         return error.status, error.reason, "this node's storage failed; try again later"
     if isinstance(error, NodeError):
         return error.status, error.reason, str(error)
-    if isinstance(error, PeerError | MisuseError):
-        return grpc.StatusCode.INVALID_ARGUMENT, "INVALID", str(error)
     if isinstance(error, ProtocolError):
         return grpc.StatusCode.INVALID_ARGUMENT, "INVALID", str(error)
     return grpc.StatusCode.INTERNAL, "INTERNAL", f"this node failed ({type(error).__name__}); see its log"
@@ -245,6 +243,8 @@ async def _abort(context: "grpc.aio.ServicerContext[Any, Any]", method: str, err
 
 
 _Context = Any
+# Errors that a caller gets as a status; others (cancellation among them) are gRPC's to handle.
+_ANSWERED = (NodeError, ProtocolError, OSError, ValueError, LookupError, TypeError, AttributeError)
 
 
 def unary(
@@ -256,15 +256,7 @@ def unary(
     async def wrapped(self: _S, request: Any, context: _Context) -> _R:
         try:
             return await handler(self, request, context)
-        except (
-            NodeError,
-            ProtocolError,
-            OSError,
-            ValueError,
-            LookupError,
-            TypeError,
-            AttributeError,
-        ) as error:
+        except _ANSWERED as error:
             await _abort(context, handler.__name__, error)
             raise AssertionError from error  # abort raises
 
@@ -281,15 +273,7 @@ def streaming(
         try:
             async for item in handler(self, *args, **kwargs):
                 yield item
-        except (
-            NodeError,
-            ProtocolError,
-            OSError,
-            ValueError,
-            LookupError,
-            TypeError,
-            AttributeError,
-        ) as error:
+        except _ANSWERED as error:
             await _abort(args[-1], handler.__name__, error)  # type: ignore[arg-type]
 
     return wrapped  # type: ignore[return-value]  # the same parameters, by name too

@@ -22,7 +22,8 @@ _log = logging.getLogger("lianfang.store")
 class GroupWriter:
     """A thread that runs pieces of work in shared transactions; each future is set once its commit is durable.
 
-    A piece must not write before it raises: the others' writes are committed all the same.
+    What a piece has written before it raises a `NodeError` is committed with the others' (so the gate records a
+    refusal and raises it); any other error undoes the whole group.
     """
 
     def __init__(self, database: sa.Engine) -> None:
