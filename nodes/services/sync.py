@@ -17,7 +17,7 @@ from protocols.statement import LIST_NAME
 
 from .. import gate as gates
 from .. import limits
-from ..errors import Refused, invalid
+from ..errors import Refused, StorageError, invalid
 from ..gate import Ask, Gate
 from ..holder.epochs import Epochs
 from . import wire
@@ -78,6 +78,8 @@ class ListSyncService(sync_pb2_grpc.ListSyncServicer):
                 if time.monotonic() > end:
                     raise Refused("the pull took too long; take it up again", "TIMEOUT", _DEADLINE)
                 content = await asyncio.to_thread(_read, path, offset, limits.SYNC_CHUNK)
+                if not content:
+                    raise StorageError(f"{path} is shorter than batch {batch.number}'s descriptor says")
                 response = pb.PullResponse(content=content)
                 self._capture.record("out", "Pull", member.id, response)
                 yield response

@@ -117,6 +117,22 @@ def test_members_who_collude_run_into_the_lists_budget(broken):
     path.write_text(text)
 
 
+def test_a_batch_file_that_lost_its_end_ends_the_pull(broken):
+    """A damaged disk at the holder: an error in time, not a stream without end, and no path in it."""
+    import_phones(broken, "bank-a", phones(0, 5), name="damaged")
+    (path,) = broken.node("bank-a").glob("data/lists/damaged/1/*.batch")
+    path.write_bytes(path.read_bytes()[:100])
+    wire = Wire(broken, "centre")
+    request = sync_pb2.PullRequest(
+        suite=1, list="damaged", epoch=1, from_batch=1, pull_id=secrets.token_bytes(16)
+    )
+    with pytest.raises(grpc.RpcError) as caught:
+        list(wire.sync("bank-a").Pull(request, timeout=10))
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert str(broken.folder) not in caught.value.details()
+    wire.close()
+
+
 def test_a_graceful_stop_lets_calls_in_flight_end_well(broken):
     """SIGTERM while a large batch is evaluated: the answer arrives, the process ends with 0."""
     wire = Wire(broken, "centre")
