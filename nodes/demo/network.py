@@ -189,9 +189,8 @@ class Network:
             check=False,
         )
         if check and done.returncode:
-            raise Failed(
-                f"{name}: lianfang {arguments[0]} ended with {done.returncode}: {done.stderr or done.stdout}"
-            )
+            said = "\n".join(filter(None, [done.stdout.strip(), (done.stderr or "").strip()]))
+            raise Failed(f"{name}: lianfang {arguments[0]} ended with {done.returncode}: {said}")
         return done
 
     def json(self, name: str, *arguments: str, text: str | None = None, check: bool = True) -> Any:

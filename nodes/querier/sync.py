@@ -23,7 +23,7 @@ from protocols.sealed import BatchHash, ListEpoch
 
 from .. import limits
 from ..config import AskSection
-from ..errors import Refused, StorageError
+from ..errors import NodeError, Refused, StorageError
 from ..identity.members import Member, MemberBook
 from ..identity.names import MemberName
 from ..services import wire
@@ -238,7 +238,7 @@ class Syncer:
         """Bring all copies of this member's lists up to date.
 
         Raises `PeerFailed`, `Refused` (misbehaviour) or `StorageError`. What was pulled before a failure is
-        kept and the next sync goes on from there.
+        kept and the next sync goes on from there. Where one list fails the others are still brought up to date.
         """
         async with self._locks.setdefault(member.id, asyncio.Lock()):
             info = await self.info(member, self._settings.deadline_seconds)
@@ -251,13 +251,22 @@ class Syncer:
                     )
                 if not statement.LIST_NAME.fullmatch(head.list):
                     raise Refused(f"{member.name.name} offers a list with a malformed name", "INVALID")
+            failure: NodeError | None = None
+            for head in info.lists:
                 purposes = bytes(sorted(purpose for purpose in head.purposes if 0 <= purpose < 256))
                 await asyncio.to_thread(self._write_offer, member.id, head.list, head.budget, purposes)
-                for epoch in head.epochs:
-                    await self._sync_epoch(member, head.list, epoch, watch)
+                try:
+                    for epoch in head.epochs:
+                        await self._sync_epoch(member, head.list, epoch, watch)
+                except (PeerFailed, Refused) as error:
+                    if isinstance(error, PeerFailed) and error.outcome != "refused":
+                        raise
+                    failure = failure or error  # one bad list does not keep the others old
             await asyncio.to_thread(self._note_contact, member)
             await asyncio.to_thread(self._drop_unoffered, member, {head.list for head in info.lists})
             await asyncio.to_thread(self._drop_closed)
+            if failure is not None:
+                raise failure
             return await asyncio.to_thread(self.copies, member.id)
 
     async def _sync_epoch(

@@ -121,7 +121,8 @@ def test_a_batch_file_that_lost_its_end_ends_the_pull(broken):
     """A damaged disk at the holder: an error in time, not a stream without end, and no path in it."""
     import_phones(broken, "bank-a", phones(0, 5), name="damaged")
     (path,) = broken.node("bank-a").glob("data/lists/damaged/1/*.batch")
-    path.write_bytes(path.read_bytes()[:100])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100])
     wire = Wire(broken, "centre")
     request = sync_pb2.PullRequest(
         suite=1, list="damaged", epoch=1, from_batch=1, pull_id=secrets.token_bytes(16)
@@ -131,6 +132,13 @@ def test_a_batch_file_that_lost_its_end_ends_the_pull(broken):
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     assert str(broken.folder) not in caught.value.details()
     wire.close()
+    import_phones(broken, "bank-a", phones(0, 5), name="whole")
+    steps = broken.json("centre", "sync", "bank-a", check=False)
+    states = {step["list"] or step["member"]: step["state"] for step in steps}
+    # One bad list does not keep the others old.
+    assert (states["bank-a"], states["whole"]) == ("failed", "current")
+    path.write_bytes(whole)
+    broken.run("centre", "sync", "bank-a")
 
 
 def test_a_graceful_stop_lets_calls_in_flight_end_well(broken):
@@ -139,12 +147,12 @@ def test_a_graceful_stop_lets_calls_in_flight_end_well(broken):
     point = group.multiply_base((9).to_bytes(32, "little"))
     head = next(each for each in wire.info("bank-c").lists if each.list == "fraud").epochs[-1]
     batch = statement.parse(head.head.statement).batch.number
-    request = wire.request(point * 4096, secrets.token_bytes(16), table_batch=batch)
+    request = wire.request(point * 16_384, secrets.token_bytes(16), table_batch=batch)
     call = wire.lookup("bank-c").Evaluate.future(request, timeout=60)
     time.sleep(0.5)
     assert not call.done()
     assert broken.stop_member("bank-c") == 0
-    assert len(call.result().evaluated) == 32 * 4096
+    assert len(call.result().evaluated) == 32 * 16_384
     wire.close()
     broken.start_member(broken.member("bank-c"))
     broken.wait("bank-c")
