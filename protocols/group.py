@@ -45,6 +45,7 @@ _is_valid = _function("crypto_core_ristretto255_is_valid_point", 1)
 _add = _function("crypto_core_ristretto255_add", 3)
 _scalar_reduce = _function("crypto_core_ristretto255_scalar_reduce", 2)
 _scalar_multiply = _function("crypto_core_ristretto255_scalar_mul", 3)
+_scalar_add = _function("crypto_core_ristretto255_scalar_add", 3)
 _scalar_subtract = _function("crypto_core_ristretto255_scalar_sub", 3)
 _scalar_invert = _function("crypto_core_ristretto255_scalar_invert", 2)
 
@@ -183,6 +184,13 @@ def scalar_multiply(left: bytes, right: bytes) -> bytes:
     """left·right modulo the order, constant time."""
     out, target = _buffer(SCALAR)
     _scalar_multiply(target, _address(left), _address(right))
+    return out.raw[:SCALAR]
+
+
+def scalar_add(left: bytes, right: bytes) -> bytes:
+    """left + right modulo the order, constant time."""
+    out, target = _buffer(SCALAR)
+    _scalar_add(target, _address(left), _address(right))
     return out.raw[:SCALAR]
 
 
