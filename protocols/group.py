@@ -31,9 +31,11 @@ with contextlib.suppress(OSError):
     os.unlink(_lib._name)
 
 
-def _function(name: str, arguments: int) -> "ctypes._NamedFuncPointer":
+def _function(name: str, arguments: int, *, whole: bool = False) -> "ctypes._NamedFuncPointer":
+    """`whole`: inputs are bytes objects as they are; otherwise addresses, for use inside batches."""
     function = getattr(_lib, name)
-    function.argtypes = [ctypes.c_void_p] * arguments
+    inputs = ctypes.c_char_p if whole else ctypes.c_void_p
+    function.argtypes = [ctypes.c_void_p if not whole else ctypes.c_char_p, *[inputs] * (arguments - 1)]
     function.restype = ctypes.c_int
     return function  # type: ignore[no-any-return]
 
@@ -44,9 +46,9 @@ _from_hash = _function("crypto_core_ristretto255_from_hash", 2)
 _is_valid = _function("crypto_core_ristretto255_is_valid_point", 1)
 _add = _function("crypto_core_ristretto255_add", 3)
 _scalar_reduce = _function("crypto_core_ristretto255_scalar_reduce", 2)
-_scalar_multiply = _function("crypto_core_ristretto255_scalar_mul", 3)
-_scalar_add = _function("crypto_core_ristretto255_scalar_add", 3)
-_scalar_subtract = _function("crypto_core_ristretto255_scalar_sub", 3)
+_scalar_multiply = _function("crypto_core_ristretto255_scalar_mul", 3, whole=True)
+_scalar_add = _function("crypto_core_ristretto255_scalar_add", 3, whole=True)
+_scalar_subtract = _function("crypto_core_ristretto255_scalar_sub", 3, whole=True)
 _scalar_invert = _function("crypto_core_ristretto255_scalar_invert", 2)
 
 
@@ -182,23 +184,23 @@ def reduce_scalars(uniform: bytes) -> bytes:
 
 def scalar_multiply(left: bytes, right: bytes) -> bytes:
     """left·right modulo the order, constant time."""
-    out, target = _buffer(SCALAR)
-    _scalar_multiply(target, _address(left), _address(right))
-    return out.raw[:SCALAR]
+    out = ctypes.create_string_buffer(SCALAR)
+    _scalar_multiply(out, left, right)
+    return out.raw
 
 
 def scalar_add(left: bytes, right: bytes) -> bytes:
     """left + right modulo the order, constant time."""
-    out, target = _buffer(SCALAR)
-    _scalar_add(target, _address(left), _address(right))
-    return out.raw[:SCALAR]
+    out = ctypes.create_string_buffer(SCALAR)
+    _scalar_add(out, left, right)
+    return out.raw
 
 
 def scalar_subtract(left: bytes, right: bytes) -> bytes:
     """left − right modulo the order, constant time."""
-    out, target = _buffer(SCALAR)
-    _scalar_subtract(target, _address(left), _address(right))
-    return out.raw[:SCALAR]
+    out = ctypes.create_string_buffer(SCALAR)
+    _scalar_subtract(out, left, right)
+    return out.raw
 
 
 def invert_scalars(scalars: bytes) -> bytes:

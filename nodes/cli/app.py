@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from . import asking, checks, demonstration, lists, network
+from . import asking, checks, demonstration, learning, lists, network
 from .i18n import t
 
 app = typer.Typer(
@@ -36,7 +36,7 @@ def options(
 app.add_typer(network.ca_app, name="ca")
 app.add_typer(lists.app, name="list")
 app.add_typer(network.dev_app, name="dev", hidden=True)
-for module in (network, asking, checks, demonstration):
+for module in (network, asking, learning, checks, demonstration):
     module.register(app)
 
 

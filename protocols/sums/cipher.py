@@ -5,6 +5,7 @@ most 218 bits that leave 128-bit security at this degree (homomorphicencryption.
 the secret key, so they encrypt with it: the ciphertext is that of symmetric BFV and only additions follow.
 """
 
+import functools
 from collections.abc import Iterator
 
 import numpy as np
@@ -28,6 +29,17 @@ def _new() -> ts.Context:
         coeff_mod_bit_sizes=_PRIMES,
         encryption_type=ts.ENCRYPTION_TYPE.SYMMETRIC,
     )
+
+
+@functools.cache
+def _parameter_bytes() -> bytes:
+    return bytes(_new().serialize(save_secret_key=False, **_PARTS))
+
+
+@functools.cache
+def _parameters() -> ts.Context:
+    """The parameters without any key."""
+    return ts.context_from(_parameter_bytes())
 
 
 def chunks_of(length: int) -> int:
@@ -60,8 +72,7 @@ class BfvKey:
             raise DecodeError(f"BFV key: {len(data)} bytes, at most {KEY_BYTES}")
         try:
             context = ts.context_from(data)
-            ours = _new().serialize(save_secret_key=False, **_PARTS)
-            same = context.serialize(save_secret_key=False, **_PARTS) == ours
+            same = context.serialize(save_secret_key=False, **_PARTS) == _parameter_bytes()
         except (ValueError, RuntimeError) as error:
             raise DecodeError("BFV key: cannot be read") from error
         if not same or not context.has_secret_key():
@@ -99,7 +110,7 @@ class CiphertextAdder:
     """What the coordinator can do: add, knowing the parameters and no key."""
 
     def __init__(self) -> None:
-        self._context = ts.context_from(_new().serialize(save_secret_key=False, **_PARTS))
+        self._context = _parameters()
         self._sums: dict[int, ts.BFVVector] = {}
 
     def add(self, index: int, content: bytes) -> None:

@@ -97,9 +97,9 @@ class Job:
             *(upload.chunks, upload.content_hash, upload.previous, upload.seed_hash, *shares),
         )
 
-    def agreed(self, cohort: bytes, uploads: Iterable[pb.SumUpload]) -> bytes:
-        """32 bytes over all uploads of a sum."""
-        parts = [part for up in uploads for part in (self.upload_bytes(cohort, up), up.signature)]
+    def agreed(self, cohort: bytes, signed: Iterable[bytes], uploads: Iterable[pb.SumUpload]) -> bytes:
+        """32 bytes over all uploads of a sum, given also as what each member signed."""
+        parts = [part for data, up in zip(signed, uploads, strict=True) for part in (data, up.signature)]
         return hashlib.sha256(frame(_DOMAIN + "/agreed", self.hash, cohort, *parts)).digest()
 
     def commit_bytes(self, cohort: bytes, commit: pb.SumCommit) -> bytes:

@@ -403,13 +403,14 @@ class Member:
         names = [upload.party for upload in message.uploads]
         if names != self._cohort:
             raise self._abort("", "the uploads are not those of the cohort")
-        agreed = self._job.agreed(self._cohort_hash, message.uploads)
+        signed = [self._job.upload_bytes(self._cohort_hash, upload) for upload in message.uploads]
+        agreed = self._job.agreed(self._cohort_hash, signed, message.uploads)
         if current.commit is not None:
             if current.commit.agreed != agreed:
                 raise self._abort("", "the coordinator shows two sets of uploads for one sum")
             return pb.SumFromMember(commit=current.commit)
-        for upload in message.uploads:
-            self._check_upload(current, upload)
+        for upload, data in zip(message.uploads, signed, strict=True):
+            self._check_upload(current, upload, data)
         if not self._bound:
             self._record(self._job.contributors(self._cohort))
             self._bound = True
@@ -420,8 +421,7 @@ class Member:
         self._phase = Phase.COMMITTED
         return pb.SumFromMember(commit=commit)
 
-    def _check_upload(self, current: _Round, upload: pb.SumUpload) -> None:
-        signed = self._job.upload_bytes(self._cohort_hash, upload)
+    def _check_upload(self, current: _Round, upload: pb.SumUpload, signed: bytes) -> None:
         self._job.verify(upload.party, self._phase.value, upload.signature, signed)
         ours = current.upload
         if upload.party == self._id:
@@ -458,6 +458,8 @@ class Member:
         if [commit.party for commit in message.commits] != self._cohort:
             raise self._abort("", "the commitments are not those of the cohort")
         for commit in message.commits:
+            if commit.party == self._id and commit != current.commit:
+                raise self._abort("", "the coordinator shows another commitment of this member")
             if (commit.number, commit.attempt) != (current.number, current.attempt):
                 raise self._abort(commit.party, "its commitment is for another sum")
             if commit.agreed != current.commit.agreed:

@@ -1,0 +1,221 @@
+"""The aggregation service: a room per job, where each party's stream meets the coordinator's state machine.
+
+It belongs to the coordinator's node. Who calls is told by `identify`; which jobs have a room by `find`. A party's messages
+are handled in order, those of a room by one worker thread, never on the event loop.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from lianfang.v1 import sums_pb2 as pb
+from lianfang.v1 import sums_pb2_grpc
+
+from protocols.sums.coordinator import Coordinator, Sending
+from protocols.sums.errors import SumAborted
+from protocols.sums.job import Job
+
+_log = logging.getLogger("lianfang.aggregation")
+_TICK = 0.5  # seconds between two looks at who is late
+_KEPT = 3600.0  # seconds for which an ended room still says why it ended
+_ROOMS = 64  # at once
+
+
+@dataclass(frozen=True)
+class Patience:
+    """Seconds before the coordinator goes on without a party, or ends the job."""
+
+    entry: float = 180.0  # for all to come
+    lost: float = 30.0  # for a broken stream to be taken up again
+    answer: float = 120.0  # for a message of a phase that needs no computing
+    compute: float = 1800.0  # for a contribution
+
+
+class Room:
+    """One job under way."""
+
+    def __init__(self, job: Job, patience: Patience) -> None:
+        self._coordinator = Coordinator(job)
+        self._patience = patience
+        self._streams: dict[str, asyncio.Queue[pb.SumToMember | None]] = {}
+        self._worker = ThreadPoolExecutor(1, "room")
+        self._lock = asyncio.Lock()
+        self._waiting: tuple[str, int, tuple[str, ...]] = ("", 0, ())
+        self._since = time.monotonic()
+        self._lost: dict[str, float] = {}
+        self.ended_at: float | None = None
+        self.outcome = ""
+        self._task = asyncio.create_task(self._tend())
+
+    def status(self) -> dict[str, Any]:
+        """Phase, number of sums, and who is waited for: nothing of what is summed."""
+        coordinator = self._coordinator
+        return {
+            "phase": self.outcome or coordinator.phase,
+            "sums": coordinator.sums,
+            "members": len(coordinator.members),
+            "waiting_for": [] if self.outcome else coordinator.waiting_for(),
+        }
+
+    async def _apply(self, action: Callable[[], Sending]) -> None:
+        """Run one step of the state machine and send what it says."""
+        async with self._lock:
+            if self.outcome:
+                raise SumAborted("end", "", self.outcome)
+            try:
+                sending = await asyncio.get_running_loop().run_in_executor(self._worker, action)
+            except SumAborted as error:
+                self._end(str(error), self._coordinator.farewell(error))
+                raise
+            self._send(sending)
+            if self._coordinator.finished:
+                self._end("finished", [])
+
+    def _send(self, sending: Sending) -> None:
+        for party, message in sending:
+            stream = self._streams.get(party)
+            if stream is not None:
+                stream.put_nowait(message)
+
+    def _end(self, outcome: str, sending: Sending) -> None:
+        _log.info("job ended: %s", outcome)
+        self.outcome, self.ended_at = outcome, time.monotonic()
+        self._send(sending)
+        for stream in self._streams.values():
+            stream.put_nowait(None)
+        self._worker.shutdown(wait=False)
+
+    async def join(
+        self, party: str, opened: int, requests: AsyncIterator[pb.SumFromMember]
+    ) -> AsyncIterator[pb.SumToMember]:
+        """One party's stream, from its entry to its end."""
+        stream: asyncio.Queue[pb.SumToMember | None] = asyncio.Queue()
+        before = self._streams.get(party)
+        if before is not None:
+            before.put_nowait(None)  # a newer stream of the same party takes over
+        self._streams[party] = stream
+        self._lost.pop(party, None)
+        reader = asyncio.create_task(self._read(party, stream, requests))
+        try:
+            await self._apply(lambda: self._coordinator.enter(party, opened))
+            while (message := await stream.get()) is not None:
+                yield message
+        except SumAborted as error:
+            abort = pb.SumAbort(phase=error.phase, party=error.party, reason=error.reason)
+            yield pb.SumToMember(abort=abort)
+        finally:
+            reader.cancel()
+            if self._streams.get(party) is stream:
+                del self._streams[party]
+                if not self.outcome:
+                    self._coordinator.lost(party)
+                    self._lost[party] = time.monotonic()
+
+    async def _read(
+        self,
+        party: str,
+        stream: "asyncio.Queue[pb.SumToMember | None]",
+        requests: AsyncIterator[pb.SumFromMember],
+    ) -> None:
+        try:
+            async for message in requests:
+                if self._streams.get(party) is not stream:
+                    return
+                await self._apply(lambda message=message: self._coordinator.receive(party, message))  # type: ignore[misc]
+        except SumAborted:
+            return  # everyone was told by `_end`
+        except grpc.aio.AioRpcError:
+            pass
+        finally:
+            stream.put_nowait(None)
+
+    async def _tend(self) -> None:
+        while not self.outcome:
+            await asyncio.sleep(_TICK)
+            coordinator = self._coordinator
+            now = (coordinator.phase, coordinator.sums, tuple(coordinator.waiting_for()))
+            if now != self._waiting:
+                self._waiting, self._since = now, time.monotonic()
+            gone = [time.monotonic() - at for party, at in self._lost.items() if party in now[2]]
+            waited = time.monotonic() - self._since
+            if waited > self._limit(now[0]) or (
+                now[0] != "entry" and any(s > self._patience.lost for s in gone)
+            ):
+                self._since = time.monotonic()
+                self._lost.clear()
+                try:
+                    await self._apply(coordinator.give_up)
+                except SumAborted as error:
+                    _log.warning("job ended: %s", error)
+
+    def _limit(self, phase: str) -> float:
+        if phase == "entry":
+            return self._patience.entry
+        return self._patience.compute if phase in ("upload", "between sums") else self._patience.answer
+
+    async def close(self, why: str) -> None:
+        """End the room, telling everybody."""
+        self._task.cancel()
+        if not self.outcome:
+            async with self._lock:
+                self._end(why, self._coordinator.farewell(SumAborted(self._coordinator.phase, "", why)))
+
+
+Find = Callable[[bytes, str], Awaitable[Job]]
+Identify = Callable[[Any], str]
+
+
+class SecureSumService(sums_pb2_grpc.SecureSumServicer):
+    """`find(job hash, party)` returns a job or raises; what it raises is the caller's to turn into a status."""
+
+    def __init__(self, identify: Identify, find: Find, patience: Patience = Patience()) -> None:
+        self._identify, self._find, self._patience = identify, find, patience
+        self._rooms: dict[bytes, Room] = {}
+
+    def status(self) -> dict[str, dict[str, Any]]:
+        """Rooms by job hash, in hexadecimal."""
+        return {job.hex(): room.status() for job, room in self._rooms.items()}
+
+    async def Join(self, request_iterator: Any, context: Any) -> AsyncIterator[pb.SumToMember]:
+        """One party's stream."""
+        party = self._identify(context)
+        first = await anext(aiter(request_iterator), None)
+        if first is None or first.WhichOneof("step") != "enter" or len(first.enter.job) != 32:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message names the job")
+            return
+        room = await self._room(first.enter, party)
+        if room is None:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many jobs are under way here")
+            return
+        async for message in room.join(party, first.enter.opened, request_iterator):
+            yield message
+
+    async def _room(self, enter: pb.SumEnter, party: str) -> Room | None:
+        job = await self._find(enter.job, party)
+        self._forget()
+        room = self._rooms.get(enter.job)
+        if room is not None and room.outcome and enter.opened == 0 and room.outcome != "finished":
+            # The same job is launched again: its first party opens a new room.
+            del self._rooms[enter.job]
+            room = None
+        if room is None:
+            if len(self._rooms) >= _ROOMS:
+                return None
+            room = self._rooms[enter.job] = Room(job, self._patience)
+        return room
+
+    def _forget(self) -> None:
+        now = time.monotonic()
+        for key, room in list(self._rooms.items()):
+            if room.ended_at is not None and now - room.ended_at > _KEPT:
+                del self._rooms[key]
+
+    async def close(self) -> None:
+        """End every room."""
+        for room in self._rooms.values():
+            await room.close("the coordinator's node stops")

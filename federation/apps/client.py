@@ -1,0 +1,86 @@
+"""The client application: takes its seats at a job and runs each to its end."""
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from protocols.sums.members import Member
+
+from ..errors import LearningError
+from ..job import JobDescriptor
+from ..rooms import Cost, Link, Watch, drive
+from ..steps import Learner
+from .server import ABSENT
+
+_log = logging.getLogger("lianfang.client")
+
+
+@dataclass(frozen=True)
+class Seat:
+    """One party's part in a job. In deployment a client has one; simulated ones share a client in lock-step."""
+
+    party: str
+    member: Member
+    learner: Learner[Any]
+    link: Link
+    watch: Watch
+    finish: Callable[[Any, Cost], None]  # what the party does with its result
+    failed: Callable[[str], None]
+
+
+class Provider(Protocol):
+    """Where a client's seats come from: keys, rows and channels are local and never part of a message."""
+
+    def seats(self, job: JobDescriptor, context: Context) -> list[Seat]:
+        """Empty for who is no party of the job. Raises `LearningError` where a party does not take part."""
+
+
+def make(provider: Provider) -> ClientApp:
+    """The application, with its provider."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        return Message(content=_outcome(*_take_part(provider, message, context)), reply_to=message)
+
+    return app
+
+
+def _take_part(provider: Provider, message: Message, context: Context) -> tuple[str, str]:
+    try:
+        job = JobDescriptor.read(bytes(message.content["job"]["descriptor"]))  # type: ignore[arg-type]
+        seats = provider.seats(job, context)
+    except LearningError as error:
+        _log.warning("refused: %s", error)
+        return "refused", error.public
+    except (KeyError, TypeError, ValueError):
+        return "refused", "the message does not hold a job"
+    if not seats:
+        return ABSENT, ""
+    with ThreadPoolExecutor(len(seats)) as threads:
+        outcomes = list(threads.map(_sit, seats))
+    reasons = [reason for reason in outcomes if reason]
+    return ("failed", reasons[0]) if reasons else ("done", "")
+
+
+def _sit(seat: Seat) -> str:
+    try:
+        result, cost = drive(seat.member, seat.learner, seat.link, seat.watch)
+        seat.finish(result, cost)
+    except LearningError as error:
+        seat.failed(str(error))
+        return error.public
+    except Exception:
+        _log.exception("%s failed", seat.party)
+        seat.failed("this party failed; see its log")
+        return "this party failed; see its log"
+    return ""
+
+
+def _outcome(state: str, reason: str) -> RecordDict:
+    return RecordDict({"outcome": ConfigRecord({"state": state, "reason": reason[:500]})})

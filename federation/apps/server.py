@@ -1,0 +1,68 @@
+"""The server application: starts a job at every node and gathers how it ended. It sees no sum, model or metric."""
+
+import logging
+import time
+from collections.abc import Callable
+
+from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
+from flwr.serverapp import Grid, ServerApp
+
+from ..errors import JobError, TrainingEnded
+from ..job import JobDescriptor
+
+_log = logging.getLogger("lianfang.server")
+NODES_SECONDS = 120.0  # for the nodes to come
+_POLL = 0.2
+ABSENT = "absent"  # said by a node that is no party of the job
+
+
+def make(descriptor_of: Callable[[Context], bytes], nodes_of: Callable[[JobDescriptor], int]) -> ServerApp:
+    """`descriptor_of` finds the job in a run's context; `nodes_of` says how many nodes it needs."""
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        job = JobDescriptor.read(descriptor_of(context))
+        launch(grid, job, nodes_of(job))
+
+    return app
+
+
+def launch(grid: Grid, job: JobDescriptor, nodes: int, timeout: float = 86_400.0) -> dict[int, str]:
+    """Run a job of `nodes` nodes: all that are connected are asked, and who is no party says so.
+
+    Returns outcomes by node id. Raises `TrainingEnded` with every node's reason.
+    """
+    ids = _wait_for(grid, nodes)
+    record = RecordDict({"job": ConfigRecord({"descriptor": job.to_bytes()})})
+    messages = [Message(content=record, dst_node_id=each, message_type=MessageType.TRAIN) for each in ids]
+    _log.info("job %s: asked %d nodes", job.hash().hex()[:12], len(messages))
+    outcomes: dict[int, str] = {}
+    for reply in grid.send_and_receive(messages, timeout=timeout):
+        node = reply.metadata.src_node_id
+        if reply.has_error():
+            outcomes[node] = f"failed: {reply.error.reason}"
+            continue
+        record_ = reply.content["outcome"]
+        state, reason = str(record_["state"]), str(record_["reason"])
+        outcomes[node] = f"{state}: {reason}" if reason else state
+        _log.info("node %d: %s", node, outcomes[node])
+    silent = [str(each) for each in ids if each not in outcomes]
+    outcomes = {node: text for node, text in outcomes.items() if text != ABSENT}
+    bad = sorted({text for text in outcomes.values() if text != "done"})
+    if silent:
+        bad.append(f"no answer from {', '.join(silent)}")
+    if not bad and len(outcomes) < nodes:
+        bad.append(f"{len(outcomes)} of {nodes} nodes are parties of this job")
+    if bad:
+        raise TrainingEnded("; ".join(bad))
+    return outcomes
+
+
+def _wait_for(grid: Grid, nodes: int) -> list[int]:
+    end = time.monotonic() + NODES_SECONDS
+    while len(ids := sorted(grid.get_node_ids())) < nodes:
+        if time.monotonic() > end:
+            raise JobError(f"{len(ids)} of {nodes} nodes are connected")
+        time.sleep(_POLL)
+    return ids

@@ -1,0 +1,114 @@
+"""What a federation agrees on before it starts: a job descriptor, approved by each bank by its hash.
+
+The descriptor is canonical JSON: what parses serialises to the same bytes. Its SHA-256 is part of every signature
+and key of the job's sums.
+"""
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from protocols.encoding import frame
+from protocols.sums.cohorts import MINIMUM
+
+from .errors import JobError
+from .models import registry
+
+_DOMAIN = "lianfang/v1/job"
+
+
+class JobDescriptor(BaseModel):
+    """A job: who, on what, to what end. No data and no secret."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    lianfang_job: Literal[1] = 1
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,59}$")
+    kind: Literal["train", "stats"]
+    network: str
+    coordinator: str = Field(description="SPIFFE id")
+    parties: list[str] = Field(min_length=MINIMUM, max_length=200, description="SPIFFE ids, ascending")
+    observers: list[str] = Field([], description="parties that add zeros and learn the sums")
+    minimum: int = Field(MINIMUM, ge=MINIMUM, description="contributors at least")
+    dataset: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9-]{0,39}$", description="each bank maps it to rows of its own"
+    )
+    code: str = Field(description="version of the learning code")
+    bundle: str = Field(pattern="^[0-9a-f]{64}$", description="SHA-256 of the launching bundle")
+    seed: int = Field(0, ge=0, lt=2**31)
+    # training
+    features: list[str] = Field([], max_length=2000)
+    label: str = ""
+    model: str = ""
+    settings: dict[str, float | int | str] = {}
+    # statistics
+    categories: list[str] = Field([], max_length=1000)
+    since: str = Field("", pattern=r"^(\d{4}-\d{2}-\d{2})?$")
+    until: str = Field("", pattern=r"^(\d{4}-\d{2}-\d{2})?$")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "JobDescriptor":
+        for name in ("parties", "observers"):
+            values = getattr(self, name)
+            if values != sorted(set(values)):
+                raise ValueError(f"{name} are not ascending or repeat")
+        if not set(self.observers) <= set(self.parties):
+            raise ValueError("an observer is not a party")
+        if len(self.parties) - len(self.observers) < self.minimum:
+            raise ValueError(f"fewer than {self.minimum} parties contribute")
+        if self.kind == "train":
+            if not self.features or len(set(self.features)) != len(self.features) or not self.label:
+                raise ValueError("a training names its features, each once, and the label")
+            if self.label in self.features:
+                raise ValueError("the label is among the features")
+            if self.observers:
+                raise ValueError("a training has no observers")
+        elif not self.categories or len(set(self.categories)) != len(self.categories):
+            raise ValueError("statistics name their categories, each once")
+        return self
+
+    def to_bytes(self) -> bytes:
+        """The one encoding."""
+        document = self.model_dump(mode="json")
+        return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+    def hash(self) -> bytes:
+        """32 bytes that stand for the job."""
+        return hashlib.sha256(frame(_DOMAIN, self.to_bytes())).digest()
+
+    def model_settings(self) -> BaseModel:
+        """Raise `JobError` naming a setting that is out of range."""
+        return registry.settings_for(self.model, dict(self.settings))
+
+    @classmethod
+    def read(cls, data: bytes, where: str = "job") -> "JobDescriptor":
+        """Raise `JobError` unless it is the canonical encoding of a job that holds together."""
+        try:
+            job = cls(**json.loads(data))
+        except ValidationError as error:
+            raise JobError(f"{where}: {explain(error)}") from error
+        except (ValueError, TypeError) as error:
+            raise JobError(f"{where}: not a job descriptor") from error
+        if job.kind == "train":
+            job.model_settings()
+        if job.to_bytes() != data.strip():
+            raise JobError(f"{where}: not in canonical form")
+        return job
+
+
+def make(**values: Any) -> JobDescriptor:
+    """Raise `JobError` naming the field."""
+    try:
+        job = JobDescriptor(**values)
+    except ValidationError as error:
+        raise JobError(explain(error)) from error
+    if job.kind == "train":
+        job.model_settings()
+    return job
+
+
+def explain(error: ValidationError) -> str:
+    """One line a field."""
+    return "; ".join(f"{'.'.join(map(str, each['loc'])) or 'job'}: {each['msg']}" for each in error.errors())

@@ -1,0 +1,1 @@
+"""Models written against secure sums: boosted trees, logistic regression, a small MLP."""
