@@ -29,13 +29,13 @@ class JobDescriptor(BaseModel):
     kind: Literal["train", "stats"]
     network: str
     coordinator: str = Field(description="SPIFFE id")
-    parties: list[str] = Field(min_length=MINIMUM, max_length=200, description="SPIFFE ids, ascending")
+    parties: list[str] = Field(min_length=MINIMUM, max_length=80, description="SPIFFE ids, ascending")
     observers: list[str] = Field([], description="parties that add zeros and learn the sums")
     minimum: int = Field(MINIMUM, ge=MINIMUM, description="contributors at least")
     dataset: str = Field(
         pattern=r"^[a-z0-9][a-z0-9-]{0,39}$", description="each bank maps it to rows of its own"
     )
-    code: str = Field(description="version of the learning code")
+    code: str = Field(pattern="^[0-9a-f]{64}$", description="SHA-256 of the learning code")
     bundle: str = Field(pattern="^[0-9a-f]{64}$", description="SHA-256 of the launching bundle")
     seed: int = Field(0, ge=0, lt=2**31)
     # training
@@ -43,6 +43,7 @@ class JobDescriptor(BaseModel):
     label: str = ""
     model: str = ""
     settings: dict[str, float | int | str] = {}
+    evaluate: Literal["none", "test"] = Field("none", description="measure on each bank's test rows, summed")
     # statistics
     categories: list[str] = Field([], max_length=1000)
     since: str = Field("", pattern=r"^(\d{4}-\d{2}-\d{2})?$")

@@ -53,6 +53,26 @@ class AskSection(_Section):
     sync_every_minutes: float = Field(0, ge=0, description="0: only on demand")
 
 
+class DatasetSection(_Section):
+    """Rows of this institution that jobs may be trained on. Paths are relative to node.toml."""
+
+    path: Path
+    test: Path | None = Field(None, description="rows that no model is trained on")
+
+
+class LearnSection(_Section):
+    """Learning together; needs the `learn` extra."""
+
+    coordinator: str = Field("", description="name of the member that coordinates; empty: no learning")
+    superlink: str = Field("", description="coordinator: host:port on which its SuperLink listens")
+    superlink_advertise: str = Field("", description="coordinator: where the others reach it")
+    datasets: dict[str, DatasetSection] = {}
+    entry_seconds: float = Field(180, gt=0, description="coordinator: wait so long for all parties of a job")
+    lost_seconds: float = Field(30, gt=0, description="coordinator: for a broken stream to be taken up again")
+    answer_seconds: float = Field(120, gt=0, description="coordinator: for an answer that needs no computing")
+    compute_seconds: float = Field(1800, gt=0, description="coordinator: for a contribution")
+
+
 class LogSection(_Section):
     """Structured logs on standard error."""
 
@@ -76,6 +96,7 @@ class NodeConfig(BaseSettings):
     node: NodeSection
     lists: ListsSection = ListsSection()
     ask: AskSection = AskSection()
+    learn: LearnSection = LearnSection()
     log: LogSection = LogSection()
     debug: DebugSection = DebugSection()
 
@@ -160,4 +181,10 @@ epoch_days = 30            # then a list gets a new key
 [ask]
 deadline_seconds = 10
 max_table_age_hours = 24
+
+# [learn]
+# coordinator = "coordinator"          # who coordinates training; `lianfang learn serve` then joins it
+# [learn.datasets.credit]              # rows that approved jobs may use; they never leave this node
+# path = "rows/credit.csv"
+# test = "rows/credit-test.csv"
 """

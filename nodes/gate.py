@@ -28,6 +28,7 @@ from .store.writer import GroupWriter
 
 EVALUATE = "evaluate"
 SYNC = "sync"
+TRAIN = "train"
 _DAY = 86_400
 
 # Built once: at each question, building a statement costs more than running it.
@@ -178,10 +179,19 @@ class Gate:
                 "QUERY_ID_REUSED",
                 grpc.StatusCode.ALREADY_EXISTS,
             )
-        self._rule(ask.member, ask.resource, ask.action, ask.purpose, ask.basis)
+        if ask.action == TRAIN:
+            if not self._rules.current.approves(ask.resource):
+                raise Refused(f"this node has not approved the job {ask.resource[:12] or '(none)'}", "JOB")
+        else:
+            self._rule(ask.member, ask.resource, ask.action, ask.purpose, ask.basis)
         now = self._clock()
         if ask.action == SYNC:
             return self._decide_sync(connection, ask, now)
+        if ask.action == TRAIN:
+            ask.check()
+            if known is None:
+                self._insert(connection, ask, now, ask.query_id)
+            return Decision(known is not None, pb.Budget())
         if known is None and ask.asked_at is not None:
             skew = abs(now - ask.asked_at)
             if skew > limits.CLOCK_SKEW.total_seconds():

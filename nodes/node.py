@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import grpc
 from cryptography import x509
@@ -34,6 +34,7 @@ from .holder.lists import ListStore
 from .identity import certificates
 from .identity.keys import NodeKeys
 from .identity.members import Member, MemberBook
+from .identity.names import Role
 from .policy import PolicyFile
 from .querier.peers import Peers
 from .querier.query import Asker
@@ -47,6 +48,9 @@ from .services.sync import ListSyncService
 from .store import engine as db
 from .store.writer import GroupWriter
 from .workers import Workers
+
+if TYPE_CHECKING:
+    from .learning.mount import Mount
 
 _log = logging.getLogger("lianfang.node")
 _PEER_SERVICES = [
@@ -143,6 +147,7 @@ class Node:
         self._authenticator = wire.Authenticator(self.book)
         self._lookup = LookupService(self._authenticator, self.epochs, self.gate, self.workers, self.capture)
         self._servers: list[grpc.aio.Server] = []
+        self._learning: Mount | None = None
         self._health = wire.Health()
         self._tasks: list[asyncio.Task[None]] = []
         self._newer_list = asyncio.Event()
@@ -174,6 +179,8 @@ class Node:
         sync_pb2_grpc.add_ListSyncServicer_to_server(sync, server)
         lookup_pb2_grpc.add_LookupServicer_to_server(self._lookup, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        admin = grpc.aio.server(options=wire.ADMIN_OPTIONS)
+        self._add_learning(server, admin)
         reflection.enable_server_reflection([*_PEER_SERVICES, reflection.SERVICE_NAME], server)
         credentials = grpc.ssl_server_credentials(
             [(self.keys.tls_pem(), self._own)], self._ca, require_client_auth=True
@@ -182,7 +189,6 @@ class Node:
             port = server.add_secure_port(address, credentials)
         except RuntimeError as error:
             raise ConfigError(f"{self.home.file}: node.listen: cannot listen on {address}") from error
-        admin = grpc.aio.server(options=wire.ADMIN_OPTIONS)
         admin_pb2_grpc.add_AdminServicer_to_server(AdminService(self), admin)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, admin)
         reflection.enable_server_reflection([_ADMIN_SERVICE, reflection.SERVICE_NAME], admin)
@@ -194,6 +200,21 @@ class Node:
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         self._tasks = [asyncio.create_task(self._tend()), asyncio.create_task(self._keep_in_touch())]
         return f"{address.rpartition(':')[0]}:{port}"
+
+    def _add_learning(self, server: grpc.aio.Server, admin: grpc.aio.Server) -> None:
+        """The desk, and at a coordinator the rooms of secure sums. Raises `NodeError` without the extra."""
+        settings = self.home.config.learn
+        coordinates = self.home.name.role is Role.COORDINATOR
+        if not coordinates and not settings.coordinator:
+            return
+        try:
+            from .learning.mount import Mount
+        except ImportError as error:
+            raise ConfigError(
+                f"{self.home.file}: learn: {error.name} is not installed; install the `learn` extra"
+            ) from error
+        self._learning = Mount(self, self._authenticator, coordinates)
+        self._learning.add_to(server, admin)
 
     def _listen_on_socket(self, admin: grpc.aio.Server) -> None:
         path = self.home.socket
@@ -222,6 +243,8 @@ class Node:
     async def stop(self) -> None:
         """Refuse new calls, let those in flight end, close the stores."""
         await self._health.enter_graceful_shutdown()
+        if self._learning is not None:
+            await self._learning.close()
         grace = limits.GRACE.total_seconds()
         await asyncio.gather(*(server.stop(grace) for server in self._servers))
         for task in self._tasks:

@@ -3,6 +3,7 @@
 The first `[[allow]]` that names the member and the list decides. What no rule allows is refused.
 """
 
+import re
 from pathlib import Path
 
 from lianfang.v1 import common_pb2 as pb
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .config import explain, read_toml
 from .errors import ConfigError
+from .files import write_atomic
 from .identity.names import MemberName
 
 PURPOSES = {
@@ -71,15 +73,27 @@ class Rule(_Model):
         return bool(wanted & set(self.members)) and bool({"*", list_name} & set(self.lists))
 
 
+class ApprovedJob(_Model):
+    """A job of learning that this node takes part in, by the hash of its descriptor."""
+
+    hash: str = Field(pattern="^[0-9a-f]{64}$")
+    name: str = ""
+
+
 class Policy(_Model):
     """The whole file."""
 
     allow: list[Rule] = []
+    jobs: list[ApprovedJob] = []
     budgets: dict[str, ListBudget] = {}
 
     def rule(self, member: MemberName, list_name: str) -> Rule | None:
         """The rule that decides, or None where nothing is allowed."""
         return next((rule for rule in self.allow if rule.names(member, list_name)), None)
+
+    def approves(self, job: str) -> bool:
+        """Whether a job, by its hash in hexadecimal, is approved."""
+        return any(each.hash == job for each in self.jobs)
 
     def list_budget(self, list_name: str) -> ListBudget:
         """The list-wide bound."""
@@ -104,6 +118,11 @@ def load(path: Path) -> Policy:
     return policy
 
 
+def without_job(text: str, job: str) -> str:
+    """The file's text without the approval of a job, as `approve_job` writes it."""
+    return re.sub(rf'\n*\[\[jobs\]\]\nhash = "{job}"\nname = "[a-z0-9-]*"\n', "\n", text)
+
+
 class PolicyFile:
     """The policy, read again when the file changes. A broken file keeps the last good one and says so."""
 
@@ -112,6 +131,20 @@ class PolicyFile:
         self._stamp = path.stat().st_mtime_ns if path.exists() else 0
         self._policy = load(path)
         self.trouble = ""
+
+    def approve_job(self, job: str, name: str) -> None:
+        """Add a job to the file; raises `ConfigError` where the file is broken."""
+        if load(self._path).approves(job):
+            return
+        text = self._path.read_text("utf-8").rstrip("\n")
+        added = f'\n\n[[jobs]]\nhash = "{job}"\nname = "{name}"\n'
+        write_atomic(self._path, (text + added).encode())
+
+    def revoke_job(self, job: str) -> None:
+        """Take a job off the file; raises `ConfigError` where a person wrote it in another form."""
+        write_atomic(self._path, without_job(self._path.read_text("utf-8"), job).encode())
+        if load(self._path).approves(job):
+            raise ConfigError(f"{self._path}: take the job {job[:12]} out by hand")
 
     @property
     def current(self) -> Policy:

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
 from flwr.serverapp import Grid, ServerApp
@@ -28,14 +29,21 @@ def make(descriptor_of: Callable[[Context], bytes], nodes_of: Callable[[JobDescr
     return app
 
 
-def launch(grid: Grid, job: JobDescriptor, nodes: int, timeout: float = 86_400.0) -> dict[int, str]:
+def launch(
+    grid: Grid,
+    job: JobDescriptor,
+    nodes: int,
+    naming: AbstractContextManager[None] | None = None,
+    timeout: float = 86_400.0,
+) -> dict[int, str]:
     """Run a job of `nodes` nodes: all that are connected are asked, and who is no party says so.
 
-    Returns outcomes by node id. Raises `TrainingEnded` with every node's reason.
+    `naming` is held while messages are made. Returns outcomes by node id. Raises `TrainingEnded` with every node's reason.
     """
     ids = _wait_for(grid, nodes)
     record = RecordDict({"job": ConfigRecord({"descriptor": job.to_bytes()})})
-    messages = [Message(content=record, dst_node_id=each, message_type=MessageType.TRAIN) for each in ids]
+    with naming or nullcontext():
+        messages = [Message(content=record, dst_node_id=each, message_type=MessageType.TRAIN) for each in ids]
     _log.info("job %s: asked %d nodes", job.hash().hex()[:12], len(messages))
     outcomes: dict[int, str] = {}
     for reply in grid.send_and_receive(messages, timeout=timeout):

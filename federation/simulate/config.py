@@ -10,7 +10,6 @@ from ..errors import JobError
 from ..job import explain
 from ..models import registry
 
-
 _TREES = {"trees": 20, "depth": 4}
 
 
@@ -35,7 +34,9 @@ class SimulationConfig(BaseModel):
     dirichlet: float = Field(0.5, gt=0, description="of the label and quantity skews; smaller is more uneven")
     test_share: float = Field(0.3, gt=0, lt=1)
     model: Literal["trees", "linear", "mlp"] = "trees"
-    settings: dict[str, float | int | str] = Field({}, description="trees: 20 of depth 4 unless said otherwise")
+    settings: dict[str, float | int | str] = Field(
+        {}, description="trees: 20 of depth 4 unless said otherwise"
+    )
     encryption: Literal["full", "masks", "none"] = "full"
     engine: Literal["inline", "ray"] = "inline"
     seeds: list[int] = Field([0, 1, 2], min_length=1, max_length=100)

@@ -35,13 +35,13 @@ from ..models import registry
 from ..models.base import Model
 from ..rooms import Cost, LocalRoom
 from ..steps import Ask
+from ..version import code_hash
 from .config import SimulationConfig
 from .worlds import World
 
 _PARTY = "lianfang-party"
 _NETWORK = "simulation"
 Progress = Callable[[str], None]
-VERSION = "simulation"
 
 
 def party_id(bank: str) -> str:
@@ -58,7 +58,7 @@ def descriptor(config: SimulationConfig, world: World, seed: int) -> JobDescript
         coordinator=f"spiffe://{_NETWORK}/coordinator/simulation",
         parties=sorted(party_id(name) for name in world.names),
         dataset="simulation",
-        code=VERSION,
+        code=code_hash(),
         bundle="0" * 64,
         seed=seed,
         features=list(world.features),

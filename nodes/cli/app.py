@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from . import asking, checks, demonstration, learning, lists, network
+from . import asking, checks, demonstration, jobs, learning, lists, network
 from .i18n import t
 
 app = typer.Typer(
@@ -35,6 +35,10 @@ def options(
 
 app.add_typer(network.ca_app, name="ca")
 app.add_typer(lists.app, name="list")
+app.add_typer(jobs.job_app, name="job")
+app.add_typer(jobs.train_app, name="train")
+app.add_typer(jobs.stats_app, name="stats")
+app.add_typer(jobs.learn_app, name="learn")
 app.add_typer(network.dev_app, name="dev", hidden=True)
 for module in (network, asking, learning, checks, demonstration):
     module.register(app)

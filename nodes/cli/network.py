@@ -45,8 +45,11 @@ CaFolder = Annotated[Path, typer.Option("--ca", help=t("the CA's folder", "证�
 _DEMO_POLICY = Path(__file__).parent.parent / "demo" / "policy.toml"
 
 
-def create_node(folder: Path, name: MemberName, listen: str, advertise: str) -> Path:
-    """Make a node's folder: keys, configuration, policy, request. Returns the request's path."""
+def create_node(folder: Path, name: MemberName, listen: str, advertise: str, learn: str = "") -> Path:
+    """Make a node's folder: keys, configuration, policy, request. Returns the request's path.
+
+    `learn` is the text of a `[learn]` section, or nothing.
+    """
     file = folder / "node.toml"
     if file.exists():
         raise ConfigError(f"{file} exists; this folder holds a node already")
@@ -59,6 +62,8 @@ def create_node(folder: Path, name: MemberName, listen: str, advertise: str) -> 
         listen=listen,
         advertise=advertise or listen,
     )
+    if learn:
+        text += f"\n[learn]\n{learn}"
     if not (folder / "policy.toml").exists():
         write_atomic(folder / "policy.toml", policy.TEMPLATE.encode())
     request = folder / "request.json"
@@ -326,6 +331,9 @@ def dev_node(
             help=t("a policy to start with, or demo", "初始策略文件，或 demo"),
         ),
     ] = None,
+    coordinator: Annotated[str, typer.Option(envvar="LIANFANG_COORDINATOR")] = "",
+    superlink: Annotated[str, typer.Option(envvar="LIANFANG_SUPERLINK")] = "",
+    superlink_advertise: Annotated[str, typer.Option(envvar="LIANFANG_SUPERLINK_ADVERTISE")] = "",
 ) -> None:
     """Make the node if it is new, have it signed through a shared folder, and serve."""
     with errors():
@@ -334,7 +342,13 @@ def dev_node(
             if rules is not None:
                 source = _DEMO_POLICY if str(rules) == "demo" else rules
                 write_atomic(folder / "policy.toml", source.read_bytes())
-            create_node(folder, MemberName(network, role, name), listen, advertise)
+            fields = {
+                "coordinator": coordinator,
+                "superlink": superlink,
+                "superlink_advertise": superlink_advertise,
+            }
+            learn = "".join(f'{field} = "{value}"\n' for field, value in fields.items() if value)
+            create_node(folder, MemberName(network, role, name), listen, advertise, learn)
         home = Home(folder)
         if not (home.certs / "node.crt").exists():
             enrol.mkdir(parents=True, exist_ok=True)

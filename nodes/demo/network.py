@@ -37,6 +37,21 @@ class NetworkSettings:
     list: str
     members: tuple[MemberSettings, ...]
 
+    @property
+    def coordinator(self) -> str:
+        """The name of the member that coordinates."""
+        return next(member.name for member in self.members if member.role == "coordinator")
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where a member listens and is reached; the last two at the coordinator."""
+
+    listen: str
+    advertise: str
+    superlink: str = ""
+    superlink_advertise: str = ""
+
 
 def settings() -> NetworkSettings:
     """Read `network.toml`."""
@@ -46,18 +61,33 @@ def settings() -> NetworkSettings:
 
 
 def environment(
-    network: NetworkSettings, member: MemberSettings, listen: str, advertise: str, enrol: str
+    network: NetworkSettings,
+    member: MemberSettings,
+    addresses: Addresses,
+    enrol: str,
+    learning: bool = True,
 ) -> dict[str, str]:
     """A member's environment; compose gives the same with other addresses and paths."""
-    return {
+    values = {
         "LIANFANG_NAME": member.name,
         "LIANFANG_ROLE": member.role,
         "LIANFANG_NETWORK": network.network,
-        "LIANFANG_LISTEN": listen,
-        "LIANFANG_ADVERTISE": advertise,
+        "LIANFANG_LISTEN": addresses.listen,
+        "LIANFANG_ADVERTISE": addresses.advertise,
         "LIANFANG_ENROL": enrol,
         "LIANFANG_POLICY": "demo",
     }
+    if learning and member.role == "coordinator":
+        values["LIANFANG_SUPERLINK"] = addresses.superlink
+        values["LIANFANG_SUPERLINK_ADVERTISE"] = addresses.superlink_advertise
+    elif learning:
+        values["LIANFANG_COORDINATOR"] = network.coordinator
+    return values
+
+
+def learn_command(folder: str) -> list[str]:
+    """What a member runs beside its node, to learn with the others."""
+    return ["lianfang", "learn", "serve", "--config", f"{folder}/node.toml"]
 
 
 def node_command(folder: str) -> list[str]:
@@ -70,11 +100,13 @@ def ca_command(folder: str) -> list[str]:
     return ["lianfang", "dev", "ca", "--ca", folder]
 
 
-def ca_environment(network: NetworkSettings, enrol: str) -> dict[str, str]:
+def ca_environment(
+    network: NetworkSettings, enrol: str, members: tuple[MemberSettings, ...] = ()
+) -> dict[str, str]:
     """The development CA's environment."""
     return {
         "LIANFANG_NETWORK": network.network,
-        "LIANFANG_MEMBERS": ",".join(member.name for member in network.members),
+        "LIANFANG_MEMBERS": ",".join(member.name for member in members or network.members),
         "LIANFANG_ENROL": enrol,
     }
 
@@ -103,12 +135,20 @@ class Failed(NodeError):
 
 
 class Network:
-    """Runs processes in a folder; ends exactly those it started."""
+    """Runs processes in a folder; ends exactly those it started.
 
-    def __init__(self, folder: Path, capture: bool = False) -> None:
+    With `learning` the coordinator takes part, and each member but the centre has its learning process beside its node.
+    """
+
+    def __init__(self, folder: Path, capture: bool = False, learning: bool = False) -> None:
         self.folder = folder
         self.settings = settings()
-        self.ports = {member.name: free_port() for member in self.settings.members}
+        self.learning = learning
+        self.members = tuple(
+            member for member in self.settings.members if learning or member.role != "coordinator"
+        )
+        self.ports = {member.name: free_port() for member in self.members}
+        self.superlink = f"127.0.0.1:{free_port()}"
         self._capture = capture
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         folder.mkdir(parents=True, exist_ok=True)
@@ -123,24 +163,39 @@ class Network:
 
     def start(self) -> None:
         """The CA and all members; returns once every member answers."""
-        for member in self.settings.members:
+        for member in self.members:
             self.start_member(member)
         ca = subprocess.run(
             program(ca_command(str(self.folder / "ca"))),
-            env=_inherited() | ca_environment(self.settings, str(self.folder / "enrol")),
+            env=_inherited() | ca_environment(self.settings, str(self.folder / "enrol"), self.members),
             capture_output=True,
             timeout=START_SECONDS,
             check=False,
         )
         if ca.returncode:
             raise Failed(f"the CA failed: {ca.stderr.decode()}")
-        for member in self.settings.members:
+        for member in self.members:
             self.wait(member.name)
+
+    def start_learning(self, *names: str) -> None:
+        """The members' learning processes; they find each other by themselves."""
+        for name in names or [member.name for member in self.members]:
+            key = f"{name}-learn"
+            with self.log(key).open("ab") as log:
+                self._processes[key] = subprocess.Popen(
+                    program(learn_command(str(self.node(name)))),
+                    env=_inherited(),
+                    stdout=log,
+                    stderr=log,
+                    stdin=subprocess.DEVNULL,
+                )
 
     def start_member(self, member: MemberSettings, extra: dict[str, str] | None = None) -> None:
         """Start one member's process."""
         address = f"127.0.0.1:{self.ports[member.name]}"
-        values = environment(self.settings, member, address, address, str(self.folder / "enrol"))
+        addresses = Addresses(address, address, self.superlink, self.superlink)
+        enrol = str(self.folder / "enrol")
+        values = environment(self.settings, member, addresses, enrol, self.learning)
         if self._capture:
             values["LIANFANG_DEBUG__CAPTURE"] = "data/capture.jsonl"
         with self.log(member.name).open("ab") as log:
@@ -214,8 +269,13 @@ class Network:
 
     def stop(self) -> None:
         """End every process that was started here."""
-        for process in self._processes.values():
-            process.terminate()
+        # Learning processes first: they speak to their nodes.
+        for key, process in sorted(self._processes.items(), key=lambda item: not item[0].endswith("-learn")):
+            if process.poll() is None:
+                process.terminate()
+            if key.endswith("-learn"):
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(STOP_SECONDS)
         for process in self._processes.values():
             try:
                 process.wait(STOP_SECONDS)
@@ -226,9 +286,11 @@ class Network:
 
 
 @contextlib.contextmanager
-def running(folder: Path, capture: bool = False, keep: bool = True) -> Iterator[Network]:
+def running(
+    folder: Path, capture: bool = False, keep: bool = True, learning: bool = False
+) -> Iterator[Network]:
     """A network that is up; its processes end with the block."""
-    network = Network(folder, capture)
+    network = Network(folder, capture, learning)
     try:
         network.start()
         yield network

@@ -145,7 +145,7 @@ def _show_case(story: Story) -> None:
 
 def _show_members(network: Network) -> None:
     shown = table("", t("member", "成员"), t("process", "进程"), t("answers on", "地址"))
-    for member in network.settings.members:
+    for member in network.members:
         name = MemberName(network.settings.network, Role(member.role), member.name)
         shown.add_row(str(name), str(network.pid(member.name)), f"127.0.0.1:{network.ports[member.name]}")
     out.print(shown)

@@ -347,6 +347,18 @@ class ListStore:
 
     # -- for sealing -----------------------------------------------------------------------------------------
 
+    def count_by_category(self, since: int | None = None, until: int | None = None) -> dict[str, int]:
+        """Live entries of all lists by category, observed from `since` to `until` (days since 1970, inclusive)."""
+        table = schema.entry
+        query = sa.select(table.c.category, sa.func.count()).where(table.c.status.in_(_LIVE))
+        if since is not None:
+            query = query.where(table.c.observed_on >= since)
+        if until is not None:
+            query = query.where(table.c.observed_on <= until)
+        with db.reading(self._database) as connection:
+            rows = connection.execute(query.group_by(table.c.category)).all()
+        return {labels.slug(labels.Category(row[0])): row[1] for row in rows}
+
     def count_live(self, name: str) -> int:
         """Entries that are sealed once everything is."""
         table = schema.entry

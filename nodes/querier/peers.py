@@ -4,7 +4,7 @@ gRPC checks the DNS name, never the SPIFFE URI, so the pin is what tells one mem
 import asyncio
 
 import grpc
-from lianfang.v1 import lookup_pb2_grpc, node_pb2_grpc, sync_pb2_grpc
+from lianfang.v1 import learning_pb2_grpc, lookup_pb2_grpc, node_pb2_grpc, sync_pb2_grpc
 
 from ..errors import NodeError, Refused
 from ..identity.keys import NodeKeys
@@ -43,6 +43,7 @@ class Peer:
         self.info = node_pb2_grpc.NodeInfoStub(channel)
         self.sync = sync_pb2_grpc.ListSyncStub(channel)
         self.lookup = lookup_pb2_grpc.LookupStub(channel)
+        self.learning = learning_pb2_grpc.LearningStub(channel)
 
 
 class Peers:
@@ -59,9 +60,7 @@ class Peers:
         known = self._open.get(member.id)
         if known is not None and known[0] == pin:
             return known[1]
-        credentials = grpc.ssl_channel_credentials(pin[1], self._keys.tls_pem(), self._certificate)
-        options = [*wire.CLIENT_OPTIONS, ("grpc.ssl_target_name_override", member.name.dns)]
-        channel = grpc.aio.secure_channel(member.endpoint, credentials, options)
+        channel = grpc.aio.secure_channel(*wire.secured(member, self._keys, self._certificate))
         if known is not None:  # the member's address or certificate changed
             task = asyncio.ensure_future(known[1].channel.close(grace=5.0))
             self._closing.add(task)

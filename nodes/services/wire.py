@@ -20,6 +20,7 @@ from protocols.errors import ProtocolError
 
 from .. import limits
 from ..errors import ConfigError, NodeError, Refused, StorageError
+from ..identity.keys import NodeKeys
 from ..identity.members import Member, MemberBook, MemberList
 
 REASON = "lianfang-reason"
@@ -52,6 +53,20 @@ SERVER_OPTIONS = [
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.so_reuseport", 0),
 ]
+
+
+def secured(
+    member: Member, keys: NodeKeys, certificate: bytes
+) -> tuple[str, grpc.ChannelCredentials, list[tuple[str, Any]]]:
+    """Target, credentials and options of a channel that trusts exactly the certificates bound to a member."""
+    credentials = grpc.ssl_channel_credentials(member.trusted_pem(), keys.tls_pem(), certificate)
+    options = [*CLIENT_OPTIONS, ("grpc.ssl_target_name_override", member.name.dns)]
+    return member.endpoint, credentials, options
+
+
+def sync_channel(member: Member, keys: NodeKeys, certificate: bytes) -> grpc.Channel:
+    """A blocking channel to a member."""
+    return grpc.secure_channel(*secured(member, keys, certificate))
 
 
 class Capture:

@@ -206,6 +206,35 @@ hit = Table(
     PrimaryKeyConstraint("holder", "list", "epoch", "tag", "job"),
 )
 
+# -- learning ------------------------------------------------------------------------------------------------
+
+learning_job = Table(
+    "learning_job",
+    node,
+    Column("hash", LargeBinary, primary_key=True),
+    Column("descriptor", LargeBinary, nullable=False),
+    Column("state", Text, nullable=False),  # approved, running, done, failed, revoked
+    Column("detail", Text, nullable=False),
+    Column("sums", Integer, nullable=False),
+    Column("at", Float, nullable=False),  # of the last change
+)
+cohort = Table(
+    "cohort",
+    node,
+    Column("dataset", Text),
+    Column("members", Text),  # ascending, one a line
+    Column("job", LargeBinary, nullable=False),
+    Column("at", Float, nullable=False),
+    PrimaryKeyConstraint("dataset", "members"),
+)
+supernode = Table(
+    "supernode",
+    node,
+    Column("member", Text, primary_key=True),
+    Column("key", LargeBinary, nullable=False),
+    Column("at", Float, nullable=False),
+)
+
 # -- lists.db ----------------------------------------------------------------------------------------------
 
 named_list = Table(

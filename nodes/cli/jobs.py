@@ -1,0 +1,423 @@
+"""`lianfang job`, `train`, `stats` and `learn`: what several institutions compute together."""
+
+import json as jsons
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import grpc
+import typer
+from cryptography import x509
+from lianfang.v1 import learning_pb2 as pb
+from lianfang.v1 import learning_pb2_grpc
+
+from ..config import Home
+from ..identity.members import MemberBook
+from ..identity.names import Role
+from ..services.wire import ADMIN_OPTIONS
+from . import common
+from .common import HERE, CommandError, Config, Json, as_dict, err, out, print_json
+from .i18n import t
+from .learning import Set, learning, settings_of
+
+job_app = typer.Typer(no_args_is_help=True, help=t("jobs that this node approves", "本节点批准的任务"))
+train_app = typer.Typer(no_args_is_help=True, help=t("train a model together", "联合训练模型"))
+stats_app = typer.Typer(no_args_is_help=True, help=t("count together", "联合统计"))
+learn_app = typer.Typer(no_args_is_help=True, help=t("this node's part in Flower", "本节点的 Flower 进程"))
+
+JobFile = Annotated[Path, typer.Argument(help=t("the job's file", "任务文件"))]
+Out = Annotated[Path, typer.Option("--out", "-o", help=t("file to write", "写入的文件"))]
+Parties = Annotated[
+    str, typer.Option(help=t("names with commas; default: all banks", "成员名，逗号分隔；默认全部银行"))
+]
+_FOLLOW = 0.5
+
+
+@contextmanager
+def _desk(config: Path) -> Iterator[tuple[Home, learning_pb2_grpc.LearningAdminStub]]:
+    home = Home(config)
+    if not home.socket.exists():
+        raise CommandError(
+            t(
+                "the node is not running: start it with `lianfang serve`",
+                "节点未运行：请用 `lianfang serve` 启动",
+            )
+        )
+    with grpc.insecure_channel(f"unix:{home.socket}", ADMIN_OPTIONS) as channel:  # the socket is 0600
+        yield home, learning_pb2_grpc.LearningAdminStub(channel)
+
+
+def _read(path: Path) -> Any:
+    from federation.job import JobDescriptor
+
+    return JobDescriptor.read(path.read_bytes(), str(path))
+
+
+def _members(home: Home, names: str, roles: tuple[Role, ...]) -> list[str]:
+    book = MemberBook(
+        home.certs / "members.bin", x509.load_pem_x509_certificate((home.certs / "ca.crt").read_bytes())
+    )
+    if names:
+        return sorted(book.current.find(name.strip()).id for name in names.split(",") if name.strip())
+    return sorted(member.id for member in book.current if member.name.role in roles)
+
+
+def _coordinator(home: Home) -> str:
+    if home.name.role is Role.COORDINATOR:
+        return str(home.name)
+    found = _members(home, home.config.learn.coordinator, (Role.COORDINATOR,))
+    if len(found) != 1:
+        raise CommandError(
+            t("the network has not exactly one coordinator: name it in [learn]", "请在 [learn] 中指定协调方")
+        )
+    return found[0]
+
+
+def _write(path: Path, job: Any, json: bool) -> None:
+    path.write_bytes(job.to_bytes())
+    if json:
+        print_json({"job": job.hash().hex(), "file": str(path)})
+        return
+    _describe(job)
+    out.print(
+        t(
+            f"Wrote {path}. Each party checks it and runs: lianfang job approve {path.name}",
+            f"已写入 {path}。各方核对后运行：lianfang job approve {path.name}",
+        ),
+        markup=False,
+    )
+
+
+def _describe(job: Any) -> None:
+    shown = common.table("", t("job", "任务"), job.name)
+    rows: list[tuple[str, str]] = [
+        (t("hash", "哈希"), job.hash().hex()),
+        (t("kind", "类型"), job.kind),
+        (t("parties", "参与方"), ", ".join(each.rpartition("/")[2] for each in job.parties)),
+        (t("add zeros", "只加零"), ", ".join(each.rpartition("/")[2] for each in job.observers) or "–"),
+        (t("coordinator", "协调方"), job.coordinator.rpartition("/")[2]),
+        (t("at least", "最少参与"), str(job.minimum)),
+    ]
+    if job.kind == "train":
+        rows += [
+            (t("rows", "数据集"), job.dataset),
+            (t("label", "标签"), job.label),
+            (
+                t("features", "特征"),
+                f"{len(job.features)}: {', '.join(job.features[:12])}"
+                + (" …" if len(job.features) > 12 else ""),
+            ),
+            (t("model", "模型"), f"{job.model} {jsons.dumps(dict(job.settings))}"),
+            (t("test", "评估"), job.evaluate),
+        ]
+    else:
+        span = f"{job.since or '…'} – {job.until or '…'}"
+        rows += [(t("categories", "类别"), ", ".join(job.categories)), (t("observed", "观察期"), span)]
+    rows.append((t("code", "代码"), job.code[:16]))
+    for row in rows:
+        shown.add_row(*row)
+    out.print(shown)
+
+
+@train_app.command("new", help=t("Write a training job.", "编写训练任务。"))
+def train_new(
+    name: Annotated[str, typer.Option(help=t("lower-case, with hyphens", "小写字母与连字符"))],
+    dataset: Annotated[
+        str, typer.Option(help=t("each bank maps it to rows of its own", "各银行映射到自己的数据"))
+    ],
+    label: Annotated[str, typer.Option(help=t("label column", "标签列"))],
+    features: Annotated[
+        str,
+        typer.Option(
+            help=t("columns with commas, or a CSV or Parquet file to take them from", "特征列，或取列的文件")
+        ),
+    ],
+    to: Out,
+    parties: Parties = "",
+    model: Annotated[str, typer.Option(help="trees, linear, mlp")] = "trees",
+    setting: Set = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    minimum: Annotated[int, typer.Option(min=3)] = 3,
+    drop: Annotated[str, typer.Option(help=t("columns that are no features", "非特征列"))] = "id",
+    test: Annotated[
+        bool, typer.Option(help=t("measure on the banks' test rows", "用各行测试数据评估"))
+    ] = True,
+    config: Config = HERE,
+    json: Json = False,
+) -> None:
+    """A job descriptor for all parties to approve."""
+    with learning():
+        from federation import data
+        from federation import job as jobs
+        from federation.version import code_hash
+
+        from ..learning.desk import bundle_hash
+
+        home = Home(config)
+        path = Path(features)
+        if path.suffix.lower() in (".csv", ".parquet", ".pq"):
+            names = data.feature_names(data.read_table(path), label, drop.split(","))
+        else:
+            names = [each.strip() for each in features.split(",")]
+        job = jobs.make(
+            name=name,
+            kind="train",
+            network=home.name.network,
+            coordinator=_coordinator(home),
+            parties=_members(home, parties, (Role.BANK,)),
+            minimum=minimum,
+            dataset=dataset,
+            code=code_hash(),
+            bundle=bundle_hash(),
+            seed=seed,
+            features=names,
+            label=label,
+            model=model,
+            settings=settings_of(setting),
+            evaluate="test" if test else "none",
+        )
+        _write(to, job, json)
+
+
+@stats_app.command("new", help=t("Write a statistics job.", "编写统计任务。"))
+def stats_new(
+    name: Annotated[str, typer.Option(help=t("lower-case, with hyphens", "小写字母与连字符"))],
+    to: Out,
+    categories: Annotated[str, typer.Option(help=t("with commas; default: all", "逗号分隔；默认全部"))] = "",
+    since: Annotated[str, typer.Option(help="YYYY-MM-DD")] = "",
+    until: Annotated[str, typer.Option(help="YYYY-MM-DD")] = "",
+    parties: Parties = "",
+    observers: Annotated[
+        str,
+        typer.Option(help=t("learn the sums and add zeros; default: the centres", "只得结果；默认反诈中心")),
+    ] = "",
+    minimum: Annotated[int, typer.Option(min=3)] = 3,
+    config: Config = HERE,
+    json: Json = False,
+) -> None:
+    """Counts of live entries by category over all parties' lists, by the day they were observed."""
+    with learning():
+        from federation import job as jobs
+        from federation.version import code_hash
+        from protocols.label import Category, slug
+
+        from ..learning.desk import bundle_hash
+
+        home = Home(config)
+        known = [slug(each) for each in Category]
+        wanted = [each.strip() for each in categories.split(",")] if categories else known
+        unknown = [each for each in wanted if each not in known]
+        if unknown:
+            raise CommandError(
+                t(f"{unknown[0]} is not one of {', '.join(known)}", f"{unknown[0]} 不属于 {', '.join(known)}")
+            )
+        watching = _members(home, observers, (Role.CENTRE,))
+        job = jobs.make(
+            name=name,
+            kind="stats",
+            network=home.name.network,
+            coordinator=_coordinator(home),
+            parties=sorted({*_members(home, parties, (Role.BANK,)), *watching}),
+            observers=watching,
+            minimum=minimum,
+            dataset="lists",
+            code=code_hash(),
+            bundle=bundle_hash(),
+            categories=wanted,
+            since=since,
+            until=until,
+        )
+        _write(to, job, json)
+
+
+@job_app.command("show", help=t("What a job asks for.", "查看任务内容。"))
+def job_show(file: JobFile, json: Json = False) -> None:
+    """In words; nothing is changed."""
+    with learning():
+        job = _read(file)
+        if json:
+            print_json(job.model_dump(mode="json") | {"hash": job.hash().hex()})
+            return
+        _describe(job)
+
+
+@job_app.command("approve", help=t("Let a job in at this node.", "本节点批准任务。"))
+def job_approve(file: JobFile, config: Config = HERE, json: Json = False) -> None:
+    """Check a job against this node's rows and code, and enter it in the policy."""
+    with learning(), _desk(config) as (_, desk):
+        document = as_dict(desk.Approve(pb.JobFile(descriptor=_read(file).to_bytes())))
+        if json:
+            print_json(document)
+            return
+        out.print(
+            t(
+                f"Approved {document['name']} ({document['job'][:12]}).",
+                f"已批准 {document['name']}（{document['job'][:12]}）。",
+            )
+        )
+
+
+@job_app.command("revoke", help=t("Take an approval back.", "撤回批准。"))
+def job_revoke(
+    job: Annotated[str, typer.Argument(help=t("hash or file", "哈希或文件"))],
+    config: Config = HERE,
+    json: Json = False,
+) -> None:
+    """The job's next task is refused."""
+    with learning(), _desk(config) as (_, desk):
+        text = _read(Path(job)).hash().hex() if Path(job).exists() else job
+        try:
+            reference = pb.JobReference(hash=bytes.fromhex(text))
+        except ValueError as error:
+            raise CommandError(t(f"{job} is neither a file nor a hash", f"{job} 既非文件也非哈希")) from error
+        document = as_dict(desk.Revoke(reference))
+        if json:
+            print_json(document)
+            return
+        out.print(t(f"Revoked {document['name']}.", f"已撤回 {document['name']}。"))
+
+
+@job_app.command("list", help=t("Jobs and how they stand.", "任务及状态。"))
+def job_list(config: Config = HERE, json: Json = False) -> None:
+    """Newest change first."""
+    with learning(), _desk(config) as (_, desk):
+        jobs = as_dict(desk.Jobs(pb.JobsRequest())).get("jobs", [])
+        if json:
+            print_json(jobs)
+            return
+        shown = common.table(
+            "",
+            t("job", "任务"),
+            t("kind", "类型"),
+            t("state", "状态"),
+            t("sums", "求和"),
+            t("approved", "批准"),
+            t("detail", "说明"),
+            t("changed", "更新"),
+        )
+        for each in jobs:
+            approved = t("yes", "是") if each["approved"] else t("no", "否")
+            shown.add_row(
+                f"{each['name']} {each['job'][:12]}",
+                each["kind"],
+                each["state"],
+                f"{each['sums']:.0f}",
+                approved,
+                each["detail"],
+                each["at"],
+            )
+        out.print(shown)
+
+
+def _launch(file: Path, config: Path, json: bool) -> None:
+    with learning(), _desk(config) as (home, desk):
+        from federation.apps import bundle
+
+        from ..learning import flower
+        from ..learning.service import SUPERLINK_CERTIFICATE
+
+        job = _read(file)
+        if home.name.role is not Role.COORDINATOR:
+            raise CommandError(t("a job is launched at the coordinator's node", "任务须在协调方节点启动"))
+        certificate = home.data / SUPERLINK_CERTIFICATE
+        if not certificate.exists():
+            raise CommandError(
+                t(
+                    "the SuperLink is not running: `lianfang learn serve`",
+                    "SuperLink 未运行：`lianfang learn serve`",
+                )
+            )
+        desk.Approve(pb.JobFile(descriptor=job.to_bytes()))
+        port = home.config.learn.superlink.rpartition(":")[2]
+        control = flower.Control(f"localhost:{port}", certificate.read_bytes())
+        try:
+            started = time.monotonic()
+            run = flower.start_run(control, bundle.build(), job.hash())
+        finally:
+            control.close()
+        if not json:
+            err.print(
+                t(f"run {run} of {job.name} has started", f"已启动 {job.name}，运行号 {run}"), markup=False
+            )
+        state = _follow(desk, job.hash(), json)
+        state["seconds"] = round(time.monotonic() - started, 1)
+        state["run"] = str(run)
+        if json:
+            print_json(state)
+        elif state["state"] == "done":
+            out.print(t(f"Done in {state['seconds']} s.", f"完成，用时 {state['seconds']} 秒。"))
+        if state["state"] != "done":
+            raise CommandError(state["detail"])
+
+
+def _follow(desk: learning_pb2_grpc.LearningAdminStub, job_hash: bytes, json: bool) -> dict[str, Any]:
+    """Show how a job goes on until it ends."""
+    with common.progress() as bars:
+        bars.disable = json
+        task = bars.add_task(t("sums", "求和"), total=None, note="")
+        while True:
+            (state,) = as_dict(desk.Jobs(pb.JobsRequest(hash=job_hash)))["jobs"]
+            room = state.get("room")
+            if room:
+                waiting = ", ".join(each.rpartition("/")[2] for each in room["waiting_for"])
+                note = f"{room['phase']}" + (
+                    t(f", waiting for {waiting}", f"，等待 {waiting}") if waiting else ""
+                )
+                bars.update(task, completed=room["sums"], note=note)
+            if state["state"] in ("done", "failed"):
+                return dict(state)
+            time.sleep(_FOLLOW)
+
+
+@train_app.command("run", help=t("Launch a training, at the coordinator.", "在协调方启动训练。"))
+def train_run(file: JobFile, config: Config = HERE, json: Json = False) -> None:
+    """Launch, follow to the end; the model stays with the banks."""
+    _launch(file, config, json)
+
+
+@stats_app.command("run", help=t("Launch statistics, at the coordinator.", "在协调方启动统计。"))
+def stats_run(file: JobFile, config: Config = HERE, json: Json = False) -> None:
+    """Launch, follow to the end; the figures are with the parties."""
+    _launch(file, config, json)
+
+
+@stats_app.command("show", help=t("Figures that this party learnt.", "查看本方得到的统计。"))
+def stats_show(
+    name: Annotated[str, typer.Argument(help=t("of the job; default: all", "任务名；默认全部"))] = "",
+    config: Config = HERE,
+    json: Json = False,
+) -> None:
+    """Counts by category over all contributors."""
+    with learning():
+        folder = Home(config).data / "statistics"
+        found = [jsons.loads(path.read_text("utf-8")) for path in sorted(folder.glob("*.json"))]
+        found = [each for each in found if not name or each["name"] == name]
+        if name and not found:
+            raise CommandError(t(f"no figures of {name} here", f"没有 {name} 的统计结果"))
+        if json:
+            print_json(found)
+            return
+        for each in found:
+            title = (
+                f"{each['name']}  {each['since'] or '…'} – {each['until'] or '…'}  ({each['contributors']})"
+            )
+            shown = common.table(title, t("category", "类别"), t("entries", "条目"))
+            for category, count in each["counts"].items():
+                shown.add_row(category, f"{count:,}")
+            out.print(shown)
+
+
+@learn_app.command(
+    "serve", help=t("Run this node's SuperLink or SuperNode.", "运行本节点的 SuperLink 或 SuperNode。")
+)
+def learn_serve(config: Config = HERE) -> None:
+    """SuperLink at the coordinator, SuperNode elsewhere, with our own executor; until SIGTERM."""
+    with learning():
+        from ..learning import processes
+        from .network import start_logging
+
+        home = Home(config)
+        start_logging(home)
+        processes.serve(home)

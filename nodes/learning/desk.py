@@ -1,0 +1,264 @@
+"""The desk: which jobs this node takes part in, how they stand, and which cohorts summed over the same rows.
+
+Approval is an entry in the policy file, read by the gate alone; the descriptor is kept beside it in the database.
+"""
+
+import contextlib
+import hashlib
+import secrets
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert
+
+from federation import data
+from federation.apps import bundle
+from federation.errors import LearningError
+from federation.job import JobDescriptor
+from federation.version import code_hash
+from protocols.sums.job import Job, Party
+
+from ..config import DatasetSection, Home
+from ..errors import NotFound, Refused, invalid
+from ..gate import TRAIN, Ask, Gate
+from ..identity.members import Member, MemberBook
+from ..identity.names import Role
+from ..policy import PolicyFile
+from ..store import engine as db
+from ..store import schema
+
+LEARNERS = (Role.BANK, Role.PAYMENT, Role.TELECOM, Role.CENTRE)
+
+
+class Desk:
+    """One per node."""
+
+    def __init__(
+        self, database: sa.Engine, gate: Gate, policy: PolicyFile, book: MemberBook, home: Home
+    ) -> None:
+        self._database, self._gate, self._policy = database, gate, policy
+        self._book, self._home = book, home
+        self._own = str(home.name)
+
+    # -- jobs ------------------------------------------------------------------------------------------------
+
+    def approve(self, descriptor: bytes) -> dict[str, Any]:
+        """Check a job against this node, its rows and its code, and let it in.
+
+        Raises `Refused` saying what does not fit; nothing is changed then.
+        """
+        try:
+            job = JobDescriptor.read(descriptor)
+            self._check(job)
+        except LearningError as error:
+            raise Refused(str(error), "JOB") from error
+        now = time.time()
+        values = {"descriptor": descriptor.strip(), "state": "approved", "detail": "", "sums": 0, "at": now}
+        with db.writing(self._database) as connection:
+            connection.execute(
+                insert(schema.learning_job)
+                .values(hash=job.hash(), **values)
+                .on_conflict_do_update(index_elements=["hash"], set_=values)
+            )
+        self._policy.approve_job(job.hash().hex(), job.name)
+        return {"job": job.hash().hex(), "name": job.name}
+
+    def revoke(self, job_hash: bytes) -> dict[str, Any]:
+        """Take a job off the policy: its next task is refused."""
+        job = self.find(job_hash)
+        self._policy.revoke_job(job_hash.hex())
+        self.report(job_hash, "revoked", "", 0)
+        return {"job": job_hash.hex(), "name": job.name}
+
+    def _check(self, job: JobDescriptor) -> None:
+        network = self._home.name.network
+        if job.network != network:
+            raise Refused(
+                f"the job is of the network {job.network}, this node of {network}", "FOREIGN_NETWORK"
+            )
+        for party in (*job.parties, job.coordinator):
+            self._book.current.get(party)
+        if job.code != code_hash():
+            raise Refused(
+                f"the job is for learning code {job.code[:12]}, installed is {code_hash()[:12]}", "CODE"
+            )
+        if job.coordinator == self._own:
+            return
+        if self._own not in job.parties:
+            raise Refused(f"{self._own} is no party of this job", "NOT_A_PARTY")
+        coordinator = self._book.current.get(job.coordinator).name
+        if self._home.config.learn.coordinator not in (coordinator.name, str(coordinator)):
+            raise Refused(f"learn.coordinator is not {coordinator.name}", "COORDINATOR")
+        if job.kind == "train":
+            section = self.dataset(job.dataset)
+            data.load(self._path(section.path), job.features, job.label, self._own)
+            if job.evaluate == "test":
+                if section.test is None:
+                    raise Refused(f"the dataset {job.dataset} has no test rows here", "DATASET")
+                data.load(self._path(section.test), job.features, job.label, self._own)
+
+    def dataset(self, name: str) -> DatasetSection:
+        """Raise `NotFound` for rows that this node does not offer. Read anew: a dataset needs no restart."""
+        datasets = Home(self._home.file).config.learn.datasets
+        section = datasets.get(name)
+        if section is None:
+            known = ", ".join(datasets) or "none"
+            raise NotFound(f"learn.datasets.{name} is not configured here (configured: {known})")
+        return section
+
+    def _path(self, path: Path) -> Path:
+        return self._home.file.parent / path
+
+    def find(self, job_hash: bytes) -> JobDescriptor:
+        """A known job; raises `NotFound`."""
+        with db.reading(self._database) as connection:
+            row = connection.execute(sa.select(schema.learning_job).filter_by(hash=job_hash)).first()
+        if row is None:
+            raise NotFound(f"the job {job_hash.hex()[:12] or '(none)'} is not known here")
+        return JobDescriptor.read(row.descriptor)
+
+    def jobs(self, job_hash: bytes = b"") -> list[dict[str, Any]]:
+        """All jobs, newest change first."""
+        statement = sa.select(schema.learning_job).order_by(schema.learning_job.c.at.desc())
+        if job_hash:
+            statement = statement.filter_by(hash=job_hash)
+        with db.reading(self._database) as connection:
+            rows = connection.execute(statement).all()
+        policy = self._policy.current
+        out = []
+        for row in rows:
+            job = JobDescriptor.read(row.descriptor)
+            out.append(
+                {
+                    "job": row.hash.hex(),
+                    "name": job.name,
+                    "kind": job.kind,
+                    "state": row.state,
+                    "detail": row.detail,
+                    "sums": row.sums,
+                    "approved": policy.approves(row.hash.hex()),
+                    "parties": [name.rpartition("/")[2] for name in job.parties],
+                    "at": datetime.fromtimestamp(row.at, UTC).isoformat(timespec="seconds"),
+                }
+            )
+        return out
+
+    def report(self, job_hash: bytes, state: str, detail: str, sums: int) -> None:
+        """How a job stands, from this node's learning process."""
+        if state not in ("running", "done", "failed", "revoked"):
+            raise invalid(f"{state!r} is no state of a job")
+        with db.writing(self._database) as connection:
+            connection.execute(
+                schema.learning_job.update()
+                .where(schema.learning_job.c.hash == job_hash)
+                .values(state=state, detail=detail[:1000], sums=sums, at=time.time())
+            )
+
+    # -- seats -----------------------------------------------------------------------------------------------
+
+    def take_seat(self, job_hash: bytes, bundle_hash: bytes) -> tuple[JobDescriptor, list[frozenset[str]]]:
+        """Admit a task that came through Flower: by the gate, and by the bundle it came with.
+
+        Returns the job and the earlier cohorts over the same rows. Raises `Refused`, which is recorded.
+        """
+        job: JobDescriptor | None = None
+        with contextlib.suppress(NotFound):  # the gate refuses it then, and records that
+            job = self.find(job_hash)
+        coordinator = self._coordinator(job)
+
+        def check() -> None:
+            if job is None or bundle_hash.hex() != job.bundle:
+                raise Refused(
+                    f"the task comes with the bundle {bundle_hash.hex()[:12]}, which this job does not name",
+                    "BUNDLE",
+                )
+
+        self._gate.admit(
+            Ask(
+                coordinator,
+                TRAIN,
+                job_hash.hex() if job is not None else f"bundle:{bundle_hash.hex()[:16]}",
+                0,
+                0,
+                secrets.token_bytes(16),
+                job_hash or bytes(32),
+                check=check,
+            )
+        )
+        if job is None:
+            raise Refused("this node does not know the job", "JOB")
+        with db.reading(self._database) as connection:
+            rows = connection.execute(
+                sa.select(schema.cohort.c.members).filter_by(dataset=self._rows_of(job))
+            ).all()
+        return job, [frozenset(row.members.split("\n")) for row in rows]
+
+    def _coordinator(self, job: JobDescriptor | None) -> Member:
+        if job is not None:
+            return self._book.current.get(job.coordinator)
+        return self._book.current.find(self._home.config.learn.coordinator or self._own)
+
+    @staticmethod
+    def _rows_of(job: JobDescriptor) -> str:
+        """What counts as the same rows."""
+        return f"{job.dataset}" if job.kind == "train" else f"stats:{job.dataset}:{job.since}:{job.until}"
+
+    def record_cohort(self, job_hash: bytes, members: list[str]) -> None:
+        """Durable when it returns."""
+        job = self.find(job_hash)
+        text = "\n".join(sorted(members))
+        with db.writing(self._database) as connection:
+            connection.execute(
+                insert(schema.cohort)
+                .values(dataset=self._rows_of(job), members=text, job=job_hash, at=time.time())
+                .on_conflict_do_nothing()
+            )
+
+    def secure_job(self, job_hash: bytes, party: str) -> Job:
+        """For the coordinator's room: a job that is approved here, of which `party` is one."""
+        job = self.find(job_hash)
+        if not self._policy.current.approves(job_hash.hex()) or job.coordinator != self._own:
+            raise Refused("the coordinator has not approved this job", "JOB")
+        if party not in job.parties:
+            raise Refused(f"{party} is no party of this job", "NOT_A_PARTY")
+        return secure_job(job, self._book)
+
+    # -- SuperNodes --------------------------------------------------------------------------------------------
+
+    def enrol(self, member: Member, key: bytes) -> None:
+        """Bind a member's Flower key: the newest one counts. Raises `Refused` for roles that do not learn."""
+        if member.name.role not in LEARNERS:
+            raise Refused(f"a {member.name.role.value} does not learn", "ROLE")
+        if not key.startswith(b"ecdsa-sha2-nistp384 ") or len(key) > 400:
+            raise invalid("flower_key is not an OpenSSH public key of ECDSA P-384")
+        values = {"key": key, "at": time.time()}
+        with db.writing(self._database) as connection:
+            connection.execute(
+                insert(schema.supernode)
+                .values(member=member.id, **values)
+                .on_conflict_do_update(index_elements=["member"], set_=values)
+            )
+
+    def supernodes(self) -> dict[str, bytes]:
+        """Flower keys of members, without those who are members no more."""
+        with db.reading(self._database) as connection:
+            rows = connection.execute(sa.select(schema.supernode)).all()
+        current = {member.id for member in self._book.current}
+        return {row.member: row.key for row in rows if row.member in current}
+
+
+def secure_job(job: JobDescriptor, book: MemberBook) -> Job:
+    """The job's sums, with the keys that the member list binds. Raises `Refused` for who is no member."""
+    parties = []
+    for party in job.parties:
+        member = book.current.get(party)
+        parties.append(Party(member.id, member.signing_key, member.sealing_key))
+    return Job(job.hash(), tuple(parties), frozenset(job.observers), job.minimum)
+
+
+def bundle_hash() -> str:
+    """SHA-256 of the launching bundle, in hexadecimal."""
+    return hashlib.sha256(bundle.build()).hexdigest()

@@ -1,0 +1,62 @@
+"""Puts the desk's services, and at a coordinator the rooms of secure sums, on a node's servers."""
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from lianfang.v1 import learning_pb2_grpc, sums_pb2_grpc
+
+from federation.aggregation import Patience, SecureSumService
+
+from ..services import wire
+from .desk import Desk
+from .service import LearningAdminService, LearningService
+
+if TYPE_CHECKING:
+    from ..node import Node
+
+
+class _Rooms(SecureSumService):
+    """With refusals as statuses."""
+
+    @wire.streaming
+    async def Join(self, request_iterator: Any, context: Any) -> AsyncIterator[Any]:
+        """One party's stream."""
+        async for message in super().Join(request_iterator, context):
+            yield message
+
+
+class Mount:
+    """One per node that learns."""
+
+    def __init__(self, node: "Node", authenticator: wire.Authenticator, coordinates: bool) -> None:
+        self.desk = Desk(node.database, node.gate, node.policy, node.book, node.home)
+        settings = node.home.config.learn
+        self._rooms: SecureSumService | None = None
+        self._peer: LearningService | None = None
+
+        def identify(context: Any) -> str:
+            return authenticator.member(context).id
+
+        if coordinates:
+            self._peer = LearningService(authenticator, self.desk, node.home)
+            patience = Patience(
+                settings.entry_seconds,
+                settings.lost_seconds,
+                settings.answer_seconds,
+                settings.compute_seconds,
+            )
+            self._rooms = _Rooms(identify, self._peer.find, patience)
+        self._admin = LearningAdminService(self.desk, node.peers, node.lists, node.home, self._rooms)
+
+    def add_to(self, server: grpc.aio.Server, admin: grpc.aio.Server) -> None:
+        """Register everything; before the servers start."""
+        learning_pb2_grpc.add_LearningAdminServicer_to_server(self._admin, admin)
+        if self._peer is not None and self._rooms is not None:
+            learning_pb2_grpc.add_LearningServicer_to_server(self._peer, server)
+            sums_pb2_grpc.add_SecureSumServicer_to_server(self._rooms, server)
+
+    async def close(self) -> None:
+        """End every room, telling its parties."""
+        if self._rooms is not None:
+            await self._rooms.close()

@@ -1,0 +1,106 @@
+"""What a job computes at a party, and what it leaves there: the same model and model card at every bank."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from federation import metrics, stats
+from federation.data import Block
+from federation.job import JobDescriptor
+from federation.metrics import Quality
+from federation.models import registry
+from federation.models.base import Model
+from federation.models.trees import TreeModel
+from federation.steps import Ask, Learner
+
+from ..files import write_atomic
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model, how good it is over all banks' test rows, and what it was trained on."""
+
+    model: Model
+    rows: int
+    positives: int
+    quality: Quality | None
+    test_rows: int
+
+
+def training(job: JobDescriptor, block: Block, test: Block | None) -> Learner[Trained]:
+    """The learner of one bank for a training job."""
+    own = [len(block.y), int(block.y.sum()), len(test.y) if test is not None else 0]
+    total = yield Ask(np.array(own, dtype=np.int64), "size")
+    model = yield from registry.learner(
+        job.model, job.model_settings(), [block], job.features, job.seed, len(job.parties)
+    )
+    quality = None
+    if test is not None:
+        quality = yield from metrics.federated(model, test.x, test.y)
+    return Trained(model, int(total[0]), int(total[1]), quality, int(total[2]))
+
+
+def statistics(job: JobDescriptor, own: Mapping[str, int]) -> Learner[dict[str, int]]:
+    """The learner of one party for counts by category."""
+    return stats.counts(job.categories, own)
+
+
+def card(job: JobDescriptor, trained: Trained, cohort: tuple[str, ...]) -> dict[str, Any]:
+    """The model card: nothing in it differs between banks."""
+    return {
+        "lianfang_model_card": 1,
+        "job": {"name": job.name, "hash": job.hash().hex(), "seed": job.seed, "dataset": job.dataset},
+        "model": {
+            "kind": job.model,
+            "sha256": trained.model.hash(),
+            "settings": job.model_settings().model_dump(mode="json"),
+            "features": list(job.features),
+            "label": job.label,
+        },
+        "data": {"rows": trained.rows, "positives": trained.positives, "test_rows": trained.test_rows},
+        "quality": trained.quality.as_dict() if trained.quality else None,
+        "quality_note": "over all banks' test rows, from summed counts on a grid of 2,000 scores",
+        "cohort": list(cohort),
+        "privacy": {
+            "sums": "one-time masks under BFV; the coordinator sees no update, sum, model or metric",
+            "minimum_cohort": job.minimum,
+            "differential_privacy": None,
+            "leaks": "global sums and the model itself, to the members of the cohort",
+        },
+        "code": job.code,
+        "importance": trained.model.importance(),
+    }
+
+
+def save_model(folder: Path, job: JobDescriptor, trained: Trained, cohort: tuple[str, ...]) -> Path:
+    """Write model and card into a folder of the job's own; the folder."""
+    target = folder / f"{job.name}-{job.hash().hex()[:12]}"
+    target.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_atomic(target / "model.json", trained.model.to_bytes(), 0o600)
+    if isinstance(trained.model, TreeModel):
+        write_atomic(target / "model.xgboost.json", json.dumps(trained.model.to_xgboost()).encode(), 0o600)
+    document = card(job, trained, cohort)
+    write_atomic(
+        target / "card.json", (json.dumps(document, indent=2, sort_keys=True) + "\n").encode(), 0o600
+    )
+    return target
+
+
+def save_counts(folder: Path, job: JobDescriptor, counts: dict[str, int], cohort: tuple[str, ...]) -> Path:
+    """Write statistics as JSON; the file."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = folder / f"{job.name}-{job.hash().hex()[:12]}.json"
+    contributors = sorted(set(cohort) - set(job.observers))
+    document = {
+        "name": job.name,
+        "since": job.since,
+        "until": job.until,
+        "contributors": len(contributors),
+        "counts": counts,
+    }
+    write_atomic(path, (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode(), 0o600)
+    return path

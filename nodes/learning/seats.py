@@ -1,0 +1,143 @@
+"""This institution's seat at a job: its rows, keys and channel, which no message can name or change."""
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import grpc
+from cryptography import x509
+from flwr.app import Context
+from lianfang.v1 import learning_pb2 as pb
+from lianfang.v1 import learning_pb2_grpc
+
+from federation import data
+from federation.apps.client import Seat
+from federation.errors import LearningError
+from federation.job import JobDescriptor
+from federation.links import GrpcLink
+from federation.rooms import Cost
+from federation.steps import Ask, Learner
+from protocols.sums.errors import SumAborted
+from protocols.sums.members import Member
+
+from ..config import Home
+from ..identity.keys import NodeKeys
+from ..identity.members import MemberBook
+from ..services import wire
+from . import pipeline
+from .desk import secure_job
+
+_log = logging.getLogger("lianfang.learn")
+_REPORT_SECONDS = 1.0
+
+
+class SeatRefused(LearningError):
+    """This node does not take part: the gate's reason."""
+
+
+class NodeSeats:
+    """Provides the seat of this node. `bundle` is the SHA-256 of what the task came with."""
+
+    def __init__(self, home: Home, keys: NodeKeys, desk: learning_pb2_grpc.LearningAdminStub) -> None:
+        self._home, self._keys, self._desk = home, keys, desk
+        certs = home.certs
+        self._own = (certs / "node.crt").read_bytes()
+        ca = x509.load_pem_x509_certificate((certs / "ca.crt").read_bytes())
+        self._book = MemberBook(certs / "members.bin", ca)
+
+    def admit(self, job_hash: bytes, bundle: bytes) -> pb.Seat:
+        """Ask the node's gate. Raises `SeatRefused` with its reason."""
+        try:
+            return self._desk.TakeSeat(pb.SeatRequest(job=job_hash, bundle=bundle), timeout=30)
+        except grpc.RpcError as error:
+            raise SeatRefused(error.details() or error.code().name) from error
+
+    def report(self, job_hash: bytes, state: str, detail: str = "", sums: int = 0) -> None:
+        """Tell the node how the job stands; a node that restarts is told again with the next report."""
+        try:
+            self._desk.Report(pb.JobReport(job=job_hash, state=state, detail=detail, sums=sums), timeout=30)
+        except grpc.RpcError as error:
+            _log.warning("the node did not take a report: %s", error.details())
+
+    def seats(self, job: JobDescriptor, context: Context) -> list[Seat]:
+        """One seat, or none for who is no party."""
+        own = str(self._home.name)
+        if own not in job.parties:
+            return []
+        return [self.seat(job, self.admit(job.hash(), bytes.fromhex(job.bundle)))]
+
+    def seat(self, job: JobDescriptor, admitted: pb.Seat) -> Seat:
+        """Rows loaded, keys at hand, stream not yet opened. Raises `LearningError`."""
+        job_hash, own = job.hash(), str(self._home.name)
+
+        def record(cohort: frozenset[str]) -> None:
+            request = pb.CohortRecord(job=job_hash, cohort=pb.Cohort(members=sorted(cohort)))
+            try:
+                self._desk.RecordCohort(request, timeout=30)
+            except grpc.RpcError as error:
+                raise SumAborted("commit", own, "this node could not record the cohort") from error
+
+        member = Member(
+            secure_job(job, self._book),
+            own,
+            self._keys.signing,
+            self._keys.sealing,
+            earlier=[frozenset(each.members) for each in admitted.earlier],
+            record=record,
+        )
+        told = 0.0
+
+        def watch(ask: Ask, number: int) -> None:
+            nonlocal told
+            if time.monotonic() - told > _REPORT_SECONDS:
+                told = time.monotonic()
+                self.report(job_hash, "running", ask.label, number)
+
+        def finish(result: Any, cost: Cost) -> None:
+            where = self._save(job, result, member.cohort)
+            _log.info("job %s: %s", job_hash.hex()[:12], where)
+            self.report(job_hash, "done", str(where.relative_to(self._home.data)), cost.sums)
+
+        def failed(reason: str) -> None:
+            _log.warning("job %s ended: %s", job_hash.hex()[:12], reason)
+            self.report(job_hash, "failed", reason)
+
+        try:
+            learner = self._learner(job)
+        except LearningError as error:
+            failed(str(error))
+            raise
+        link = GrpcLink(lambda: self._channel(job.coordinator), job_hash)
+        return Seat(own, member, learner, link, watch, finish, failed)
+
+    def _channel(self, coordinator: str) -> grpc.Channel:
+        member = self._book.current.get(coordinator)
+        return wire.sync_channel(member, self._keys, self._own)
+
+    def _learner(self, job: JobDescriptor) -> Learner[Any]:
+        if job.kind == "stats":
+            own: dict[str, int] = {}
+            if str(self._home.name) not in job.observers:
+                request = pb.CountsRequest(categories=job.categories, since=job.since, until=job.until)
+                own = dict(self._desk.Counts(request, timeout=600).counts)
+            return pipeline.statistics(job, own)
+        section = Home(self._home.file).config.learn.datasets.get(job.dataset)
+        if section is None:
+            raise SeatRefused(f"the dataset {job.dataset} is not configured here")
+        own_id = str(self._home.name)
+        block = data.load(self._file(section.path), job.features, job.label, own_id)
+        test = None
+        if job.evaluate == "test":
+            if section.test is None:
+                raise SeatRefused(f"the dataset {job.dataset} has no test rows here")
+            test = data.load(self._file(section.test), job.features, job.label, own_id)
+        return pipeline.training(job, block, test)
+
+    def _file(self, path: Path) -> Path:
+        return self._home.file.parent / path
+
+    def _save(self, job: JobDescriptor, result: Any, cohort: tuple[str, ...]) -> Path:
+        if isinstance(result, pipeline.Trained):
+            return pipeline.save_model(self._home.data / "models", job, result, cohort)
+        return pipeline.save_counts(self._home.data / "statistics", job, result, cohort)

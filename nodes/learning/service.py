@@ -1,0 +1,135 @@
+"""The desk's two faces: Flower enrolment for the network's members, and the node's own learning process."""
+
+import asyncio
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from google.protobuf.struct_pb2 import Struct
+from lianfang.v1 import learning_pb2 as pb
+from lianfang.v1 import learning_pb2_grpc
+
+from protocols.sums.job import Job
+
+from ..config import Home
+from ..errors import Refused, invalid
+from ..querier.peers import Peers, failed
+from ..services import wire
+from .desk import Desk
+
+if TYPE_CHECKING:
+    from ..holder.lists import ListStore
+
+SUPERLINK_CERTIFICATE = "learn/superlink.crt"  # in the node's data folder
+
+
+def _struct(document: dict[str, Any]) -> Struct:
+    out = Struct()
+    out.update(document)
+    return out
+
+
+class LearningService(learning_pb2_grpc.LearningServicer):
+    """On the coordinator's peer port."""
+
+    def __init__(self, authenticator: wire.Authenticator, desk: Desk, home: Home) -> None:
+        self._authenticator, self._desk, self._home = authenticator, desk, home
+
+    @wire.unary
+    async def Enrol(self, request: pb.EnrolRequest, context: Any) -> pb.EnrolResponse:
+        """Bind the caller's Flower key to its name, and say where the SuperLink is."""
+        member = self._authenticator.member(context)
+        settings = self._home.config.learn
+        path = self._home.data / SUPERLINK_CERTIFICATE
+        if not settings.superlink or not path.exists():
+            raise Refused(
+                "the coordinator's SuperLink does not run yet", "NOT_READY", grpc.StatusCode.UNAVAILABLE
+            )
+        await asyncio.to_thread(self._desk.enrol, member, request.flower_key)
+        return pb.EnrolResponse(
+            superlink=settings.superlink_advertise or settings.superlink, certificate=path.read_bytes()
+        )
+
+    async def find(self, job_hash: bytes, party: str) -> Job:
+        """For the aggregation service."""
+        return await asyncio.to_thread(self._desk.secure_job, job_hash, party)
+
+
+class LearningAdminService(learning_pb2_grpc.LearningAdminServicer):
+    """On the node's socket."""
+
+    def __init__(self, desk: Desk, peers: Peers, lists: "ListStore", home: Home, rooms: Any) -> None:
+        self._desk, self._peers, self._lists, self._home, self._rooms = desk, peers, lists, home, rooms
+
+    @wire.unary
+    async def Approve(self, request: pb.JobFile, context: Any) -> Struct:
+        """Check a job and let it in."""
+        return _struct(await asyncio.to_thread(self._desk.approve, request.descriptor))
+
+    @wire.unary
+    async def Revoke(self, request: pb.JobReference, context: Any) -> Struct:
+        """Take a job off the policy."""
+        return _struct(await asyncio.to_thread(self._desk.revoke, request.hash))
+
+    @wire.unary
+    async def Jobs(self, request: pb.JobsRequest, context: Any) -> Struct:
+        """Jobs and how they stand; at the coordinator also its rooms."""
+        rooms = self._rooms.status() if self._rooms is not None else {}
+        jobs = await asyncio.to_thread(self._desk.jobs, request.hash)
+        for job in jobs:
+            if job["job"] in rooms:
+                job["room"] = rooms[job["job"]]
+        return _struct({"jobs": jobs})
+
+    @wire.unary
+    async def Enter(self, request: pb.EnrolRequest, context: Any) -> pb.EnrolResponse:
+        """Enrol this node's SuperNode with the coordinator."""
+        settings = self._home.config.learn
+        member = self._peers.find(settings.coordinator, str(self._home.name))
+        try:
+            return await self._peers.get(member).learning.Enrol(
+                request, timeout=self._home.config.ask.deadline_seconds
+            )
+        except grpc.aio.AioRpcError as error:
+            raise failed(member, error) from error
+
+    @wire.unary
+    async def SuperNodes(self, request: pb.SuperNodesRequest, context: Any) -> pb.SuperNodesResponse:
+        """Keys to register with the SuperLink."""
+        found = await asyncio.to_thread(self._desk.supernodes)
+        return pb.SuperNodesResponse(
+            nodes=[pb.SuperNode(member=member, key=key) for member, key in found.items()]
+        )
+
+    @wire.unary
+    async def TakeSeat(self, request: pb.SeatRequest, context: Any) -> pb.Seat:
+        """Admit a task, or refuse it on the record."""
+        job, earlier = await asyncio.to_thread(self._desk.take_seat, request.job, request.bundle)
+        return pb.Seat(
+            descriptor=job.to_bytes(), earlier=[pb.Cohort(members=sorted(each)) for each in earlier]
+        )
+
+    @wire.unary
+    async def RecordCohort(self, request: pb.CohortRecord, context: Any) -> pb.CohortRecorded:
+        """Durable when it returns."""
+        await asyncio.to_thread(self._desk.record_cohort, request.job, list(request.cohort.members))
+        return pb.CohortRecorded()
+
+    @wire.unary
+    async def Report(self, request: pb.JobReport, context: Any) -> pb.JobReported:
+        """How a job stands."""
+        await asyncio.to_thread(self._desk.report, request.job, request.state, request.detail, request.sums)
+        return pb.JobReported()
+
+    @wire.unary
+    async def Counts(self, request: pb.CountsRequest, context: Any) -> pb.CountsResponse:
+        """This institution's live entries by category."""
+        try:
+            since, until = (
+                (date.fromisoformat(each) - date(1970, 1, 1)).days if each else None
+                for each in (request.since, request.until)
+            )
+        except ValueError as error:
+            raise invalid(f"{error}; dates are YYYY-MM-DD") from error
+        found = await asyncio.to_thread(self._lists.count_by_category, since, until)
+        return pb.CountsResponse(counts={name: found.get(name, 0) for name in request.categories})
