@@ -215,6 +215,12 @@ class SecureSumService(sums_pb2_grpc.SecureSumServicer):
             if room.ended_at is not None and now - room.ended_at > _KEPT:
                 del self._rooms[key]
 
+    async def end(self, job: bytes, why: str) -> None:
+        """End a job's room, if it is open."""
+        room = self._rooms.get(job)
+        if room is not None:
+            await room.close(why)
+
     async def close(self) -> None:
         """End every room."""
         for room in self._rooms.values():

@@ -36,6 +36,8 @@ class Seat:
 class Provider(Protocol):
     """Where a client's seats come from: keys, rows and channels are local and never part of a message."""
 
+    name: str  # of this client, as the others know it
+
     def seats(self, job: JobDescriptor, context: Context) -> list[Seat]:
         """Empty for who is no party of the job. Raises `LearningError` where a party does not take part."""
 
@@ -57,9 +59,9 @@ def _take_part(provider: Provider, message: Message, context: Context) -> tuple[
         seats = provider.seats(job, context)
     except LearningError as error:
         _log.warning("refused: %s", error)
-        return "refused", error.public
+        return "refused", f"{provider.name}: {error.public}"
     except (KeyError, TypeError, ValueError):
-        return "refused", "the message does not hold a job"
+        return "refused", f"{provider.name}: the message does not hold a job"
     if not seats:
         return ABSENT, ""
     with ThreadPoolExecutor(len(seats)) as threads:

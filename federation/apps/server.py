@@ -34,27 +34,32 @@ def launch(
     job: JobDescriptor,
     nodes: int,
     naming: AbstractContextManager[None] | None = None,
+    trouble: Callable[[str], None] = lambda _why: None,
     timeout: float = 86_400.0,
 ) -> dict[int, str]:
     """Run a job of `nodes` nodes: all that are connected are asked, and who is no party says so.
 
-    `naming` is held while messages are made. Returns outcomes by node id. Raises `TrainingEnded` with every node's reason.
+    `naming` is held while messages are made; `trouble` hears of the first node that does not take part, so that
+    the others need not wait for it. Returns outcomes by node id. Raises `TrainingEnded` with every node's reason.
     """
     ids = _wait_for(grid, nodes)
     record = RecordDict({"job": ConfigRecord({"descriptor": job.to_bytes()})})
     with naming or nullcontext():
         messages = [Message(content=record, dst_node_id=each, message_type=MessageType.TRAIN) for each in ids]
+    waiting = set(grid.push_messages(messages))
     _log.info("job %s: asked %d nodes", job.hash().hex()[:12], len(messages))
     outcomes: dict[int, str] = {}
-    for reply in grid.send_and_receive(messages, timeout=timeout):
-        node = reply.metadata.src_node_id
-        if reply.has_error():
-            outcomes[node] = f"failed: {reply.error.reason}"
-            continue
-        record_ = reply.content["outcome"]
-        state, reason = str(record_["state"]), str(record_["reason"])
-        outcomes[node] = f"{state}: {reason}" if reason else state
-        _log.info("node %d: %s", node, outcomes[node])
+    told, end = False, time.monotonic() + timeout
+    while waiting and time.monotonic() < end:
+        for reply in grid.pull_messages(sorted(waiting)):
+            waiting.discard(reply.metadata.reply_to_message_id)
+            text = _outcome(reply)
+            outcomes[reply.metadata.src_node_id] = text
+            _log.info("node %d: %s", reply.metadata.src_node_id, text)
+            if text not in ("done", ABSENT) and not told:
+                told = True
+                trouble(text)
+        time.sleep(_POLL)
     silent = [str(each) for each in ids if each not in outcomes]
     outcomes = {node: text for node, text in outcomes.items() if text != ABSENT}
     bad = sorted({text for text in outcomes.values() if text != "done"})
@@ -65,6 +70,14 @@ def launch(
     if bad:
         raise TrainingEnded("; ".join(bad))
     return outcomes
+
+
+def _outcome(reply: Message) -> str:
+    if reply.has_error():
+        return f"failed: {reply.error.reason}"
+    record = reply.content["outcome"]
+    state, reason = str(record["state"]), str(record["reason"])
+    return f"{state}: {reason}" if reason else state
 
 
 def _wait_for(grid: Grid, nodes: int) -> list[int]:

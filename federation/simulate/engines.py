@@ -152,6 +152,8 @@ def _inline(
 class _Seats:
     """Finds a simulated client's banks in the simulation's folder. Crosses to Ray's workers by its path alone."""
 
+    name = "a simulated client"
+
     def __init__(self, folder: str) -> None:
         self._folder = folder
 

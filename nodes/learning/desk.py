@@ -42,6 +42,7 @@ class Desk:
         self._database, self._gate, self._policy = database, gate, policy
         self._book, self._home = book, home
         self._own = str(home.name)
+        self._registered: dict[str, bytes] = {}
 
     # -- jobs ------------------------------------------------------------------------------------------------
 
@@ -228,8 +229,11 @@ class Desk:
 
     # -- SuperNodes --------------------------------------------------------------------------------------------
 
-    def enrol(self, member: Member, key: bytes) -> None:
-        """Bind a member's Flower key: the newest one counts. Raises `Refused` for roles that do not learn."""
+    def enrol(self, member: Member, key: bytes) -> bool:
+        """Bind a member's Flower key: the newest one counts. Whether the SuperLink lets it in by now.
+
+        Raises `Refused` for roles that do not learn.
+        """
         if member.name.role not in LEARNERS:
             raise Refused(f"a {member.name.role.value} does not learn", "ROLE")
         if not key.startswith(b"ecdsa-sha2-nistp384 ") or len(key) > 400:
@@ -241,13 +245,16 @@ class Desk:
                 .values(member=member.id, **values)
                 .on_conflict_do_update(index_elements=["member"], set_=values)
             )
+        return self._registered.get(member.id) == key
 
-    def supernodes(self) -> dict[str, bytes]:
-        """Flower keys of members, without those who are members no more."""
+    def supernodes(self, registered: list[str]) -> dict[str, bytes]:
+        """Flower keys of members, without those who are members no more; `registered` are let in already."""
         with db.reading(self._database) as connection:
             rows = connection.execute(sa.select(schema.supernode)).all()
         current = {member.id for member in self._book.current}
-        return {row.member: row.key for row in rows if row.member in current}
+        keys = {row.member: row.key for row in rows if row.member in current}
+        self._registered = {member: keys[member] for member in registered if member in keys}
+        return keys
 
 
 def secure_job(job: JobDescriptor, book: MemberBook) -> Job:

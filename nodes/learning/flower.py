@@ -133,6 +133,12 @@ class Executor:
             1,  # a look for a task is not retried: the next one comes soon
             SuperExecAuthHttpInterceptor(master_secret=self._secret, protected_methods=frozenset({_ACQUIRE})),
         )
+        try:
+            self._claim(boss, stopping)
+        finally:
+            boss.close()
+
+    def _claim(self, boss: RuntimeHttpClient, stopping: threading.Event) -> None:
         silent = False
         while not stopping.is_set():
             try:
@@ -185,7 +191,9 @@ class Executor:
             except SeatRefused as error:
                 why = str(error)
                 _log.warning("refused a task: %s (bundle %s)", why, digest.hex())
-                refusal = Error(code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=why)
+                refusal = Error(
+                    code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=f"{self._seats.own}: {why}"
+                )
                 reply, status = Message(refusal, reply_to=message), SubStatus.FAILED
             push_message(client, reply, context)
             push_task_output(client=client, context=context, sub_status=status, details=why)
@@ -194,12 +202,17 @@ class Executor:
             client.close()
 
     def _admit(self, message: Message, bundle: bytes) -> None:
-        """Raise `SeatRefused` unless the node's gate lets the named job in with this bundle."""
+        """Raise `SeatRefused` unless the node's gate lets the named job in with this bundle.
+
+        A job of others is none of the gate's business: the application says that this node is no party.
+        """
         try:
-            job = JobDescriptor.read(bytes(message.content["job"]["descriptor"])).hash()  # type: ignore[arg-type]
+            job = JobDescriptor.read(bytes(message.content["job"]["descriptor"]))  # type: ignore[arg-type]
         except (LearningError, KeyError, TypeError, ValueError):
-            job = b""
-        self._seats.admit(job, bundle)
+            self._seats.admit(b"", bundle)
+            raise SeatRefused("the task names no job") from None
+        if self._seats.own in job.parties:
+            self._seats.admit(job.hash(), bundle)
 
     # -- the coordinator's task --------------------------------------------------------------------------------
 
@@ -229,7 +242,13 @@ class Executor:
             seat = self._seats.admit(job_hash, digest)
             job = JobDescriptor.read(seat.descriptor)
             self._seats.report(job_hash, "running", "launched")
-            server_app.launch(grid, job, len(job.parties), _identity(given))
+            server_app.launch(
+                grid,
+                job,
+                len(job.parties),
+                _identity(given),
+                lambda why: self._seats.report(job_hash, "failed", why),
+            )
             status = SubStatus.COMPLETED
             self._seats.report(job_hash, "done", "every party has finished")
         except (LearningError, ValueError) as error:

@@ -114,7 +114,7 @@ def superlink_identity(home: Home) -> tuple[Path, Path]:
     return key_path, path
 
 
-def _secret(home: Home) -> Path:
+def executor_secret(home: Home) -> Path:
     """What Flower's process and our executor share: nobody else may claim tasks."""
     path = home.keys / "superexec.secret"
     if not path.exists():
@@ -195,28 +195,9 @@ def _coordinate(
     if not address:
         raise ConfigError(f"{home.file}: learn.superlink: host:port is needed at the coordinator")
     key, certificate = superlink_identity(home)
-    secret = _secret(home)
-    host, _, port = address.rpartition(":")
-    local = f"localhost:{port}"  # the executor speaks to it on this machine
-    child = Child(
-        [
-            _program("flower-superlink"),
-            *(
-                "--ssl-certfile",
-                str(certificate),
-                "--ssl-keyfile",
-                str(key),
-                "--ssl-ca-certfile",
-                str(certificate),
-            ),
-            "--enable-supernode-auth",
-            "--disable-runtime-dependency-installation",
-            *("--isolation", "process", "--superexec-auth-secret-file", str(secret)),
-            *("--database", str(home.data / "learn" / "superlink.db")),
-            *("--host", host, "--port", port),
-        ],
-        home,
-    )
+    secret = executor_secret(home)
+    local = f"localhost:{address.rpartition(':')[2]}"  # the executor speaks to it on this machine
+    child = Child(superlink_command(home, key, certificate, secret), home)
     try:
         control = flower.Control(local, certificate.read_bytes())
         flower.wait_until_ready(control, _READY)
@@ -226,30 +207,57 @@ def _coordinate(
             local, secret, seats, coordinator=True, certificate=certificate.read_bytes()
         )
         threading.Thread(target=executor.run, args=(stopping,), daemon=True).start()
+        registered: list[str] = []
         while not stopping.wait(_TENDING):
-            _tend(control, desk)
+            registered = _tend(control, desk, registered)
+        control.close()
     finally:
         child.stop()
 
 
-def _tend(control: flower.Control, desk: learning_pb2_grpc.LearningAdminStub) -> None:
-    """The member list and who has enrolled decide which SuperNodes are let in."""
+def superlink_command(home: Home, key: Path, certificate: Path, secret: Path) -> list[str]:
+    """A SuperLink that knows SuperNodes by their keys and runs nothing by itself."""
+    host, _, port = home.config.learn.superlink.rpartition(":")
+    return [
+        _program("flower-superlink"),
+        *(
+            "--ssl-certfile",
+            str(certificate),
+            "--ssl-keyfile",
+            str(key),
+            "--ssl-ca-certfile",
+            str(certificate),
+        ),
+        "--enable-supernode-auth",
+        "--disable-runtime-dependency-installation",
+        *("--isolation", "process", "--superexec-auth-secret-file", str(secret)),
+        *("--database", str(home.data / "learn" / "superlink.db")),
+        *("--host", host, "--port", port),
+    ]
+
+
+def _tend(
+    control: flower.Control, desk: learning_pb2_grpc.LearningAdminStub, registered: list[str]
+) -> list[str]:
+    """The member list and who has enrolled decide which SuperNodes are let in; those who are."""
     try:
-        enrolled = desk.SuperNodes(pb.SuperNodesRequest(), timeout=10).nodes
+        enrolled = desk.SuperNodes(pb.SuperNodesRequest(registered=registered), timeout=10).nodes
         wanted = {flower.pem_of(node.key): node.member for node in enrolled}
         known = control.nodes()
-        for key, member in wanted.items():
-            if key not in known:
-                control.register(member, key)
-                _log.info("registered the SuperNode of %s", member)
         for key, node_id in known.items():
             if key not in wanted:
                 control.unregister(node_id)
                 _log.info("shut out a SuperNode that is no member's: %d", node_id)
+        for key, member in wanted.items():
+            if key not in known:
+                control.register(member, key)
+                _log.info("registered the SuperNode of %s", member)
+        return list(wanted.values())
     except grpc.RpcError as error:
         _log.info("the node does not answer: %s", error.details())
     except Exception as error:  # whatever HTTP raises while the SuperLink restarts
         _log.info("the SuperLink does not answer: %s", type(error).__name__)
+    return registered
 
 
 def _take_part(
@@ -264,7 +272,7 @@ def _take_part(
     certificate = home.data / "learn" / "superlink.pem"
     certificate.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_atomic(certificate, enrolment.certificate)
-    secret, port = _secret(home), _free_port()
+    secret, port = executor_secret(home), _free_port()
     child = Child(
         [
             _program("flower-supernode"),
@@ -291,11 +299,13 @@ def _enrol(
     said, last = 0.0, ""
     while not stopping.is_set():
         try:
-            return desk.Enter(pb.EnrolRequest(flower_key=public), timeout=30)
+            reply = desk.Enter(pb.EnrolRequest(flower_key=public), timeout=30)
+            if reply.registered:
+                return reply
         except grpc.RpcError as error:
             text = error.details() or error.code().name
             if text != last or time.monotonic() - said > 60:
                 _log.info("not enrolled yet: %s", text)
                 said, last = time.monotonic(), text
-            stopping.wait(1.0)
+        stopping.wait(0.5)
     return None

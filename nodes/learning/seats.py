@@ -41,6 +41,7 @@ class NodeSeats:
 
     def __init__(self, home: Home, keys: NodeKeys, desk: learning_pb2_grpc.LearningAdminStub) -> None:
         self._home, self._keys, self._desk = home, keys, desk
+        self.own = self.name = str(home.name)
         certs = home.certs
         self._own = (certs / "node.crt").read_bytes()
         ca = x509.load_pem_x509_certificate((certs / "ca.crt").read_bytes())
@@ -62,8 +63,7 @@ class NodeSeats:
 
     def seats(self, job: JobDescriptor, context: Context) -> list[Seat]:
         """One seat, or none for who is no party."""
-        own = str(self._home.name)
-        if own not in job.parties:
+        if self.own not in job.parties:
             return []
         return [self.seat(job, self.admit(job.hash(), bytes.fromhex(job.bundle)))]
 

@@ -45,9 +45,11 @@ class LearningService(learning_pb2_grpc.LearningServicer):
             raise Refused(
                 "the coordinator's SuperLink does not run yet", "NOT_READY", grpc.StatusCode.UNAVAILABLE
             )
-        await asyncio.to_thread(self._desk.enrol, member, request.flower_key)
+        registered = await asyncio.to_thread(self._desk.enrol, member, request.flower_key)
         return pb.EnrolResponse(
-            superlink=settings.superlink_advertise or settings.superlink, certificate=path.read_bytes()
+            superlink=settings.superlink_advertise or settings.superlink,
+            certificate=path.read_bytes(),
+            registered=registered,
         )
 
     async def find(self, job_hash: bytes, party: str) -> Job:
@@ -96,7 +98,7 @@ class LearningAdminService(learning_pb2_grpc.LearningAdminServicer):
     @wire.unary
     async def SuperNodes(self, request: pb.SuperNodesRequest, context: Any) -> pb.SuperNodesResponse:
         """Keys to register with the SuperLink."""
-        found = await asyncio.to_thread(self._desk.supernodes)
+        found = await asyncio.to_thread(self._desk.supernodes, list(request.registered))
         return pb.SuperNodesResponse(
             nodes=[pb.SuperNode(member=member, key=key) for member, key in found.items()]
         )
@@ -119,6 +121,8 @@ class LearningAdminService(learning_pb2_grpc.LearningAdminServicer):
     async def Report(self, request: pb.JobReport, context: Any) -> pb.JobReported:
         """How a job stands."""
         await asyncio.to_thread(self._desk.report, request.job, request.state, request.detail, request.sums)
+        if self._rooms is not None and request.state == "failed":
+            await self._rooms.end(request.job, request.detail)  # nobody waits for who does not come
         return pb.JobReported()
 
     @wire.unary

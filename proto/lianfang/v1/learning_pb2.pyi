@@ -44,19 +44,23 @@ class EnrolResponse(_message.Message):
 
     SUPERLINK_FIELD_NUMBER: _builtins.int
     CERTIFICATE_FIELD_NUMBER: _builtins.int
+    REGISTERED_FIELD_NUMBER: _builtins.int
     superlink: _builtins.str
     """host:port"""
     certificate: _builtins.bytes
     """PEM: the one certificate to trust there"""
+    registered: _builtins.bool
+    """the SuperLink lets this key in by now"""
     def __init__(
         self,
         *,
         superlink: _builtins.str = ...,
         certificate: _builtins.bytes = ...,
+        registered: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "superlink", b"superlink"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "registered", b"registered", "superlink", b"superlink"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -125,12 +129,19 @@ Global___JobsRequest: _TypeAlias = JobsRequest  # noqa: Y015
 class SuperNodesRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    REGISTERED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def registered(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """members whose SuperNodes the SuperLink lets in"""
+
     def __init__(
         self,
+        *,
+        registered: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["registered", b"registered"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

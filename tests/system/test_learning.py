@@ -1,0 +1,382 @@
+"""Training together, deployed: SuperLink, SuperNodes, nodes and their learning processes, with real encryption."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xgboost
+from sklearn.metrics import roc_auc_score
+
+from federation import data, steps
+from federation.apps import bundle
+from federation.job import JobDescriptor
+from federation.models.trees import Grower, TreeSettings
+from nodes.config import Home
+from nodes.demo.network import Network, program
+from nodes.learning import flower, processes
+from tests.system.conftest import import_phones, phones
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+PARTS = {"bank-a": "guest", "bank-b": "host_1", "bank-c": "host_2"}
+BANKS = list(PARTS)
+FEATURES = [f"x{i}" for i in range(23)]
+pytestmark = pytest.mark.skipif(not SHARED.exists(), reason="the shared data folder does not exist")
+
+
+def part(bank: str) -> Path:
+    return SHARED / f"default_credit_homo_{PARTS[bank]}.csv"
+
+
+def wait_for(network: Network, name: str, pattern: str, seconds: float = 60) -> str:
+    """Until a process has logged something; what it logged."""
+    end = time.monotonic() + seconds
+    while not re.search(pattern, text := network.log(name).read_text()):
+        assert time.monotonic() < end, f"{name} did not say {pattern}: {text[-3000:]}"
+        time.sleep(0.2)
+    return text
+
+
+def configure(network: Network, name: str, lines: str) -> None:
+    """`[learn]` is the last section of a development node's file."""
+    path = network.node(name) / "node.toml"
+    path.write_text(path.read_text() + lines)
+
+
+@pytest.fixture(scope="module")
+def federation():
+    made = Network(Path(tempfile.mkdtemp(prefix="lf-learn-")), learning=True)
+    try:
+        made.start()
+        made.stop_member("coordinator")
+        configure(
+            made,
+            "coordinator",
+            "entry_seconds = 30\nlost_seconds = 4\nanswer_seconds = 15\ncompute_seconds = 15\n",
+        )
+        made.start_member(made.member("coordinator"))
+        made.wait("coordinator")
+        test = SHARED / "default_credit_homo_test.csv"
+        for bank in BANKS:
+            configure(made, bank, f'[learn.datasets.credit]\npath = "{part(bank)}"\ntest = "{test}"\n')
+        made.start_learning()
+        for member in (*BANKS, "centre"):
+            wait_for(made, "coordinator-learn", f"registered the SuperNode of .*{member}")
+            wait_for(made, f"{member}-learn", "SuperNode ID")
+        yield made
+    finally:
+        made.stop()
+        shutil.rmtree(made.folder, ignore_errors=True)
+
+
+def new_job(network: Network, name: str, *options: str, approve=BANKS, trees: int = 3) -> Path:
+    path = network.folder / f"{name}.json"
+    network.run(
+        "bank-a",
+        *("train", "new", "--name", name, "--dataset", "credit", "--label", "y"),
+        *("--features", str(part("bank-a")), "--out", str(path)),
+        *("--set", f"trees={trees}", "--set", "depth=3", *options),
+    )
+    for bank in approve:
+        network.run(bank, "job", "approve", str(path))
+    return path
+
+
+def launch(network: Network, path: Path, check: bool = True) -> dict:
+    kind = json.loads(path.read_bytes())["kind"]
+    done = network.run("coordinator", kind, "run", str(path), "--json", check=check)
+    return json.loads(done.stdout) if done.stdout else {"state": "", "detail": done.stderr}
+
+
+def launching(network: Network, path: Path) -> subprocess.Popen:
+    return subprocess.Popen(
+        program(
+            ["lianfang", "train", "run", str(path), "--json", "--config", str(network.node("coordinator"))]
+        ),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def state_of(network: Network, bank: str, name: str) -> dict:
+    return next(job for job in network.json(bank, "job", "list") if job["name"] == name)
+
+
+def wait_for_state(network: Network, bank: str, name: str, states: set[str], seconds: float = 60) -> dict:
+    end = time.monotonic() + seconds
+    while (state := state_of(network, bank, name))["state"] not in states:
+        assert time.monotonic() < end, state
+        time.sleep(0.2)
+    return state
+
+
+def models(network: Network, name: str) -> dict[str, Path]:
+    return {bank: next(network.node(bank).glob(f"data/models/{name}-*/model.json")) for bank in BANKS}
+
+
+def test_three_banks_train_the_model_of_their_pooled_rows(federation, tmp_path):
+    path = new_job(federation, "credit", trees=8)
+    outcome = launch(federation, path)
+    assert outcome["state"] == "done"
+    assert outcome["room"]["phase"] == "finished"
+    found = models(federation, "credit")
+    contents = {bank: file.read_bytes() for bank, file in found.items()}
+    assert len(set(contents.values())) == 1
+    # The same engine on the pooled rows, bit for bit.
+    blocks = [
+        data.load(part(bank), FEATURES, "y", f"spiffe://lianfang.example/bank/{bank}") for bank in BANKS
+    ]
+    chosen = TreeSettings(trees=8, depth=3)
+    (pooled,) = steps.one_by_one([Grower(chosen, FEATURES, 0, 3).learn(blocks)])
+    assert contents["bank-a"] == pooled.to_bytes()
+    # The same card everywhere, true to the model.
+    cards = {(file.parent / "card.json").read_text() for file in found.values()}
+    assert len(cards) == 1
+    card = json.loads(cards.pop())
+    assert card["data"] == {
+        "rows": 24_000,
+        "positives": sum(int(b.y.sum()) for b in blocks),
+        "test_rows": 18_000,
+    }
+    assert card["model"]["sha256"] == hashlib.sha256(contents["bank-a"]).hexdigest()
+    assert card["cohort"] == [f"spiffe://lianfang.example/bank/{bank}" for bank in BANKS]
+    assert card["code"] == json.loads(path.read_bytes())["code"]
+    test_file = SHARED / "default_credit_homo_test.csv"
+    test = data.load(test_file, FEATURES, "y", "test")
+    exact = roc_auc_score(test.y, pooled.predict(test.x))
+    assert card["quality"]["auroc"] == pytest.approx(exact, abs=0.002)
+    # `predict` scores a file; XGBoost loads the export and says the same.
+    scores = tmp_path / "scores.csv"
+    asked = [str(found["bank-b"]), str(test_file), "--out", str(scores), "--label", "y", "--json"]
+    done = subprocess.run(
+        program(["lianfang", "predict", *asked]), capture_output=True, text=True, check=True
+    )
+    document = json.loads(done.stdout)
+    assert document["quality"]["auroc"] == pytest.approx(exact, abs=1e-6)
+    table = np.genfromtxt(scores, delimiter=",", names=True)
+    booster = xgboost.Booster(model_file=found["bank-b"].parent / "model.xgboost.json")
+    matrix = xgboost.DMatrix(test.x, feature_names=FEATURES, feature_types=["float"] * 23)
+    assert np.abs(booster.predict(matrix) - table["score"]).max() < 1e-6
+
+
+def test_the_coordinator_holds_neither_model_nor_figures(federation):
+    """Nothing that the coordinator stored or logged contains the model, a leaf of it, its hash or a metric."""
+    file = models(federation, "credit")["bank-a"]
+    card = json.loads((file.parent / "card.json").read_text())
+    document = json.loads(file.read_bytes())
+    wanted = {card["model"]["sha256"], str(card["data"]["positives"])}
+    wanted |= {
+        repr(value) for tree in document["trees"] for value in (*tree["value"], *tree["gain"]) if value
+    }
+    wanted |= {repr(value) for value in card["quality"].values()}
+    texts = [federation.log("coordinator").read_bytes(), federation.log("coordinator-learn").read_bytes()]
+    texts += [each.read_bytes() for each in federation.node("coordinator").rglob("*") if each.is_file()]
+    assert len(wanted) > 50
+    for value in wanted:
+        for form in (value.encode(), bytes.fromhex(value) if re.fullmatch("[0-9a-f]{64}", value) else b""):
+            assert not form or not any(form in text for text in texts), value
+
+
+def test_secure_statistics_reach_the_centre_without_any_banks_figure(federation):
+    sizes = {"bank-a": 5, "bank-b": 17, "bank-c": 11}
+    for bank, size in sizes.items():
+        import_phones(federation, bank, phones(0, size), category="gambling")
+        import_phones(federation, bank, phones(100, 2), category="phishing")
+    path = federation.folder / "week.json"
+    federation.run("centre", "stats", "new", "--name", "week", "--out", str(path))
+    for member in (*BANKS, "centre"):
+        federation.run(member, "job", "approve", str(path))
+    assert launch(federation, path)["state"] == "done"
+    (document,) = federation.json("centre", "stats", "show", "week")
+    assert document["counts"]["gambling"] == sum(sizes.values())
+    assert document["counts"]["phishing"] == 6
+    assert document["counts"]["telecom-fraud"] == 0
+    assert document["contributors"] == 3
+    # Fewer than three contributors is no job at all.
+    done = federation.run(
+        "centre",
+        *("stats", "new", "--name", "two", "--parties", "bank-a,bank-b", "--out", str(path)),
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "fewer than 3 parties contribute" in done.stderr
+
+
+def test_a_job_that_a_bank_has_not_approved_is_refused_and_named(federation):
+    path = new_job(federation, "unapproved", approve=("bank-a", "bank-b"))
+    outcome = launch(federation, path, check=False)
+    assert outcome["state"] == "failed"
+    assert "bank/bank-c: this node has not approved the job" in outcome["detail"]
+    for bank in ("bank-a", "bank-b"):  # they need not wait for it
+        assert "bank-c" in wait_for_state(federation, bank, "unapproved", {"failed"}, 10)["detail"]
+    assert not list(federation.node("bank-a").glob("data/models/unapproved-*"))
+    refused = federation.json("bank-c", "status")["refused_today"]
+    assert any(each["reason"] == "JOB" for each in refused)
+    # A bank that takes its approval back is not trained with either.
+    for bank in BANKS:
+        federation.run(bank, "job", "approve", str(path))
+    federation.run("bank-b", "job", "revoke", str(path))
+    assert "has not approved" in launch(federation, path, check=False)["detail"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"features": ["x0", "income"]}, "no column income"),
+        ({"label": "x1", "features": ["x0"]}, "a label is 0 or 1"),
+        ({"dataset": "unknown"}, r"learn.datasets.unknown is not configured here \(configured: credit\)"),
+        ({"code": "0" * 64}, "the job is for learning code 000000000000, installed is"),
+        ({"network": "other.example"}, "of the network other.example"),
+        ({"parties": [f"spiffe://lianfang.example/bank/bank-{c}" for c in "bcd"]}, "bank-d is not a member"),
+        ({"settings": {"depth": 99}}, "trees.depth"),
+        ({"parties": ["spiffe://lianfang.example/bank/bank-a"]}, "parties"),
+    ],
+)
+def test_a_job_that_does_not_fit_is_refused_at_approval_saying_why(federation, change, message):
+    document = json.loads(new_job(federation, "fits", approve=()).read_bytes()) | change
+    path = federation.folder / "misfit.json"
+    path.write_text(json.dumps(document, sort_keys=True, separators=(",", ":")))
+    done = federation.run("bank-a", "job", "approve", str(path), check=False)
+    assert done.returncode == 1
+    assert re.search(message, done.stderr.replace("\n", " ")), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_bank_killed_in_mid_run_ends_the_job_and_is_named(federation):
+    path = new_job(federation, "killed", trees=400)
+    command = launching(federation, path)
+    state = wait_for_state(federation, "bank-a", "killed", {"running"})
+    end = time.monotonic() + 60
+    while state["sums"] < 20:
+        assert time.monotonic() < end
+        state = state_of(federation, "bank-a", "killed")
+    federation.kill("bank-b-learn")
+    out, _ = command.communicate(timeout=90)
+    assert json.loads(out)["state"] == "failed"
+    for bank in ("bank-a", "bank-c"):
+        ended = wait_for_state(federation, bank, "killed", {"failed"})
+        assert re.search(r"upload: .*bank/bank-b: did not answer in time", ended["detail"])
+    # It comes back, and the next job runs.
+    federation.start_learning("bank-b")
+    time.sleep(0.5)
+    wait_for(federation, "bank-b-learn", r"(?s)SuperNode ID.*SuperNode ID")
+    assert launch(federation, new_job(federation, "after"))["state"] == "done"
+
+
+def test_a_bank_that_never_answers_is_named(federation):
+    path = new_job(federation, "silent", trees=400)
+    command = launching(federation, path)
+    wait_for_state(federation, "bank-a", "silent", {"running"})
+    os.kill(federation.pid("bank-c-learn"), signal.SIGSTOP)
+    try:
+        out, _ = command.communicate(timeout=120)
+    finally:
+        os.kill(federation.pid("bank-c-learn"), signal.SIGCONT)
+    state = wait_for_state(federation, "bank-a", "silent", {"failed"})
+    assert "bank-c: did not answer in time" in state["detail"]
+
+
+def test_a_superlink_that_restarts_in_mid_run_does_not_stop_the_sums(federation):
+    path = new_job(federation, "restarted", trees=60)
+    command = launching(federation, path)
+    wait_for_state(federation, "bank-a", "restarted", {"running"})
+    found = subprocess.run(
+        ["pgrep", "-P", str(federation.pid("coordinator-learn")), "-f", "flower-superlink"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    os.kill(int(found.stdout.split()[0]), signal.SIGKILL)
+    for bank in BANKS:
+        assert wait_for_state(federation, bank, "restarted", {"done", "failed"}, 90)["state"] == "done"
+    out, _ = command.communicate(timeout=120)
+    assert json.loads(out)["room"]["phase"] == "finished"
+    assert launch(federation, new_job(federation, "afterwards"))["state"] == "done"
+
+
+def test_two_jobs_at_once(federation):
+    paths = [new_job(federation, f"both-{i}", "--seed", str(i), trees=5) for i in (1, 2)]
+    commands = [launching(federation, path) for path in paths]
+    outcomes = [json.loads(command.communicate(timeout=120)[0]) for command in commands]
+    assert [each["state"] for each in outcomes] == ["done", "done"]
+    for name in ("both-1", "both-2"):
+        assert len({file.read_bytes() for file in models(federation, name).values()}) == 1
+
+
+HOSTILE = """
+from pathlib import Path
+Path({marker!r}).write_bytes(Path({key!r}).read_bytes())
+from flwr.clientapp import ClientApp
+app = ClientApp()
+"""
+
+
+class _Complicit:
+    """What a malicious coordinator's node says to its own executor: yes."""
+
+    def __init__(self, descriptor: bytes) -> None:
+        self.descriptor = descriptor
+
+    def admit(self, _job, _bundle):
+        return self
+
+    def report(self, *_arguments) -> None:
+        pass
+
+
+def test_a_hostile_bundle_is_never_unpacked_and_is_named_and_logged(federation, tmp_path):
+    """First as a stranger to the coordinator's executor, then shipped by a coordinator that plays along."""
+    marker = tmp_path / "stolen"
+    key = federation.node("bank-a") / "keys" / "signing.key"
+    folder = tmp_path / "bundle"
+    bundle.write(folder)
+    text = HOSTILE.format(marker=str(marker), key=str(key))
+    for name in ("__init__", "client", "server"):
+        (folder / "lianfang_launch" / f"{name}.py").write_text(text)
+    from flwr.cli.build import build_fab_from_disk
+
+    hostile = bytes(build_fab_from_disk(folder))
+    digest = hashlib.sha256(hostile).hexdigest()
+    job = JobDescriptor.read(new_job(federation, "hostile").read_bytes())
+    federation.run("coordinator", "job", "approve", str(federation.folder / "hostile.json"))
+    home = Home(federation.node("coordinator"))
+    port = home.config.learn.superlink.rpartition(":")[2]
+    certificate = home.data / "learn" / "superlink.crt"
+    control = flower.Control(f"localhost:{port}", certificate.read_bytes())
+    control.start(hostile, job.hash())
+    wait_for(federation, "coordinator-learn", f"the bundle {digest[:12]}")
+    assert federation.stop_member("coordinator-learn") == 0
+    # The coordinator's own SuperLink, with an executor that admits anything.
+    superlink_key, _ = processes.superlink_identity(home)
+    secret = processes.executor_secret(home)
+    child = processes.Child(processes.superlink_command(home, superlink_key, certificate, secret), home)
+    stopping = threading.Event()
+    try:
+        flower.wait_until_ready(control, 60)
+        seats = _Complicit(job.to_bytes())
+        executor = flower.Executor(
+            f"localhost:{port}", secret, seats, coordinator=True, certificate=certificate.read_bytes()
+        )
+        threading.Thread(target=executor.run, args=(stopping,), daemon=True).start()
+        control.start(hostile, job.hash())
+        for bank in BANKS:
+            said = wait_for(federation, f"{bank}-learn", f"refused a task: .*bundle {digest}", 90)
+            assert f"the bundle {digest[:12]}" in said
+            refused = federation.json(bank, "status")["refused_today"]
+            assert any(each["reason"] == "BUNDLE" for each in refused)
+    finally:
+        stopping.set()
+        child.stop()
+        federation.start_learning("coordinator")
+    assert not marker.exists()
+    assert not list(federation.node("bank-a").glob("data/models/hostile-*"))
