@@ -36,18 +36,22 @@ class Patience:
     compute: float = 1800.0  # for a contribution
 
 
+_Stream = asyncio.Queue[pb.SumToMember | None]
+
+
 class Room:
     """One job under way."""
 
     def __init__(self, job: Job, patience: Patience) -> None:
         self._coordinator = Coordinator(job)
         self._patience = patience
-        self._streams: dict[str, asyncio.Queue[pb.SumToMember | None]] = {}
+        self._streams: dict[str, _Stream] = {}
         self._worker = ThreadPoolExecutor(1, "room")
         self._lock = asyncio.Lock()
         self._waiting: tuple[str, int, tuple[str, ...]] = ("", 0, ())
         self._since = time.monotonic()
         self._lost: dict[str, float] = {}
+        self._steps: set[asyncio.Task[None]] = set()
         self.ended_at: float | None = None
         self.outcome = ""
         self._task = asyncio.create_task(self._tend())
@@ -62,19 +66,38 @@ class Room:
             "waiting_for": [] if self.outcome else coordinator.waiting_for(),
         }
 
-    async def _apply(self, action: Callable[[], Sending]) -> None:
-        """Run one step of the state machine and send what it says."""
+    async def _apply(
+        self, action: Callable[[], Sending], entering: "tuple[str, _Stream] | None" = None
+    ) -> None:
+        """Run one step of the state machine and send what it says, whole even where the caller goes away."""
+        task = asyncio.create_task(self._step(action, entering))
+        self._steps.add(task)
+        task.add_done_callback(self._steps.discard)
+        await asyncio.shield(task)
+
+    async def _step(self, action: Callable[[], Sending], entering: "tuple[str, _Stream] | None") -> None:
         async with self._lock:
             if self.outcome:
                 raise SumAborted("end", "", self.outcome)
             try:
                 sending = await asyncio.get_running_loop().run_in_executor(self._worker, action)
             except SumAborted as error:
+                if entering is not None:
+                    self._register(*entering)
                 self._end(str(error), self._coordinator.farewell(error))
                 raise
+            if entering is not None:  # what it hears begins with the answer to its entry
+                self._register(*entering)
             self._send(sending)
             if self._coordinator.finished:
                 self._end("finished", [])
+
+    def _register(self, party: str, stream: "_Stream") -> None:
+        before = self._streams.get(party)
+        if before is not None:
+            before.put_nowait(None)  # a newer stream of the same party takes over
+        self._streams[party] = stream
+        self._lost.pop(party, None)
 
     def _send(self, sending: Sending) -> None:
         for party, message in sending:
@@ -94,22 +117,19 @@ class Room:
         self, party: str, opened: int, requests: AsyncIterator[pb.SumFromMember]
     ) -> AsyncIterator[pb.SumToMember]:
         """One party's stream, from its entry to its end."""
-        stream: asyncio.Queue[pb.SumToMember | None] = asyncio.Queue()
-        before = self._streams.get(party)
-        if before is not None:
-            before.put_nowait(None)  # a newer stream of the same party takes over
-        self._streams[party] = stream
-        self._lost.pop(party, None)
-        reader = asyncio.create_task(self._read(party, stream, requests))
+        stream: _Stream = asyncio.Queue()
+        reader: asyncio.Task[None] | None = None
         try:
-            await self._apply(lambda: self._coordinator.enter(party, opened))
+            await self._apply(lambda: self._coordinator.enter(party, opened), (party, stream))
+            reader = asyncio.create_task(self._read(party, stream, requests))
             while (message := await stream.get()) is not None:
                 yield message
         except SumAborted as error:
             abort = pb.SumAbort(phase=error.phase, party=error.party, reason=error.reason)
             yield pb.SumToMember(abort=abort)
         finally:
-            reader.cancel()
+            if reader is not None:
+                reader.cancel()
             if self._streams.get(party) is stream:
                 del self._streams[party]
                 if not self.outcome:
@@ -119,7 +139,7 @@ class Room:
     async def _read(
         self,
         party: str,
-        stream: "asyncio.Queue[pb.SumToMember | None]",
+        stream: "_Stream",
         requests: AsyncIterator[pb.SumFromMember],
     ) -> None:
         try:
@@ -134,11 +154,15 @@ class Room:
         finally:
             stream.put_nowait(None)
 
+    def _stands(self) -> tuple[str, int, tuple[str, ...]]:
+        coordinator = self._coordinator
+        return coordinator.phase, coordinator.sums, tuple(coordinator.waiting_for())
+
     async def _tend(self) -> None:
         while not self.outcome:
             await asyncio.sleep(_TICK)
-            coordinator = self._coordinator
-            now = (coordinator.phase, coordinator.sums, tuple(coordinator.waiting_for()))
+            async with self._lock:  # nothing moves while it is looked at
+                now = self._stands()
             if now != self._waiting:
                 self._waiting, self._since = now, time.monotonic()
             gone = [time.monotonic() - at for party, at in self._lost.items() if party in now[2]]
@@ -149,9 +173,13 @@ class Room:
                 self._since = time.monotonic()
                 self._lost.clear()
                 try:
-                    await self._apply(coordinator.give_up)
+                    await self._apply(lambda judged=now: self._give_up(judged))  # type: ignore[misc]
                 except SumAborted as error:
                     _log.warning("job ended: %s", error)
+
+    def _give_up(self, judged: tuple[str, int, tuple[str, ...]]) -> Sending:
+        # What was missing may have come meanwhile.
+        return self._coordinator.give_up() if self._stands() == judged else []
 
     def _limit(self, phase: str) -> float:
         if phase == "entry":
@@ -199,12 +227,12 @@ class SecureSumService(sums_pb2_grpc.SecureSumServicer):
         job = await self._find(enter.job, party)
         self._forget()
         room = self._rooms.get(enter.job)
-        if room is not None and room.outcome and enter.opened == 0 and room.outcome != "finished":
+        if room is not None and room.outcome and enter.opened == 0:
             # The same job is launched again: its first party opens a new room.
             del self._rooms[enter.job]
             room = None
         if room is None:
-            if len(self._rooms) >= _ROOMS:
+            if sum(not each.outcome for each in self._rooms.values()) >= _ROOMS:
                 return None
             room = self._rooms[enter.job] = Room(job, self._patience)
         return room

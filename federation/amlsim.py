@@ -61,7 +61,10 @@ def _open(path: Path, name: str) -> pa.Table:
 def _column(path: Path, table: pa.Table, name: str) -> npt.NDArray[np.float64]:
     if name not in table.column_names:
         raise DataError(f"{path}: no column {name}; there are {', '.join(table.column_names)}")
-    return np.asarray(table.column(name).cast(pa.float64()).to_numpy(), dtype=np.float64)
+    try:
+        return np.asarray(table.column(name).cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64)
+    except pa.ArrowException as error:
+        raise DataError(f"{path}: column {name} does not hold numbers") from error
 
 
 def load(path: Path, name: str = "amlsim") -> Block:
@@ -69,10 +72,16 @@ def load(path: Path, name: str = "amlsim") -> Block:
     nodes, payments = _open(path, "nodes.csv"), _open(path, "transactions.csv")
     ids = _column(path, nodes, "nodeid").astype(np.int64)
     order = np.argsort(ids)
-    source, target = (
-        order[np.searchsorted(ids[order], _column(path, payments, column).astype(np.int64))]
-        for column in ("sourceNodeId", "targetNodeId")
-    )
+    ends = []
+    for column in ("sourceNodeId", "targetNodeId"):
+        found = _column(path, payments, column).astype(np.int64)
+        unknown = np.flatnonzero(~np.isin(found, ids))
+        if unknown.size:
+            raise DataError(
+                f"{path}: transactions.csv row {unknown[0] + 2}: {column} is no node of nodes.csv"
+            )
+        ends.append(order[np.searchsorted(ids[order], found)])
+    source, target = ends
     value, time = _column(path, payments, "value"), _column(path, payments, "time")
     count = len(ids)
 
@@ -115,7 +124,7 @@ def load(path: Path, name: str = "amlsim") -> Block:
             "first_time": first,
             "last_time": largest(both, times),
             "active_times": np.bincount(
-                np.unique(both * 100_000 + times.astype(np.int64)) // 100_000, minlength=count
+                np.unique(np.stack([both, times.astype(np.int64)]), axis=1)[0], minlength=count
             ).astype(np.float64),
             "kept_share": (received - sent) / received,
             "mutual": total(payer[np.isin(pairs, payee * count + payer)]),

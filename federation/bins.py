@@ -3,7 +3,7 @@
 Sketches such as KLL do not add, counts do. A float32 is mapped to a 32-bit integer that orders the same; the
 interval of all integers is halved into 16 parts, and every part that holds more than its share of the rows is divided
 again, at most eight times. What is summed are counts of rows in public intervals; an edge is always the lower end
-of such an interval, a number of the public grid, and never a bank's value.
+of such an interval, a number of the public grid. A value that many rows share is narrowed down to itself.
 """
 
 import itertools

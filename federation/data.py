@@ -43,13 +43,19 @@ class Block:
 def read_table(path: Path) -> pa.Table:
     """A CSV (UTF-8, header) or Parquet file; raises `DataError` naming it."""
     try:
-        if path.suffix.lower() in (".parquet", ".pq"):
-            return pyarrow.parquet.read_table(path)
-        return pyarrow.csv.read_csv(path)
+        parquet = path.suffix.lower() in (".parquet", ".pq")
+        table = pyarrow.parquet.read_table(path) if parquet else pyarrow.csv.read_csv(path)
+        names = list(table.column_names)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: a column's name is not UTF-8") from error
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
     except pa.ArrowException as error:
         raise DataError(f"{path}: {error}") from error
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DataError(f"{path}: two columns are named {twice[0]}")
+    return table
 
 
 def _numbers(path: Path, table: pa.Table, name: str) -> npt.NDArray[np.float64]:
@@ -65,7 +71,11 @@ def _numbers(path: Path, table: pa.Table, name: str) -> npt.NDArray[np.float64]:
             "encode it before training, alike at every bank",
             f"its column {name} does not hold numbers",
         )
-    return np.asarray(column.cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)
+    try:
+        values = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    except pa.ArrowException as error:
+        raise DataError(f"{path}: column {name} of {kind} cannot be read as numbers") from error
+    return np.asarray(values, dtype=np.float64)
 
 
 def _present(path: Path, table: pa.Table, names: Sequence[str]) -> None:

@@ -29,8 +29,11 @@ class DataError(LearningError):
         return self._public
 
 
-class JobError(LearningError):
-    """A job that does not hold together or that a bank's data does not fit."""
+class JobError(DataError):
+    """A job that does not hold together or that the data does not fit. No sum reaches the coordinator by it."""
+
+    def __init__(self, message: str, public: str = "the job does not fit the data") -> None:
+        super().__init__(message, public)
 
 
 class TrainingEnded(LearningError):

@@ -6,7 +6,8 @@ and key of the job's sums.
 
 import hashlib
 import json
-from typing import Any, Literal
+from datetime import date
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -17,6 +18,9 @@ from .errors import JobError
 from .models import registry
 
 _DOMAIN = "lianfang/v1/job"
+MAX_BYTES = 500_000  # of a descriptor
+# A column's name is what a person can read in a table.
+Column = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f\[\]]{1,100}$")]
 
 
 class JobDescriptor(BaseModel):
@@ -39,8 +43,8 @@ class JobDescriptor(BaseModel):
     bundle: str = Field(pattern="^[0-9a-f]{64}$", description="SHA-256 of the launching bundle")
     seed: int = Field(0, ge=0, lt=2**31)
     # training
-    features: list[str] = Field([], max_length=2000)
-    label: str = ""
+    features: list[Column] = Field([], max_length=2000)
+    label: str = Field("", pattern=r"^[^\x00-\x1f\x7f\[\]]{0,100}$")
     model: str = ""
     settings: dict[str, float | int | str] = {}
     evaluate: Literal["none", "test"] = Field("none", description="measure on each bank's test rows, summed")
@@ -57,6 +61,8 @@ class JobDescriptor(BaseModel):
                 raise ValueError(f"{name} are not ascending or repeat")
         if not set(self.observers) <= set(self.parties):
             raise ValueError("an observer is not a party")
+        if self.coordinator in self.parties:
+            raise ValueError("the coordinator is no party of a job")
         if len(self.parties) - len(self.observers) < self.minimum:
             raise ValueError(f"fewer than {self.minimum} parties contribute")
         if self.kind == "train":
@@ -66,7 +72,14 @@ class JobDescriptor(BaseModel):
                 raise ValueError("the label is among the features")
             if self.observers:
                 raise ValueError("a training has no observers")
-        elif not self.categories or len(set(self.categories)) != len(self.categories):
+        for day in (self.since, self.until):
+            if day:
+                date.fromisoformat(day)
+        if self.since and self.until and self.since > self.until:
+            raise ValueError("since is after until")
+        if self.kind == "stats" and (
+            not self.categories or len(set(self.categories)) != len(self.categories)
+        ):
             raise ValueError("statistics name their categories, each once")
         return self
 
@@ -86,15 +99,18 @@ class JobDescriptor(BaseModel):
     @classmethod
     def read(cls, data: bytes, where: str = "job") -> "JobDescriptor":
         """Raise `JobError` unless it is the canonical encoding of a job that holds together."""
+        if len(data) > MAX_BYTES:
+            raise JobError(f"{where}: {len(data):,} bytes, at most {MAX_BYTES:,}")
         try:
             job = cls(**json.loads(data))
+            same = job.to_bytes() == data.strip()
         except ValidationError as error:
             raise JobError(f"{where}: {explain(error)}") from error
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise JobError(f"{where}: not a job descriptor") from error
         if job.kind == "train":
             job.model_settings()
-        if job.to_bytes() != data.strip():
+        if not same:
             raise JobError(f"{where}: not in canonical form")
         return job
 

@@ -45,6 +45,8 @@ class GrpcLink:
         self._call = Stub(self._channel).Join(
             self._requests(self._outgoing, self._broken), metadata=self._metadata, timeout=self._timeout
         )
+        # A stream that ended takes no more messages: whoever waits to send must hear of it.
+        self._call.add_callback(self._broken.set)
         self._incoming = iter(self._call)
 
     @staticmethod

@@ -31,47 +31,62 @@ class Quality:
         return asdict(self)
 
 
-def measure(y: Labels, score: Scores) -> Quality:
-    """`score` in [0, 1], both of shape (rows,). Raises `DataError` where one class is missing."""
-    positives = int(y.sum())
-    if not 0 < positives < len(y):
-        raise DataError(f"{len(y):,} rows, {positives:,} positive: both classes are needed to measure")
+def measure(y: Labels, score: Scores, weight: npt.NDArray[np.float64] | None = None) -> Quality:
+    """`score` in [0, 1], all of shape (rows,); `weight` is how often a row stands, once by default.
+
+    Raises `DataError` where one class is missing.
+    """
+    counts = np.ones(len(y)) if weight is None else weight
+    total, positives = float(counts.sum()), float(counts[y == 1].sum())
+    if not 0 < positives < total:
+        raise DataError(f"{total:,.0f} rows, {positives:,.0f} positive: both classes are needed to measure")
     return Quality(
-        float(average_precision_score(y, score)),
-        float(roc_auc_score(y, score)),
-        recall_at(y, score, ALERT_RATES[0]),
-        recall_at(y, score, ALERT_RATES[1]),
-        calibration_error(y, score),
+        float(average_precision_score(y, score, sample_weight=counts)),
+        float(roc_auc_score(y, score, sample_weight=counts)),
+        recall_at(y, score, ALERT_RATES[0], counts),
+        recall_at(y, score, ALERT_RATES[1], counts),
+        calibration_error(y, score, counts),
     )
 
 
-def recall_at(y: Labels, score: Scores, rate: float) -> float:
+def recall_at(y: Labels, score: Scores, rate: float, weight: npt.NDArray[np.float64] | None = None) -> float:
     """Part of the positives among the `rate` of rows with the highest scores; ties share evenly."""
-    alerts = max(1, round(len(y) * rate))
+    counts = np.ones(len(y)) if weight is None else weight
+    alerts = max(1.0, round(float(counts.sum()) * rate))
     order = np.argsort(-score, kind="stable")
-    edge = score[order[alerts - 1]]
+    edge = score[order[min(int(np.searchsorted(np.cumsum(counts[order]), alerts)), len(y) - 1)]]
     above, tied = score > edge, score == edge
-    caught = float(y[above].sum()) + float(y[tied].sum()) * (alerts - above.sum()) / tied.sum()
-    return float(caught / y.sum())
+    share = (alerts - counts[above].sum()) / counts[tied].sum()
+    caught = (counts * y)[above].sum() + (counts * y)[tied].sum() * share
+    return float(caught / (counts * y).sum())
 
 
-def calibration_error(y: Labels, score: Scores, groups: int = 10) -> float:
+def calibration_error(
+    y: Labels, score: Scores, weight: npt.NDArray[np.float64] | None = None, groups: int = 10
+) -> float:
     """Expected calibration error over groups of equal size."""
-    parts = np.array_split(np.argsort(score, kind="stable"), min(groups, len(y)))
-    return float(sum(len(part) * abs(score[part].mean() - y[part].mean()) for part in parts) / len(y))
+    counts = np.ones(len(y)) if weight is None else weight
+    order = np.argsort(score, kind="stable")
+    passed = np.cumsum(counts[order])
+    group = np.minimum((passed - counts[order] / 2) / passed[-1] * groups, groups - 1).astype(np.int64)
+    held = counts[order]
+    gaps = np.bincount(group, held * score[order], groups) - np.bincount(group, held * y[order], groups)
+    return float(np.abs(gaps).sum() / passed[-1])
 
 
-def federated(model: Model, x: npt.NDArray[np.float32], y: Labels) -> Learner[Quality]:
-    """The same over all banks' rows, from one sum of counts on a public grid of log-odds.
+def federated(model: Model, x: npt.NDArray[np.float32], y: Labels) -> Learner[Quality | None]:
+    """The same over all banks' rows, from one sum of counts on a public grid of log-odds; None for one class only.
 
     Scores are rounded to 1/2,000 of 24 units of log-odds; the figures differ from the exact ones accordingly.
     """
     cell = np.clip(((model.margin(x) + _REACH) / (2 * _REACH) * _CELLS).astype(np.int64), 0, _CELLS - 1)
     counts = np.concatenate([np.bincount(cell[y == label], minlength=_CELLS) for label in (0, 1)])
     total = yield Ask(counts.astype(np.int64), "evaluation")
-    negatives, positives = total[:_CELLS], total[_CELLS:]
     middle = (np.arange(_CELLS) + 0.5) / _CELLS * 2 * _REACH - _REACH
-    grid = 1 / (1 + np.exp(-middle))
-    labels = np.repeat([0, 1], [int(negatives.sum()), int(positives.sum())]).astype(np.uint8)
-    scores = np.concatenate([np.repeat(grid, negatives), np.repeat(grid, positives)])
-    return measure(labels, scores)
+    scores = np.tile(1 / (1 + np.exp(-middle)), 2)
+    labels = np.repeat([0, 1], _CELLS).astype(np.uint8)
+    held = total > 0  # a member that lies may make a count negative; it can spoil the figures, nothing else
+    try:
+        return measure(labels[held], scores[held], total[held].astype(np.float64))
+    except DataError:
+        return None

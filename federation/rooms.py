@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
 from lianfang.v1 import sums_pb2 as pb
 
 from protocols.sums.coordinator import Coordinator, Sending
@@ -68,12 +69,19 @@ def _quiet(_ask: Ask, _number: int) -> None:
     """Watch nothing."""
 
 
+def _closing(learner: Learner[R]) -> Learner[R]:
+    """One more sum, of a zero: each upload signs what the sum before it was, so the last real one is compared too."""
+    result = yield from learner
+    yield Ask(np.zeros(1, dtype=np.int64), "closing")
+    return result
+
+
 class Party:
     """One party of a job: its member, its learner and what it spent."""
 
     def __init__(self, member: Member, learner: Learner[Any], watch: Watch = _quiet) -> None:
         self.member, self.cost = member, Cost()
-        self._learner, self._watch = learner, watch
+        self._learner, self._watch = _closing(learner), watch
         self._ask: Ask | None = None
         self._contributed = False
         self.result: Any = None
@@ -110,6 +118,7 @@ class Party:
             self._forward(self.contribution(), send)
 
     def _forward(self, messages: Any, send: Callable[[pb.SumFromMember], None]) -> None:
+        """Send an iterator's messages. A link that breaks on the way ends only the sending."""
         iterator = iter(messages)
         while True:
             started = time.perf_counter()
@@ -138,6 +147,9 @@ def drive(member: Member, learner: Learner[R], link: Link, watch: Watch = _quiet
             _tell(link, member.phase.value, "", error.public)
         if isinstance(error, LinkBroken):
             raise TrainingEnded(str(error)) from error
+        raise
+    except Exception:
+        _tell(link, member.phase.value, "", "this party's program failed")
         raise
     finally:
         member.end()

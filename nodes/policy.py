@@ -4,6 +4,8 @@ The first `[[allow]]` that names the member and the list decides. What no rule a
 """
 
 import re
+import threading
+import tomllib
 from pathlib import Path
 
 from lianfang.v1 import common_pb2 as pb
@@ -131,20 +133,29 @@ class PolicyFile:
         self._stamp = path.stat().st_mtime_ns if path.exists() else 0
         self._policy = load(path)
         self.trouble = ""
+        self._writing = threading.Lock()
 
     def approve_job(self, job: str, name: str) -> None:
         """Add a job to the file; raises `ConfigError` where the file is broken."""
-        if load(self._path).approves(job):
-            return
-        text = self._path.read_text("utf-8").rstrip("\n")
-        added = f'\n\n[[jobs]]\nhash = "{job}"\nname = "{name}"\n'
-        write_atomic(self._path, (text + added).encode())
+        with self._writing:
+            if load(self._path).approves(job):
+                return
+            text = self._path.read_text("utf-8").rstrip("\n")
+            self._replace(text + f'\n\n[[jobs]]\nhash = "{job}"\nname = "{name}"\n')
 
     def revoke_job(self, job: str) -> None:
         """Take a job off the file; raises `ConfigError` where a person wrote it in another form."""
-        write_atomic(self._path, without_job(self._path.read_text("utf-8"), job).encode())
-        if load(self._path).approves(job):
-            raise ConfigError(f"{self._path}: take the job {job[:12]} out by hand")
+        with self._writing:
+            self._replace(without_job(self._path.read_text("utf-8"), job))
+            if load(self._path).approves(job):
+                raise ConfigError(f"{self._path}: take the job {job[:12]} out by hand")
+
+    def _replace(self, text: str) -> None:
+        try:
+            Policy(**tomllib.loads(text))
+        except (tomllib.TOMLDecodeError, ValidationError) as error:
+            raise ConfigError(f"{self._path}: its jobs cannot be changed here, edit it by hand") from error
+        write_atomic(self._path, text.encode())
 
     @property
     def current(self) -> Policy:

@@ -11,8 +11,8 @@ from flwr.clientapp import ClientApp
 
 from protocols.sums.members import Member
 
-from ..errors import LearningError
-from ..job import JobDescriptor
+from ..errors import JobError, LearningError
+from ..job import MAX_BYTES, JobDescriptor
 from ..rooms import Cost, Link, Watch, drive
 from ..steps import Learner
 from .server import ABSENT
@@ -53,15 +53,24 @@ def make(provider: Provider) -> ClientApp:
     return app
 
 
+def descriptor_of(message: Message) -> bytes:
+    """The bytes of the job that a message names. Raises `JobError`: nothing in a message is trusted."""
+    try:
+        value = message.content["job"]["descriptor"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise JobError("the message does not hold a job") from error
+    if not isinstance(value, bytes) or len(value) > MAX_BYTES:
+        raise JobError("the message does not hold a job")
+    return value
+
+
 def _take_part(provider: Provider, message: Message, context: Context) -> tuple[str, str]:
     try:
-        job = JobDescriptor.read(bytes(message.content["job"]["descriptor"]))  # type: ignore[arg-type]
+        job = JobDescriptor.read(descriptor_of(message))
         seats = provider.seats(job, context)
     except LearningError as error:
         _log.warning("refused: %s", error)
         return "refused", f"{provider.name}: {error.public}"
-    except (KeyError, TypeError, ValueError):
-        return "refused", f"{provider.name}: the message does not hold a job"
     if not seats:
         return ABSENT, ""
     with ThreadPoolExecutor(len(seats)) as threads:

@@ -5,10 +5,11 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
 from protocols.sums.modular import Vector
 
@@ -86,6 +87,10 @@ def public_rng(seed: int, what: str, step: int = 0) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(int.from_bytes(digest[:8], "little")))
 
 
+# How much a positive row weighs: a number, or `balanced`.
+PositiveWeight = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] | Literal["balanced"]
+
+
 def weight_of_positives(setting: float | str, shape: Shape) -> float:
     """`balanced` makes both classes weigh the same, at most 1,000."""
     if setting == "balanced":
@@ -103,7 +108,8 @@ def find_shape(blocks: list[Block], held_out: list[npt.NDArray[np.bool_]], parti
     if not 0 < shape.positives < shape.rows:
         raise JobError(
             f"all banks together have {shape.rows:,} rows to train on, {shape.positives:,} of them positive: "
-            "both classes are needed"
+            "both classes are needed",
+            "all banks together have rows of one class only",
         )
     return shape
 
@@ -119,4 +125,15 @@ def known(document: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
     """Raise `JobError` unless a model's document is of a kind and version that this code reads."""
     if document.get("lianfang_model") != kind or document.get("version") != 1:
         raise JobError(f"not a {kind} model of version 1")
+    features = document["features"]
+    if not features or not all(isinstance(each, str) for each in features):
+        raise JobError("the model's features are not names")
     return document
+
+
+def numbers(values: Any, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+    """Finite numbers of a shape; raises `ValueError`."""
+    array = np.array(values, dtype=np.float64)
+    if array.shape != shape or not np.isfinite(array).all():
+        raise ValueError(f"numbers of shape {array.shape}, not {shape}")
+    return array

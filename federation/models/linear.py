@@ -16,6 +16,9 @@ from .scaling import LIMIT, Scaling
 Floats = npt.NDArray[np.float64]
 
 
+_GRID = 2.0**24  # coefficients are multiples of 1/_GRID
+
+
 class LinearSettings(BaseModel):
     """Logistic regression."""
 
@@ -24,7 +27,7 @@ class LinearSettings(BaseModel):
     steps: int = Field(8, ge=1, le=100, description="Newton steps at most")
     l2: float = Field(1.0, gt=0)
     tolerance: float = Field(1e-4, gt=0, description="stop once no coefficient moves by more")
-    positive_weight: float | str = Field(1.0, description="a number, or `balanced`")
+    positive_weight: base.PositiveWeight = 1.0
 
 
 class LinearModel(Model):
@@ -57,8 +60,9 @@ class LinearModel(Model):
     def from_document(cls, document: dict[str, Any]) -> "LinearModel":
         """Raise `JobError` for what is not such a document."""
         base.known(document, cls.kind)
-        coefficients = np.array(document["coefficients"])
-        return cls(document["features"], Scaling.from_document(document["scaling"]), coefficients)
+        features = document["features"]
+        coefficients = base.numbers(document["coefficients"], (len(features) + 1,))
+        return cls(features, Scaling.from_document(document["scaling"], len(features)), coefficients)
 
 
 def learn(
@@ -92,6 +96,8 @@ def learn(
         move = np.linalg.solve(hessian, total[:size] + ridge * coefficients)
         # A step that long leaves the range where the quadratic holds.
         coefficients = coefficients - move * min(1.0, 10.0 / max(float(np.abs(move).max()), 1e-12))
-        if np.abs(move).max() < settings.tolerance:
+        # Linear algebra differs in the last bits between processors; the banks' models must not.
+        coefficients = np.rint(coefficients * _GRID) / _GRID
+        if np.rint(np.abs(move).max() * _GRID) < settings.tolerance * _GRID:
             break
     return LinearModel(features, scale, coefficients)

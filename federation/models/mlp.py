@@ -32,7 +32,7 @@ class MlpSettings(BaseModel):
     batch: int = Field(256, ge=8, le=65_536)
     learning_rate: float = Field(0.003, gt=0, le=1)
     l2: float = Field(1e-4, ge=0)
-    positive_weight: float | str = Field(1.0, description="a number, or `balanced`")
+    positive_weight: base.PositiveWeight = 1.0
 
 
 class MlpModel(Model):
@@ -62,8 +62,10 @@ class MlpModel(Model):
     def from_document(cls, document: dict[str, Any]) -> "MlpModel":
         """Raise `JobError` for what is not such a document."""
         base.known(document, cls.kind)
-        scale = Scaling.from_document(document["scaling"])
-        return cls(document["features"], scale, np.array(document["hidden"]), np.array(document["out"]))
+        features, units = document["features"], len(document["out"]) - 1
+        scale = Scaling.from_document(document["scaling"], len(features))
+        hidden = base.numbers(document["hidden"], (len(features) + 1, units))
+        return cls(features, scale, hidden, base.numbers(document["out"], (units + 1,)))
 
 
 def _forward(x: Floats, hidden: Floats, out: Floats) -> tuple[Floats, Floats]:

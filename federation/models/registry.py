@@ -50,6 +50,6 @@ def read(data: bytes) -> Model:
         for model in (TreeModel, LinearModel, MlpModel):
             if model.kind == kind:
                 return model.from_document(document)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise JobError("not a model file") from error
     raise JobError(f"a model of kind {kind!r} is not known here")

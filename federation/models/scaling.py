@@ -9,6 +9,7 @@ import numpy.typing as npt
 from .. import bins as binning
 from ..data import Matrix
 from ..steps import Learner
+from . import base
 
 LIMIT = 5.0  # scaled values are clipped to +-LIMIT
 _BINS = 32
@@ -33,9 +34,11 @@ class Scaling:
         return {"centre": self.centre.tolist(), "spread": self.spread.tolist()}
 
     @classmethod
-    def from_document(cls, document: dict[str, Any]) -> "Scaling":
-        """The inverse."""
-        return cls(np.array(document["centre"]), np.array(document["spread"]))
+    def from_document(cls, document: dict[str, Any], features: int) -> "Scaling":
+        """The inverse; raises `ValueError`."""
+        return cls(
+            base.numbers(document["centre"], (features,)), base.numbers(document["spread"], (features,))
+        )
 
 
 def find(x: Matrix) -> Learner[Scaling]:

@@ -50,7 +50,7 @@ class TreeSettings(BaseModel):
     min_child_weight: float = Field(1.0, ge=0)
     rows: float = Field(1.0, gt=0, le=1, description="part of the rows that a tree is grown on")
     columns: float = Field(1.0, gt=0, le=1, description="part of the features that a tree may use")
-    positive_weight: float | str = Field(1.0, description="a number, or `balanced`")
+    positive_weight: base.PositiveWeight = 1.0
     validation: float = Field(0.0, ge=0, le=0.5, description="part of the rows held out for early stopping")
     patience: int = Field(10, ge=1, description="trees without a better validation loss before stopping")
 
@@ -81,6 +81,20 @@ class Tree:
         self.gain.append(0.0)
         self.cover.append(cover)
         return len(self.feature) - 1
+
+    def check(self, features: int) -> None:
+        """Raise `ValueError` unless this is a tree over so many features: children come after their parent."""
+        count = len(self.feature)
+        for name in ("threshold", "value", "gain", "cover"):
+            base.numbers(getattr(self, name), (count,))
+        if not count or any(len(getattr(self, name)) != count for name in self.__dataclass_fields__):
+            raise ValueError("the arrays of a tree differ in length")
+        for node in range(count):
+            if self.feature[node] == -1:
+                continue
+            inside = 0 <= self.feature[node] < features
+            if not inside or not all(node < each < count for each in (self.left[node], self.right[node])):
+                raise ValueError(f"node {node} of a tree points nowhere")
 
     def document(self) -> dict[str, Any]:
         """As JSON values."""
@@ -118,12 +132,11 @@ class TreeModel(Model):
     def from_document(cls, document: dict[str, Any]) -> "TreeModel":
         """Raise `JobError` for what is not such a document."""
         base.known(document, cls.kind)
-        return cls(
-            document["features"],
-            document["bias"],
-            [Tree(**tree) for tree in document["trees"]],
-            document["bins"],
-        )
+        trees = [Tree(**tree) for tree in document["trees"]]
+        for tree in trees:
+            tree.check(len(document["features"]))
+        bias = float(base.numbers(document["bias"], ()))
+        return cls(document["features"], bias, trees, int(document["bins"]))
 
     def importance(self) -> dict[str, float]:
         """Total gain of each feature's splits."""

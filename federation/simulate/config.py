@@ -2,7 +2,7 @@
 
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -18,7 +18,7 @@ class SimulationConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    banks: int = Field(5, ge=1, le=100)
+    banks: int = Field(5, ge=3, le=80)
     data: str = Field("generated", description="`generated`, `amlsim`, or a CSV or Parquet file")
     path: Path | None = Field(None, description="of the file, or of AMLSim's folder or archive")
     test_path: Path | None = Field(None, description="rows to test on; otherwise a part of each bank's")
@@ -39,7 +39,7 @@ class SimulationConfig(BaseModel):
     )
     encryption: Literal["full", "masks", "none"] = "full"
     engine: Literal["inline", "ray"] = "inline"
-    seeds: list[int] = Field([0, 1, 2], min_length=1, max_length=100)
+    seeds: list[Annotated[int, Field(ge=0, lt=2**31)]] = Field([0, 1, 2], min_length=1, max_length=100)
     out: Path = Path("simulation")
 
     @property
@@ -60,8 +60,6 @@ class SimulationConfig(BaseModel):
             raise JobError("the split by column is for data from a file")
         if self.split == "time" and self.data == "file" and not self.time:
             raise JobError("the split by time needs the name of the time column")
-        if self.encryption != "none" and self.banks < self.minimum and self.split != "column":
-            raise JobError(f"secure sums need at least {self.minimum} banks, not {self.banks}")
         if self.encryption == "none" and self.engine == "ray":
             raise JobError("the ray engine runs the deployed protocol: encryption is full or masks")
         if len(set(self.seeds)) != len(self.seeds):
@@ -81,10 +79,13 @@ def load(path: Path | None, overrides: dict[str, Any]) -> SimulationConfig:
             raise JobError(f"{path}: {error.strerror}") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise JobError(f"{path}: {error}") from error
-        for key in ("path", "test_path"):  # beside the file that names them
-            if values.get(key):
+        for key in ("path", "test_path", "data"):  # beside the file that names them
+            if values.get(key) and values[key] not in ("generated", "amlsim", "file"):
                 values[key] = path.parent / str(values[key])
-    settings = {**values.get("settings", {}), **overrides.pop("settings", {})}
+    given = values.get("settings", {})
+    if not isinstance(given, dict):
+        raise JobError(f"{where}: settings: a table is needed")
+    settings = {**given, **overrides.pop("settings", {})}
     values |= {key: value for key, value in overrides.items() if value is not None}
     if settings:
         values["settings"] = settings

@@ -22,6 +22,7 @@ from lianfang.v1 import sums_pb2_grpc
 from protocols.sums.job import Job, Party
 from protocols.sums.members import Member
 
+from .. import job as job_descriptors
 from .. import steps
 from ..aggregation import Patience, SecureSumService
 from ..apps import client as client_app
@@ -51,7 +52,7 @@ def party_id(bank: str) -> str:
 
 def descriptor(config: SimulationConfig, world: World, seed: int) -> JobDescriptor:
     """The job that the simulated banks approve."""
-    return JobDescriptor(
+    return job_descriptors.make(
         name="simulation",
         kind="train",
         network=_NETWORK,
@@ -62,7 +63,7 @@ def descriptor(config: SimulationConfig, world: World, seed: int) -> JobDescript
         bundle="0" * 64,
         seed=seed,
         features=list(world.features),
-        label="y",
+        label="label" if "y" in world.features else "y",
         model=config.model,
         settings=config.settings,
     )

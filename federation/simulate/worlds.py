@@ -25,8 +25,8 @@ class World:
 def make(config: SimulationConfig, seed: int) -> World:
     """Raise `DataError` or `JobError` naming what does not fit."""
     features, blocks, test = _blocks(config, seed)
-    if config.encryption != "none" and len(blocks) < config.minimum:
-        raise JobError(f"secure sums need at least {config.minimum} banks, there are {len(blocks)}")
+    if len(blocks) < config.minimum:
+        raise JobError(f"a federation needs at least {config.minimum} banks, there are {len(blocks)}")
     if test is not None:
         return World(features, blocks, test)
     parts = [

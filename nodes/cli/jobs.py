@@ -32,6 +32,12 @@ Out = Annotated[Path, typer.Option("--out", "-o", help=t("file to write", "写�
 Parties = Annotated[
     str, typer.Option(help=t("names with commas; default: all banks", "成员名，逗号分隔；默认全部银行"))
 ]
+Minimum = Annotated[
+    int,
+    typer.Option(
+        help=t("contributors at least, 3 or more; default: all parties", "最少参与数（≥3）；默认全部参与方")
+    ),
+]
 _FOLLOW = 0.5
 
 
@@ -139,7 +145,7 @@ def train_new(
     model: Annotated[str, typer.Option(help="trees, linear, mlp")] = "trees",
     setting: Set = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    minimum: Annotated[int, typer.Option(min=3)] = 3,
+    minimum: Minimum = 0,
     drop: Annotated[str, typer.Option(help=t("columns that are no features", "非特征列"))] = "id",
     test: Annotated[
         bool, typer.Option(help=t("measure on the banks' test rows", "用各行测试数据评估"))
@@ -161,13 +167,14 @@ def train_new(
             names = data.feature_names(data.read_table(path), label, drop.split(","))
         else:
             names = [each.strip() for each in features.split(",")]
+        taking_part = _members(home, parties, (Role.BANK,))
         job = jobs.make(
             name=name,
             kind="train",
             network=home.name.network,
             coordinator=_coordinator(home),
-            parties=_members(home, parties, (Role.BANK,)),
-            minimum=minimum,
+            parties=taking_part,
+            minimum=minimum or max(len(taking_part), 3),
             dataset=dataset,
             code=code_hash(),
             bundle=bundle_hash(),
@@ -193,7 +200,7 @@ def stats_new(
         str,
         typer.Option(help=t("learn the sums and add zeros; default: the centres", "只得结果；默认反诈中心")),
     ] = "",
-    minimum: Annotated[int, typer.Option(min=3)] = 3,
+    minimum: Minimum = 0,
     config: Config = HERE,
     json: Json = False,
 ) -> None:
@@ -214,14 +221,15 @@ def stats_new(
                 t(f"{unknown[0]} is not one of {', '.join(known)}", f"{unknown[0]} 不属于 {', '.join(known)}")
             )
         watching = _members(home, observers, (Role.CENTRE,))
+        counting = _members(home, parties, (Role.BANK,))
         job = jobs.make(
             name=name,
             kind="stats",
             network=home.name.network,
             coordinator=_coordinator(home),
-            parties=sorted({*_members(home, parties, (Role.BANK,)), *watching}),
+            parties=sorted({*counting, *watching}),
             observers=watching,
-            minimum=minimum,
+            minimum=minimum or max(len(set(counting) - set(watching)), 3),
             dataset="lists",
             code=code_hash(),
             bundle=bundle_hash(),

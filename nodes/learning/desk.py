@@ -4,6 +4,7 @@ Approval is an entry in the policy file, read by the gate alone; the descriptor 
 """
 
 import contextlib
+import functools
 import hashlib
 import secrets
 import time
@@ -12,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization as ser
+from cryptography.hazmat.primitives.asymmetric import ec
 from sqlalchemy.dialects.sqlite import insert
 
 from federation import data
@@ -19,6 +23,8 @@ from federation.apps import bundle
 from federation.errors import LearningError
 from federation.job import JobDescriptor
 from federation.version import code_hash
+from protocols.sums import cohorts
+from protocols.sums.errors import SumAborted
 from protocols.sums.job import Job, Party
 
 from ..config import DatasetSection, Home
@@ -56,15 +62,17 @@ class Desk:
             self._check(job)
         except LearningError as error:
             raise Refused(str(error), "JOB") from error
+        self._policy.approve_job(job.hash().hex(), job.name)
         now = time.time()
         values = {"descriptor": descriptor.strip(), "state": "approved", "detail": "", "sums": 0, "at": now}
         with db.writing(self._database) as connection:
             connection.execute(
                 insert(schema.learning_job)
                 .values(hash=job.hash(), **values)
-                .on_conflict_do_update(index_elements=["hash"], set_=values)
+                .on_conflict_do_update(
+                    index_elements=["hash"], set_=values, where=schema.learning_job.c.state != "running"
+                )
             )
-        self._policy.approve_job(job.hash().hex(), job.name)
         return {"job": job.hash().hex(), "name": job.name}
 
     def revoke(self, job_hash: bytes) -> dict[str, Any]:
@@ -85,6 +93,11 @@ class Desk:
         if job.code != code_hash():
             raise Refused(
                 f"the job is for learning code {job.code[:12]}, installed is {code_hash()[:12]}", "CODE"
+            )
+        if job.bundle != bundle_hash():
+            raise Refused(
+                f"the job names the bundle {job.bundle[:12]}, this code launches with {bundle_hash()[:12]}",
+                "BUNDLE",
             )
         if job.coordinator == self._own:
             return
@@ -158,6 +171,15 @@ class Desk:
                 .values(state=state, detail=detail[:1000], sums=sums, at=time.time())
             )
 
+    def interrupted(self) -> None:
+        """A learning process has started: what was running at this node has ended with the one before."""
+        with db.writing(self._database) as connection:
+            connection.execute(
+                schema.learning_job.update()
+                .where(schema.learning_job.c.state == "running")
+                .values(state="failed", detail="this node's learning process ended", at=time.time())
+            )
+
     # -- seats -----------------------------------------------------------------------------------------------
 
     def take_seat(self, job_hash: bytes, bundle_hash: bytes) -> tuple[JobDescriptor, list[frozenset[str]]]:
@@ -191,11 +213,12 @@ class Desk:
         )
         if job is None:
             raise Refused("this node does not know the job", "JOB")
+        if job.code != code_hash():
+            raise Refused(
+                f"the job is for learning code {job.code[:12]}, installed is {code_hash()[:12]}", "CODE"
+            )
         with db.reading(self._database) as connection:
-            rows = connection.execute(
-                sa.select(schema.cohort.c.members).filter_by(dataset=self._rows_of(job))
-            ).all()
-        return job, [frozenset(row.members.split("\n")) for row in rows]
+            return job, self._earlier(connection, job)
 
     def _coordinator(self, job: JobDescriptor | None) -> Member:
         if job is not None:
@@ -204,14 +227,28 @@ class Desk:
 
     @staticmethod
     def _rows_of(job: JobDescriptor) -> str:
-        """What counts as the same rows."""
-        return f"{job.dataset}" if job.kind == "train" else f"stats:{job.dataset}:{job.since}:{job.until}"
+        """What counts as the same rows: a dataset, or entries observed in a time that overlaps."""
+        return job.dataset if job.kind == "train" else f"stats:{job.since}:{job.until}"
+
+    def _earlier(self, connection: sa.Connection, job: JobDescriptor) -> list[frozenset[str]]:
+        rows = connection.execute(sa.select(schema.cohort.c.dataset, schema.cohort.c.members)).all()
+        return [
+            frozenset(row.members.split("\n")) for row in rows if _overlap(row.dataset, self._rows_of(job))
+        ]
 
     def record_cohort(self, job_hash: bytes, members: list[str]) -> None:
-        """Durable when it returns."""
+        """Durable when it returns. Raises `Refused` for a cohort that an earlier one over the same rows forbids.
+
+        Checked in the transaction that records it, so that of two jobs side by side only one gets through.
+        """
         job = self.find(job_hash)
-        text = "\n".join(sorted(members))
+        cohort = frozenset(members)
         with db.writing(self._database) as connection:
+            try:
+                cohorts.check_history(cohort, self._earlier(connection, job))
+            except SumAborted as error:
+                raise Refused(str(error), "COHORT") from error
+            text = "\n".join(sorted(cohort))
             connection.execute(
                 insert(schema.cohort)
                 .values(dataset=self._rows_of(job), members=text, job=job_hash, at=time.time())
@@ -236,8 +273,12 @@ class Desk:
         """
         if member.name.role not in LEARNERS:
             raise Refused(f"a {member.name.role.value} does not learn", "ROLE")
-        if not key.startswith(b"ecdsa-sha2-nistp384 ") or len(key) > 400:
-            raise invalid("flower_key is not an OpenSSH public key of ECDSA P-384")
+        try:
+            public = ser.load_ssh_public_key(key[:1_000])
+        except (ValueError, UnsupportedAlgorithm) as error:
+            raise invalid("flower_key is not an OpenSSH public key") from error
+        if not isinstance(public, ec.EllipticCurvePublicKey) or not isinstance(public.curve, ec.SECP384R1):
+            raise invalid("flower_key is not an ECDSA P-384 key")
         values = {"key": key, "at": time.time()}
         with db.writing(self._database) as connection:
             connection.execute(
@@ -257,6 +298,15 @@ class Desk:
         return keys
 
 
+def _overlap(left: str, right: str) -> bool:
+    """Whether two names of rows stand for rows in common."""
+    if not (left.startswith("stats:") and right.startswith("stats:")):
+        return left == right
+    (since, until), (other_since, other_until) = left.split(":")[1:], right.split(":")[1:]
+    # Days as text sort by time; no first day is before all.
+    return (not until or other_since <= until) and (not other_until or since <= other_until)
+
+
 def secure_job(job: JobDescriptor, book: MemberBook) -> Job:
     """The job's sums, with the keys that the member list binds. Raises `Refused` for who is no member."""
     parties = []
@@ -266,6 +316,7 @@ def secure_job(job: JobDescriptor, book: MemberBook) -> Job:
     return Job(job.hash(), tuple(parties), frozenset(job.observers), job.minimum)
 
 
+@functools.cache
 def bundle_hash() -> str:
     """SHA-256 of the launching bundle, in hexadecimal."""
     return hashlib.sha256(bundle.build()).hexdigest()

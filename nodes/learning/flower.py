@@ -66,6 +66,7 @@ from .seats import NodeSeats, SeatRefused
 
 _log = logging.getLogger("lianfang.learn")
 _POLL = 0.2  # seconds between two looks for a task
+_AT_ONCE = 8  # tasks
 _PINNED = "1.41."
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 
@@ -124,6 +125,7 @@ class Executor:
         check_version()
         self._address, self._seats, self._certificate = address, seats, certificate
         self._coordinator = coordinator
+        self._room = threading.BoundedSemaphore(_AT_ONCE)
         self._kind = TaskType.SERVER_APP if coordinator else TaskType.CLIENT_APP
         self._secret = load_superexec_auth_secret(secret_file=str(secret)) or b""
 
@@ -155,6 +157,7 @@ class Executor:
                 continue
             task = Task(self._kind, found.token)
             target = self._serve if self._coordinator else self._train
+            self._room.acquire()
             threading.Thread(target=self._guarded, args=(target, task), daemon=True).start()
 
     def _client(self, tries: int | None, *interceptors: Any) -> RuntimeHttpClient:
@@ -168,12 +171,13 @@ class Executor:
             retry_invoker=_retries(tries),
         )
 
-    @staticmethod
-    def _guarded(target: Callable[[Task], None], task: Task) -> None:
+    def _guarded(self, target: Callable[[Task], None], task: Task) -> None:
         try:
             target(task)
         except Exception:
             _log.exception("a task failed")
+        finally:
+            self._room.release()
 
     # -- a bank's task -----------------------------------------------------------------------------------------
 
@@ -188,8 +192,12 @@ class Executor:
             try:
                 self._admit(message, digest)
                 reply = client_app.make(self._seats)(message=message, context=context)
-            except SeatRefused as error:
-                why = str(error)
+            except Exception as error:
+                if isinstance(error, SeatRefused):
+                    why = str(error)
+                else:
+                    _log.exception("a task failed")
+                    why = "this party failed; see its log"
                 _log.warning("refused a task: %s (bundle %s)", why, digest.hex())
                 refusal = Error(
                     code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=f"{self._seats.own}: {why}"
@@ -207,8 +215,8 @@ class Executor:
         A job of others is none of the gate's business: the application says that this node is no party.
         """
         try:
-            job = JobDescriptor.read(bytes(message.content["job"]["descriptor"]))  # type: ignore[arg-type]
-        except (LearningError, KeyError, TypeError, ValueError):
+            job = JobDescriptor.read(client_app.descriptor_of(message))
+        except LearningError:
             self._seats.admit(b"", bundle)
             raise SeatRefused("the task names no job") from None
         if self._seats.own in job.parties:
@@ -254,7 +262,7 @@ class Executor:
         except (LearningError, ValueError) as error:
             why = str(error)
             _log.warning("run ended: %s", why)
-            if job_hash and not isinstance(error, SeatRefused):
+            if job_hash:
                 self._seats.report(job_hash, "failed", why)
         except Exception as error:
             why = f"the coordinator's server application failed ({type(error).__name__})"

@@ -62,7 +62,10 @@ def card(job: JobDescriptor, trained: Trained, cohort: tuple[str, ...]) -> dict[
             "label": job.label,
         },
         "data": {"rows": trained.rows, "positives": trained.positives, "test_rows": trained.test_rows},
-        "quality": trained.quality.as_dict() if trained.quality else None,
+        # Rounded, as elementary functions differ in the last bits between processors.
+        "quality": {name: round(value, 6) for name, value in trained.quality.as_dict().items()}
+        if trained.quality
+        else None,
         "quality_note": "over all banks' test rows, from summed counts on a grid of 2,000 scores",
         "cohort": list(cohort),
         "privacy": {

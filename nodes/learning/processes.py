@@ -129,6 +129,14 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+# An orphaned SuperNode would hold this node's place at the SuperLink: it ends with its parent (PR_SET_PDEATHSIG).
+_LEASHED = """\
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, int(signal.SIGTERM))
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
 class Child:
     """A process that is started again when it ends, until `stop`."""
 
@@ -145,7 +153,8 @@ class Child:
 
     def _keep(self) -> None:
         while not self._stopping.is_set():
-            self._process = subprocess.Popen(self._command, env=self._environment, stdin=subprocess.DEVNULL)
+            command = [sys.executable, "-c", _LEASHED, *self._command]
+            self._process = subprocess.Popen(command, env=self._environment, stdin=subprocess.DEVNULL)
             status = self._process.wait()
             if not self._stopping.is_set():
                 _log.warning("%s ended with %d; starting it again", Path(self._command[0]).name, status)
@@ -180,12 +189,24 @@ def serve(home: Home) -> None:
     channel = grpc.insecure_channel(f"unix:{home.socket}", ADMIN_OPTIONS)  # the socket is 0600
     desk = learning_pb2_grpc.LearningAdminStub(channel)
     try:
+        _say_started(desk, stopping)
         if home.name.role is Role.COORDINATOR:
             _coordinate(home, keys, desk, stopping)
         else:
             _take_part(home, keys, desk, stopping)
     finally:
         channel.close()
+
+
+def _say_started(desk: learning_pb2_grpc.LearningAdminStub, stopping: threading.Event) -> None:
+    """Until the node answers."""
+    while not stopping.is_set():
+        try:
+            desk.Started(pb.LearningStarted(), timeout=30)
+            return
+        except grpc.RpcError as error:
+            _log.info("waiting for the node: %s", error.code().name)
+            stopping.wait(1.0)
 
 
 def _coordinate(

@@ -126,6 +126,12 @@ class LearningAdminService(learning_pb2_grpc.LearningAdminServicer):
         return pb.JobReported()
 
     @wire.unary
+    async def Started(self, request: pb.LearningStarted, context: Any) -> pb.JobReported:
+        """The node's learning process has started."""
+        await asyncio.to_thread(self._desk.interrupted)
+        return pb.JobReported()
+
+    @wire.unary
     async def Counts(self, request: pb.CountsRequest, context: Any) -> pb.CountsResponse:
         """This institution's live entries by category."""
         try:

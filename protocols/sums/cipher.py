@@ -18,6 +18,9 @@ SLOTS = 8192
 _PRIMES = [50, 50, 50]
 CIPHERTEXT_BYTES = 300_000  # a serialised ciphertext has about 236 kB
 KEY_BYTES = 1_000_000
+# TenSEAL's message: sizes = [8192], then one ciphertext; SEAL 4's header with Zstandard.
+_FRAME = bytes.fromhex("0a02804012")
+_SEAL = bytes.fromhex("5ea110040302")
 _PARTS = {"save_public_key": False, "save_galois_keys": False, "save_relin_keys": False}
 
 
@@ -90,12 +93,33 @@ class BfvKey:
     def decrypt(self, content: bytes) -> Vector:
         """8,192 residues; raises `DecodeError`."""
         vector = _load(self._context, content)
-        return residues(np.array(vector.decrypt(), dtype=np.int64))
+        try:
+            return residues(np.array(vector.decrypt(), dtype=np.int64))
+        except (ValueError, RuntimeError) as error:
+            raise DecodeError("ciphertext: cannot be opened") from error
+
+
+def _check_frame(content: bytes) -> None:
+    """Exactly one ciphertext of 8,192 values in SEAL's own compression, before anything is inflated.
+
+    TenSEAL's message may hold any number of ciphertexts, which compress to nearly nothing: a small message would take
+    gigabytes. One inflates to at most 4 MB.
+    """
+    length, shift, at = 0, 0, len(_FRAME)
+    for byte in content[at : at + 4]:
+        at += 1
+        length |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            break
+    if not content.startswith(_FRAME) or length != len(content) - at or content[at : at + 6] != _SEAL:
+        raise DecodeError("ciphertext: truncated, or not one ciphertext of 8,192 values")
 
 
 def _load(context: ts.Context, content: bytes) -> ts.BFVVector:
     if len(content) > CIPHERTEXT_BYTES:
         raise DecodeError(f"ciphertext: {len(content)} bytes, at most {CIPHERTEXT_BYTES}")
+    _check_frame(content)
     try:
         vector = ts.bfv_vector_from(context, content)
         parts = vector.ciphertext()
@@ -103,6 +127,8 @@ def _load(context: ts.Context, content: bytes) -> ts.BFVVector:
         raise DecodeError("ciphertext: truncated, or of other parameters") from error
     if vector.size() != SLOTS or len(parts) != 1 or parts[0].size() != 2:
         raise DecodeError("ciphertext: not one ciphertext of 8,192 values")
+    if parts[0].is_ntt_form() or parts[0].is_transparent():
+        raise DecodeError("ciphertext: not in the form of a fresh encryption")
     return vector
 
 
@@ -120,7 +146,10 @@ class CiphertextAdder:
         if known is None:
             self._sums[index] = vector
         else:
-            known.add_(vector)
+            try:
+                known.add_(vector)
+            except (ValueError, RuntimeError) as error:
+                raise DecodeError("ciphertext: cannot be added") from error
 
     def total(self, index: int) -> bytes:
         """The sum at `index`."""

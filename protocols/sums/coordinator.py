@@ -14,7 +14,7 @@ from ..errors import DecodeError
 from . import cipher, cohorts
 from .cipher import CiphertextAdder, PlainAdder
 from .errors import SumAborted
-from .job import MAX_ATTEMPTS, MAX_LENGTH, Job
+from .job import MAX_ATTEMPTS, MAX_GENERATIONS, MAX_LENGTH, Job
 
 Sending = list[tuple[str, pb.SumToMember]]
 _SHARE_BYTES = 64
@@ -126,12 +126,13 @@ class Coordinator:
         if self.ended:
             raise SumAborted(self.phase, "", self.ended)
         self._job.party(party, "entry")
+        if self._members and party not in self._members:  # the others go on
+            reason = "came after the cohort was put together"
+            return [(party, pb.SumToMember(abort=pb.SumAbort(phase=self.phase, party=party, reason=reason)))]
         self._present.add(party)
         if not self._members:
             everybody = {each.id for each in self._job.parties}
             return self.begin() if self._present == everybody else []
-        if party not in self._members:
-            raise SumAborted(self.phase, party, "came after the cohort was put together")
         return self._catch_up(party, opened)
 
     def begin(self) -> Sending:
@@ -143,6 +144,8 @@ class Coordinator:
             missing = ", ".join(self.waiting_for()) or "nobody is missing"
             raise self._abort("", f"{error.reason}; missing: {missing}") from error
         self._generation += 1
+        if self._generation > MAX_GENERATIONS:
+            raise self._abort("", f"{MAX_GENERATIONS} beginnings broke off")
         self._members, self._cohort = sorted(self._present), []
         self._hellos, self._keys, self._sum, self._last = {}, {}, None, None
         return self._to_all(self._members, pb.SumToMember(begin=pb.SumBegin(generation=self._generation)))
@@ -168,8 +171,11 @@ class Coordinator:
         current, phase = self._sum, self.phase
         if phase in ("hello", "job key"):
             return self.begin()
-        if current is None:
-            return []
+        if current is None or (current.closed and opened == current.number):
+            # Parts of its next contribution may be lost before any other came: all contribute as attempt 2.
+            self._last = current
+            self._sum = _Sum(1 if current is None else current.number + 1, 1, self._job.bfv)
+            return self._retry(self._sum)
         messages: Sending = []
         if opened == current.number - 2 and self._last is not None:
             messages = self._to_all([party], *self._totals(self._last), self._openings(self._last))
@@ -201,7 +207,8 @@ class Coordinator:
             raise SumAborted(self.phase, "", self.ended)
         step = message.WhichOneof("step")
         if step == "leave":
-            self._left.add(party)
+            if self.sums:  # before that nobody can have what it wanted
+                self._left.add(party)
             return []
         if step == "abort":
             abort = message.abort
@@ -235,6 +242,8 @@ class Coordinator:
         if self.phase != "hello" or hello.generation != self._generation or hello.party != party:
             raise self._abort(party, "said hello out of order")
         self._job.verify(party, self.phase, hello.signature, self._job.hello_bytes(hello))
+        if len(hello.ephemeral) != 32 or len(hello.signature) != 64:
+            raise self._abort(party, "its hello has the wrong size")
         self._hellos[party] = hello
         if len(self._hellos) < len(self._members):
             return []
@@ -243,7 +252,12 @@ class Coordinator:
         return self._to_all(self._cohort, pb.SumToMember(cohort=cohort))
 
     def _on_key(self, party: str, key: pb.SumJobKey) -> Sending:
-        if self.phase != "job key" or party != self._maker() or key.party not in self._cohort:
+        if (
+            self.phase != "job key"
+            or party != self._maker()
+            or key.party not in self._cohort
+            or key.party in (party, *self._keys)
+        ):
             raise self._abort(party, "sent a job key out of order")
         self._keys[key.party] = key
         return [(key.party, pb.SumToMember(key=key))]
@@ -300,6 +314,11 @@ class Coordinator:
             raise self._abort(party, "its shares are not for the cohort")
         if any(len(share.sealed) > _SHARE_BYTES for share in upload.shares):
             raise self._abort(party, "a share is too large")
+        if (
+            any(len(each) != 32 for each in (upload.previous, upload.seed_hash))
+            or len(upload.signature) != 64
+        ):
+            raise self._abort(party, "a hash or the signature of its upload has the wrong size")
         for other in current.uploads.values():
             if (other.length, other.label) != (upload.length, upload.label):
                 raise self._abort(
@@ -334,6 +353,8 @@ class Coordinator:
             return []
         if (commit.number, commit.attempt) != (current.number, current.attempt):
             raise self._abort(party, "committed to another sum")
+        if len(commit.agreed) != 32 or len(commit.signature) != 64:
+            raise self._abort(party, "its commitment has the wrong size")
         current.commits[party] = commit
         if len(current.commits) < len(self._cohort):
             return []
@@ -354,6 +375,8 @@ class Coordinator:
             raise self._abort(party, "opened out of order")
         if (opening.number, opening.attempt) != (current.number, current.attempt):
             raise self._abort(party, "opened another sum")
+        if len(opening.sealed) > _SHARE_BYTES * len(self._cohort):
+            raise self._abort(party, "its opening is too large")
         current.openings[party] = opening
         if len(current.openings) < len(self._cohort) or current.closed:
             return []

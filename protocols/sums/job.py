@@ -15,6 +15,7 @@ from .errors import SumAborted
 
 _DOMAIN = "lianfang/v1/sum"
 MAX_ATTEMPTS = 8  # of one sum
+MAX_GENERATIONS = 64  # beginnings of one job
 MAX_PARTIES = 80  # all uploads' headers fit one message
 MAX_LENGTH = 1 << 23  # values of one sum
 

@@ -153,7 +153,7 @@ class Member:
             raise MisuseError(f"a contribution does not belong here ({self._phase.value})")
         if values.size > MAX_LENGTH or not label or len(label) > 200:
             raise MisuseError(f"a sum has at most {MAX_LENGTH} values and a label of 1 to 200 characters")
-        modular.check_range(values, len(self._cohort))
+        modular.check_range(values, len(self._job.parties))  # a new beginning may bring more of them
         if self._id in self._job.observers and values.any():
             raise MisuseError("an observer adds zeros")
         self._number += 1
@@ -254,6 +254,9 @@ class Member:
             aborted = self._abort("", str(error))
             self.end()
             raise aborted from error
+        except Exception:
+            self.end()
+            raise
 
     def _answer(self, message: pb.SumToMember) -> Outgoing:
         step = message.WhichOneof("step")
@@ -403,6 +406,8 @@ class Member:
         names = [upload.party for upload in message.uploads]
         if names != self._cohort:
             raise self._abort("", "the uploads are not those of the cohort")
+        if any(upload.length > MAX_LENGTH for upload in message.uploads):
+            raise self._abort("", "an upload is longer than a sum may be")
         signed = [self._job.upload_bytes(self._cohort_hash, upload) for upload in message.uploads]
         agreed = self._job.agreed(self._cohort_hash, signed, message.uploads)
         if current.commit is not None:
@@ -528,7 +533,9 @@ class Member:
                     raise self._abort("", f"{len(few)} of the {needed} openings that are needed arrived")
                 seed = shares.join(few)
                 if self._seed_hash(dealer, current, seed) != current.uploads[dealer].seed_hash:
-                    raise self._abort(dealer, "its shares do not give the seed that it committed to")
+                    raise self._abort(
+                        dealer, "its shares, or what another member opened of them, do not give its seed"
+                    )
             total = modular.subtract(total, modular.expand(self._self_key(seed), size))
         weights, offset = self._check_key(current)
         expected = (modular.inner(weights, total[:-1]) + len(self._cohort) * offset) % modular.MODULUS

@@ -204,8 +204,11 @@ def test_a_member_that_never_comes_is_left_out_where_enough_remain():
     room.run()
     given_vectors = {name: np.array([i]) for i, name in enumerate(present)}
     check(room, given_vectors, room.sum(given_vectors))
-    with pytest.raises(SumAborted, match="after the cohort"):
-        room.coordinator.enter(world.names[3])
+    # Who comes late is told so, and stops nobody.
+    room.enter(world.names[3])
+    assert "after the cohort" in str(room.errors.pop(world.names[3]))
+    check(room, given_vectors, room.sum(given_vectors, "next"))
+    assert room.errors == {}
 
 
 def test_too_few_members_end_the_job_and_the_missing_are_named():
@@ -507,13 +510,53 @@ def test_a_ciphertext_of_other_parameters_is_refused_and_named():
     room = Room(THREE, THREE.job())
     room.enter()
     chunk = pb.SumChunk(generation=1, number=1, attempt=1, index=0, content=content)
-    with pytest.raises(SumAborted, match=rf"{THREE.names[0]}: ciphertext: .* other parameters"):
+    with pytest.raises(
+        SumAborted, match=rf"{THREE.names[0]}: ciphertext: .*not one ciphertext of 8,192 values"
+    ):
         room.coordinator.receive(THREE.names[0], pb.SumFromMember(chunk=chunk))
     with pytest.raises(DecodeError, match="BFV key"):
         cipher.BfvKey.from_bytes(context.serialize(save_secret_key=True))
     with pytest.raises(DecodeError, match="no secret key"):
         key = cipher.BfvKey.generate()
         cipher.BfvKey.from_bytes(key._context.serialize(save_secret_key=False, **cipher._PARTS))
+
+
+def test_a_small_message_of_many_ciphertexts_is_refused_before_it_is_inflated():
+    """Zeros compress to nearly nothing: TenSEAL would inflate such a message to gigabytes."""
+    key = cipher.BfvKey.generate()
+    one = next(key.encrypt(np.zeros(8192, dtype=np.int64)))
+    ciphertext = one[len(cipher._FRAME) + 3 :]
+    size = len(ciphertext).to_bytes(3, "little")
+    assert one.startswith(cipher._FRAME)
+    varint = bytes([size[0] & 0x7F | 0x80, (len(ciphertext) >> 7) & 0x7F | 0x80, len(ciphertext) >> 14])
+    assert one == cipher._FRAME + varint + ciphertext
+    adder = cipher.CiphertextAdder()
+    adder.add(0, one)
+    bombs = [
+        cipher._FRAME + varint + ciphertext + b"\x12" + varint + ciphertext,
+        one[:-1],
+        one + b"\x00",
+        one.replace(cipher._SEAL, cipher._SEAL[:-1] + b"\x00", 1),
+        bytes.fromhex("0a0480408040") + one[4:],
+    ]
+    for bomb in bombs:
+        with pytest.raises(DecodeError, match="ciphertext"):
+            adder.add(0, bomb)
+
+
+def test_a_job_key_to_nobody_or_twice_is_refused():
+    """The first of the cohort cannot shut a member out by withholding its key in favour of its own."""
+    room = Room(THREE, THREE.job(bfv=False))
+    receive = room.coordinator.receive
+
+    def to_itself(party, message):
+        if message.WhichOneof("step") == "key":
+            message.key.party = party
+        return receive(party, message)
+
+    room.coordinator.receive = to_itself
+    with pytest.raises(SumAborted, match=rf"job key: {THREE.names[0]}: sent a job key out of order"):
+        room.enter()
 
 
 def test_members_that_sum_different_things_are_named():

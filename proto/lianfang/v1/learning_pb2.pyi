@@ -345,6 +345,21 @@ class JobReported(_message.Message):
 Global___JobReported: _TypeAlias = JobReported  # noqa: Y015
 
 @_typing.final
+class LearningStarted(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LearningStarted: _TypeAlias = LearningStarted  # noqa: Y015
+
+@_typing.final
 class CountsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

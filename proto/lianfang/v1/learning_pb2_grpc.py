@@ -151,6 +151,11 @@ class LearningAdminStub:
                 request_serializer=lianfang_dot_v1_dot_learning__pb2.JobReport.SerializeToString,
                 response_deserializer=lianfang_dot_v1_dot_learning__pb2.JobReported.FromString,
                 _registered_method=True)
+        self.Started = channel.unary_unary(
+                '/lianfang.v1.LearningAdmin/Started',
+                request_serializer=lianfang_dot_v1_dot_learning__pb2.LearningStarted.SerializeToString,
+                response_deserializer=lianfang_dot_v1_dot_learning__pb2.JobReported.FromString,
+                _registered_method=True)
         self.Counts = channel.unary_unary(
                 '/lianfang.v1.LearningAdmin/Counts',
                 request_serializer=lianfang_dot_v1_dot_learning__pb2.CountsRequest.SerializeToString,
@@ -210,6 +215,12 @@ class LearningAdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Started(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Counts(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -257,6 +268,11 @@ def add_LearningAdminServicer_to_server(servicer, server):
             'Report': grpc.unary_unary_rpc_method_handler(
                     servicer.Report,
                     request_deserializer=lianfang_dot_v1_dot_learning__pb2.JobReport.FromString,
+                    response_serializer=lianfang_dot_v1_dot_learning__pb2.JobReported.SerializeToString,
+            ),
+            'Started': grpc.unary_unary_rpc_method_handler(
+                    servicer.Started,
+                    request_deserializer=lianfang_dot_v1_dot_learning__pb2.LearningStarted.FromString,
                     response_serializer=lianfang_dot_v1_dot_learning__pb2.JobReported.SerializeToString,
             ),
             'Counts': grpc.unary_unary_rpc_method_handler(
@@ -481,6 +497,33 @@ class LearningAdmin:
             target,
             '/lianfang.v1.LearningAdmin/Report',
             lianfang_dot_v1_dot_learning__pb2.JobReport.SerializeToString,
+            lianfang_dot_v1_dot_learning__pb2.JobReported.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Started(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lianfang.v1.LearningAdmin/Started',
+            lianfang_dot_v1_dot_learning__pb2.LearningStarted.SerializeToString,
             lianfang_dot_v1_dot_learning__pb2.JobReported.FromString,
             options,
             channel_credentials,

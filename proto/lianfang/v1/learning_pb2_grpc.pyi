@@ -70,6 +70,7 @@ class LearningAdminStub:
     TakeSeat: _grpc.UnaryUnaryMultiCallable[_learning_pb2.SeatRequest, _learning_pb2.Seat]
     RecordCohort: _grpc.UnaryUnaryMultiCallable[_learning_pb2.CohortRecord, _learning_pb2.CohortRecorded]
     Report: _grpc.UnaryUnaryMultiCallable[_learning_pb2.JobReport, _learning_pb2.JobReported]
+    Started: _grpc.UnaryUnaryMultiCallable[_learning_pb2.LearningStarted, _learning_pb2.JobReported]
     Counts: _grpc.UnaryUnaryMultiCallable[_learning_pb2.CountsRequest, _learning_pb2.CountsResponse]
 
 @_typing.type_check_only
@@ -85,6 +86,7 @@ class LearningAdminAsyncStub(LearningAdminStub):
     TakeSeat: _aio.UnaryUnaryMultiCallable[_learning_pb2.SeatRequest, _learning_pb2.Seat]  # type: ignore[assignment]
     RecordCohort: _aio.UnaryUnaryMultiCallable[_learning_pb2.CohortRecord, _learning_pb2.CohortRecorded]  # type: ignore[assignment]
     Report: _aio.UnaryUnaryMultiCallable[_learning_pb2.JobReport, _learning_pb2.JobReported]  # type: ignore[assignment]
+    Started: _aio.UnaryUnaryMultiCallable[_learning_pb2.LearningStarted, _learning_pb2.JobReported]  # type: ignore[assignment]
     Counts: _aio.UnaryUnaryMultiCallable[_learning_pb2.CountsRequest, _learning_pb2.CountsResponse]  # type: ignore[assignment]
 
 class LearningAdminServicer(metaclass=_abc_1.ABCMeta):
@@ -143,6 +145,13 @@ class LearningAdminServicer(metaclass=_abc_1.ABCMeta):
     def Report(
         self,
         request: _learning_pb2.JobReport,
+        context: _ServicerContext,
+    ) -> _typing.Union[_learning_pb2.JobReported, _abc.Awaitable[_learning_pb2.JobReported]]: ...
+
+    @_abc_1.abstractmethod
+    def Started(
+        self,
+        request: _learning_pb2.LearningStarted,
         context: _ServicerContext,
     ) -> _typing.Union[_learning_pb2.JobReported, _abc.Awaitable[_learning_pb2.JobReported]]: ...
 
