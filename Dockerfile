@@ -1,9 +1,10 @@
-# The node's image: small, non-root, without extras and so without GPL code.
+# The node's image: small, non-root, without GPL code. LOCK=requirements-learn.lock makes the one with the `learn` extra.
 FROM python:3.11-slim-bookworm AS build
 WORKDIR /src
-COPY requirements-node.lock pyproject.toml README.md LICENSE ./
+ARG LOCK=requirements-node.lock
+COPY requirements-node.lock requirements-learn.lock pyproject.toml README.md LICENSE ./
 RUN python -m venv /opt/lianfang \
- && /opt/lianfang/bin/pip install --no-cache-dir --require-hashes --only-binary :all: -r requirements-node.lock \
+ && /opt/lianfang/bin/pip install --no-cache-dir --require-hashes --only-binary :all: -r "$LOCK" \
  && /opt/lianfang/bin/pip install --no-cache-dir "setuptools==84.2.1"
 COPY nodes nodes
 COPY protocols protocols

@@ -50,6 +50,8 @@ lock: $(STAMP)
 	  -o requirements.lock pyproject.toml
 	$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes --no-header --only-binary :all: \
 	  -c requirements.lock -o requirements-node.lock pyproject.toml
+	$(BIN)/uv pip compile -q --python-version 3.11 --extra learn --generate-hashes --no-header --only-binary :all: \
+	  -c requirements.lock -o requirements-learn.lock pyproject.toml
 
 # The peer pins another protobuf, so it lives in a venv of its own.
 bench: $(STAMP)

@@ -1,6 +1,7 @@
 """The play: a network comes up, lists are sealed, one question goes to all, and everything is checked."""
 
 import datetime as dt
+import hashlib
 import json
 import shutil
 import sys
@@ -73,7 +74,7 @@ def run(folder: Path | None, seed: int, entries: int) -> bool:
                 "组网：证书机构、三家银行、反诈中心",
             ),
         )
-        with running(place / "network", capture=True) as network:
+        with running(place / "network", capture=True, learning=True) as network:
             _show_members(network)
             _act(3, t("Each bank imports and seals its own list", "各银行导入并加密封装自己的名单"))
             _import(network, story, files, checks)
@@ -101,6 +102,14 @@ def run(folder: Path | None, seed: int, entries: int) -> bool:
             _budget(network, story, checks)
             _act(8, t("A foreign certificate is refused", "外来证书被拒绝"))
             _foreign(network, checks)
+            _act(
+                9,
+                t(
+                    "Three banks train one model; the coordinator sees neither data nor sums",
+                    "三家银行联合训练一个模型；协调方看不到数据与求和结果",
+                ),
+            )
+            _train(network, seed, checks)
     finally:
         if not keep:
             shutil.rmtree(place, ignore_errors=True)
@@ -118,6 +127,49 @@ def run(folder: Path | None, seed: int, entries: int) -> bool:
     if keep:
         out.print(t(f"The network is in {place}/network.", f"网络保留在 {place}/network。"))
     return not checks.failed
+
+
+def _train(network: Network, seed: int, checks: _Checks) -> None:
+    from . import training
+
+    rows = training.write_rows(network, seed)
+    network.start_learning("coordinator", *training.BANKS)
+    with err.status(
+        t("SuperLink and SuperNodes start, then the job runs", "启动 SuperLink 与 SuperNode 并运行任务")
+    ):
+        outcome, models = training.train(network)
+    contents = {bank: path.read_bytes() for bank, path in models.items()}
+    found = training.compare(rows, models[training.BANKS[0]])
+    shown = table(
+        "",
+        t("tested on all banks' rows", "在全部测试数据上"),
+        "AUPRC",
+        "AUROC",
+        t("recall at 1 % alerts", "1% 告警召回"),
+    )
+    for bank, quality in found.items():
+        who = t(f"{bank} alone", f"{bank} 单独") if bank else t("together", "联合")
+        shown.add_row(
+            who, f"{quality.auprc:.3f}", f"{quality.auroc:.3f}", f"{quality.recall_at_1_percent:.3f}"
+        )
+    out.print(shown)
+    sums = int(outcome["room"]["sums"])
+    seconds = outcome["seconds"]
+    checks.expect(
+        t("the three banks hold the same model", "三家银行持有同一模型"),
+        len(contents) == 3 and len(set(contents.values())) == 1,
+        t(f"{sums} secure sums, {seconds} s", f"{sums} 次安全求和，{seconds} 秒"),
+    )
+    best = max(quality.auprc for bank, quality in found.items() if bank)
+    checks.expect(t("it is better than any bank's own", "优于任何一家单独训练的模型"), found[""].auprc > best)
+    coordinator = network.node("coordinator")
+    held = [network.log("coordinator"), network.log("coordinator-learn"), *coordinator.rglob("*")]
+    digest = hashlib.sha256(contents[training.BANKS[0]]).hexdigest().encode()
+    leaked = [path for path in held if path.is_file() and digest in path.read_bytes()]
+    checks.expect(
+        t("the coordinator holds no model", "协调方没有模型"),
+        not leaked and not list(coordinator.rglob("model*.json")),
+    )
 
 
 def _show_case(story: Story) -> None:

@@ -96,7 +96,10 @@ class NodeSeats:
 
         def finish(result: Any, cost: Cost) -> None:
             where = self._save(job, result, member.cohort)
-            _log.info("job %s: %s", job_hash.hex()[:12], where)
+            _log.info(
+                "job %s: %s, %d sums; computing %.2f s, cryptography %.2f s, waiting %.2f s",
+                *(job_hash.hex()[:12], where, cost.sums, cost.compute, cost.cryptography, cost.waiting),
+            )
             self.report(job_hash, "done", str(where.relative_to(self._home.data)), cost.sums)
 
         def failed(reason: str) -> None:

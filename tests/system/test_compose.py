@@ -20,15 +20,25 @@ SERVICES = COMPOSE["services"]
 DOCKERFILE = (ROOT / "Dockerfile").read_text("utf-8")
 
 
+NODES = {name for name in SERVICES if name != "ca" and not name.endswith("-learn")}
+LEARNERS = {name for name in SERVICES if name.endswith("-learn")}
+
+
 def test_the_members_and_settings_are_those_of_the_demonstration():
     settings = demo.settings()
-    assert set(SERVICES) == {"ca", *(member.name for member in settings.members)}
+    assert {member.name for member in settings.members} == NODES
+    assert {f"{name}-learn" for name in NODES} == LEARNERS
     for member in settings.members:
         service = SERVICES[member.name]
-        assert service["environment"] == demo.environment(
-            settings, member, "0.0.0.0:7443", f"{member.name}:7443", "/enrol"
+        addresses = demo.Addresses(
+            "0.0.0.0:7443", f"{member.name}:7443", "0.0.0.0:8443", "coordinator-learn:8443"
         )
+        assert service["environment"] == demo.environment(settings, member, addresses, "/enrol")
         assert service["command"] == demo.node_command("/data")
+        assert SERVICES[f"{member.name}-learn"]["command"] == demo.learn_command("/data")
+        assert SERVICES[f"{member.name}-learn"]["depends_on"] == {
+            member.name: {"condition": "service_healthy"}
+        }
     assert SERVICES["ca"]["environment"] == demo.ca_environment(settings, "/enrol")
     assert SERVICES["ca"]["command"] == demo.ca_command("/data")
 
@@ -39,9 +49,9 @@ def test_containers_are_confined_and_watched():
         assert service["cap_drop"] == ["ALL"]
         assert "no-new-privileges:true" in service["security_opt"]
         mounted = {volume.split(":")[0] for volume in service["volumes"]}
-        assert mounted == {name, "enrol"}
+        assert mounted == {name.removesuffix("-learn"), "enrol"}
         assert mounted <= set(COMPOSE["volumes"])
-        if name != "ca":
+        if name in NODES:
             assert service["healthcheck"]["test"] == ["CMD", "lianfang", "status", "--json"]
 
 
@@ -79,11 +89,14 @@ def test_every_service_as_a_process():
     base = Path(tempfile.mkdtemp(prefix="lf-compose-"))
     folders = {name: base / name for name in COMPOSE["volumes"]}
     ports = {name: demo.free_port() for name in SERVICES}
+    superlink = demo.free_port()
     processes = {}
     try:
         for folder in folders.values():
             folder.mkdir()
-        for name, service in SERVICES.items():
+
+        def start(name):
+            service = SERVICES[name]
             mounts = {
                 target: str(folders[source])
                 for source, target in (volume.split(":") for volume in service["volumes"])
@@ -92,11 +105,12 @@ def test_every_service_as_a_process():
             def here(text, mounts=mounts, name=name):
                 for target, folder in mounts.items():
                     text = re.sub(rf"^{target}\b", folder, text)
-                return text.replace(f"{name}:7443", f"127.0.0.1:{ports[name]}").replace(
-                    "0.0.0.0:7443", f"127.0.0.1:{ports[name]}"
-                )
+                text = text.replace(f"{name}:7443", f"127.0.0.1:{ports[name]}")
+                text = text.replace("0.0.0.0:7443", f"127.0.0.1:{ports[name]}")
+                text = text.replace("coordinator-learn:8443", f"127.0.0.1:{superlink}")
+                return text.replace("0.0.0.0:8443", f"127.0.0.1:{superlink}")
 
-            environment = {key: here(value) for key, value in service["environment"].items()}
+            environment = {key: here(value) for key, value in service.get("environment", {}).items()}
             inherited = {key: value for key, value in os.environ.items() if not key.startswith("LIANFANG_")}
             with (base / f"{name}.log").open("wb") as log:
                 processes[name] = subprocess.Popen(
@@ -105,8 +119,11 @@ def test_every_service_as_a_process():
                     stdout=log,
                     stderr=log,
                 )
+
+        for name in ("ca", *NODES):
+            start(name)
         assert processes["ca"].wait(120) == 0, (base / "ca.log").read_text()
-        for name in set(SERVICES) - {"ca"}:
+        for name in NODES:
             check = demo.program(SERVICES[name]["healthcheck"]["test"][1:])
             deadline = time.monotonic() + 60
             while True:
@@ -121,7 +138,7 @@ def test_every_service_as_a_process():
                     break
                 assert time.monotonic() < deadline, (base / f"{name}.log").read_text()
                 time.sleep(0.3)
-            assert json.loads(done.stdout)["members"] == 4
+            assert json.loads(done.stdout)["members"] == 5
         peers = subprocess.run(
             demo.program(["lianfang", "peers", "--json", "--config", str(folders["centre"])]),
             capture_output=True,
@@ -129,6 +146,12 @@ def test_every_service_as_a_process():
             check=True,
         )
         assert all(peer["answers"] for peer in json.loads(peers.stdout)["peers"])
+        for name in ("coordinator-learn", "bank-a-learn"):
+            start(name)
+        deadline = time.monotonic() + 90
+        while "SuperNode ID" not in (base / "bank-a-learn.log").read_text():
+            assert time.monotonic() < deadline, (base / "coordinator-learn.log").read_text()[-2000:]
+            time.sleep(0.3)
     finally:
         for process in processes.values():
             process.terminate()
