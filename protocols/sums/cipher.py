@@ -12,7 +12,7 @@ import numpy as np
 import tenseal as ts
 
 from ..errors import DecodeError
-from .modular import MODULUS, Vector, centred, residues
+from .modular import MODULUS, Vector, centred, from_centred, residues
 
 SLOTS = 8192
 _PRIMES = [50, 50, 50]
@@ -94,7 +94,7 @@ class BfvKey:
         """8,192 residues; raises `DecodeError`."""
         vector = _load(self._context, content)
         try:
-            return residues(np.array(vector.decrypt(), dtype=np.int64))
+            return from_centred(np.array(vector.decrypt(), dtype=np.int64))
         except (ValueError, RuntimeError) as error:
             raise DecodeError("ciphertext: cannot be opened") from error
 

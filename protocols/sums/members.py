@@ -226,7 +226,7 @@ class Member:
         size = current.values.size + 1
         weights, offset = self._check_key(current)
         check = (modular.inner(weights, current.values) + offset) % modular.MODULUS
-        vector = modular.residues(np.append(current.values, check))
+        vector = np.append(current.values, check)
         vector = modular.add(vector, modular.expand(self._self_key(current.seed), size))
         for other, pair in self._pairs.items():
             mask = modular.expand(expand(pair, self._info("mask"), 32), size)

@@ -5,7 +5,7 @@ Vectors are one-dimensional NumPy arrays of int64: residues in [0, MODULUS), or 
 
 import numpy as np
 import numpy.typing as npt
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
 
 from ..errors import MisuseError
 
@@ -36,6 +36,11 @@ def residues(values: Vector) -> Vector:
     return np.asarray(values % MODULUS, dtype=np.int64)
 
 
+def from_centred(values: Vector) -> Vector:
+    """Values in (-MODULUS, MODULUS) as residues."""
+    return np.where(values < 0, values + MODULUS, values)
+
+
 def centred(values: Vector) -> Vector:
     """Residues as values in (-MODULUS/2, MODULUS/2)."""
     return np.where(values > HALF, values - MODULUS, values)
@@ -58,12 +63,16 @@ def expand(key: bytes, length: int) -> Vector:
     if len(key) != 32:
         raise MisuseError("a mask key has 32 bytes")
     stream = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
-    out = np.empty(0, dtype=np.int64)
-    while out.size < length:
-        words = np.frombuffer(stream.update(bytes(8 * (length - out.size))), dtype="<u8")
-        values = (words & np.uint64((1 << _BITS) - 1)).astype(np.int64)
-        out = np.concatenate([out, values[values < MODULUS]])
+    out = _draw(stream, length)
+    while out.max(initial=0) >= MODULUS:  # once in 10^12 draws
+        kept = out[out < MODULUS]
+        out = np.concatenate([kept, _draw(stream, length - kept.size)])
     return out
+
+
+def _draw(stream: CipherContext, count: int) -> Vector:
+    words = np.frombuffer(stream.update(bytes(8 * count)), dtype="<u8")
+    return (words & np.uint64((1 << _BITS) - 1)).astype(np.int64)
 
 
 def inner(left: Vector, right: Vector) -> int:
