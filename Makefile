@@ -58,6 +58,7 @@ bench: $(STAMP)
 	@test -x .venv-peer/bin/python || $(BIN)/python -m venv .venv-peer
 	.venv-peer/bin/python -m pip install -q --disable-pip-version-check openmined.psi==2.0.6
 	$(BIN)/python benchmarks/lookup.py --peer-python .venv-peer/bin/python
+	$(BIN)/python benchmarks/horizontal.py
 
 clean:
 	rm -rf $(VENV) .venv-peer build *.egg-info .mypy_cache .ruff_cache .pytest_cache
