@@ -86,6 +86,10 @@ def _sit(seat: Seat) -> str:
     except LearningError as error:
         seat.failed(str(error))
         return error.public
+    except OSError as error:
+        _log.error("%s: %s: %s", seat.party, error.filename, error.strerror)
+        seat.failed(f"its result could not be saved: {error.filename}: {error.strerror}")
+        return f"{seat.party}: its result could not be saved: {error.strerror}"
     except Exception:
         _log.exception("%s failed", seat.party)
         seat.failed("this party failed; see its log")

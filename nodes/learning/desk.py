@@ -36,6 +36,7 @@ from ..policy import PolicyFile
 from ..store import engine as db
 from ..store import schema
 
+RUNNING = "RUNNING"  # the reason of a refusal that ends nothing
 LEARNERS = (Role.BANK, Role.PAYMENT, Role.TELECOM, Role.CENTRE)
 
 
@@ -185,7 +186,8 @@ class Desk:
     def take_seat(self, job_hash: bytes, bundle_hash: bytes) -> tuple[JobDescriptor, list[frozenset[str]]]:
         """Admit a task that came through Flower: by the gate, and by the bundle it came with.
 
-        Returns the job and the earlier cohorts over the same rows. Raises `Refused`, which is recorded.
+        Returns the job and the earlier cohorts over the same rows; the job counts as running from now on. Raises
+        `Refused`, which is recorded; with the reason RUNNING where it runs already.
         """
         job: JobDescriptor | None = None
         with contextlib.suppress(NotFound):  # the gate refuses it then, and records that
@@ -217,7 +219,15 @@ class Desk:
             raise Refused(
                 f"the job is for learning code {job.code[:12]}, installed is {code_hash()[:12]}", "CODE"
             )
-        with db.reading(self._database) as connection:
+        with db.writing(self._database) as connection:
+            table = schema.learning_job
+            begun = connection.execute(
+                table.update()
+                .where(table.c.hash == job_hash, table.c.state != "running")
+                .values(state="running", detail="", sums=0, at=time.time())
+            )
+            if not begun.rowcount:
+                raise Refused("the job is under way here already", RUNNING)
             return job, self._earlier(connection, job)
 
     def _coordinator(self, job: JobDescriptor | None) -> Member:

@@ -17,7 +17,7 @@ from typing import Any
 
 import flwr
 from cryptography.hazmat.primitives import serialization as ser
-from flwr.app import Message
+from flwr.app import Context, Message
 from flwr.app.error import Error
 from flwr.common.constant import ErrorCode, SubStatus
 from flwr.common.serde import (
@@ -62,7 +62,8 @@ from federation.errors import LearningError
 from federation.job import JobDescriptor
 
 from ..errors import ConfigError
-from .seats import NodeSeats, SeatRefused
+from .desk import RUNNING
+from .seats import AdmittedSeats, NodeSeats, SeatRefused
 
 _log = logging.getLogger("lianfang.learn")
 _POLL = 0.2  # seconds between two looks for a task
@@ -190,8 +191,7 @@ class Executor:
             digest = hashlib.sha256(fab.content).digest()
             status, why = SubStatus.COMPLETED, ""
             try:
-                self._admit(message, digest)
-                reply = client_app.make(self._seats)(message=message, context=context)
+                reply = self._answer(message, context, digest)
             except Exception as error:
                 if isinstance(error, SeatRefused):
                     why = str(error)
@@ -209,8 +209,8 @@ class Executor:
             heart.stop()
             client.close()
 
-    def _admit(self, message: Message, bundle: bytes) -> None:
-        """Raise `SeatRefused` unless the node's gate lets the named job in with this bundle.
+    def _answer(self, message: Message, context: Context, bundle: bytes) -> Message:
+        """Run the installed application. Raises `SeatRefused` unless the node's gate lets the job in with this bundle.
 
         A job of others is none of the gate's business: the application says that this node is no party.
         """
@@ -219,8 +219,14 @@ class Executor:
         except LearningError:
             self._seats.admit(b"", bundle)
             raise SeatRefused("the task names no job") from None
+        admitted = None
         if self._seats.own in job.parties:
-            self._seats.admit(job.hash(), bundle)
+            admitted = self._seats.admit(job.hash(), bundle)
+        try:
+            return client_app.make(AdmittedSeats(self._seats, admitted))(message=message, context=context)
+        except Exception:
+            self._seats.report(job.hash(), "failed", "this node failed; see its log")
+            raise
 
     # -- the coordinator's task --------------------------------------------------------------------------------
 
@@ -262,7 +268,7 @@ class Executor:
         except (LearningError, ValueError) as error:
             why = str(error)
             _log.warning("run ended: %s", why)
-            if job_hash:
+            if job_hash and getattr(error, "reason", "") != RUNNING:
                 self._seats.report(job_hash, "failed", why)
         except Exception as error:
             why = f"the coordinator's server application failed ({type(error).__name__})"

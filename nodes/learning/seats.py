@@ -35,13 +35,29 @@ _REPORT_SECONDS = 1.0
 class SeatRefused(LearningError):
     """This node does not take part: the gate's reason."""
 
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class AdmittedSeats:
+    """For the client application: this node's seat at the one job that the gate has admitted, or none."""
+
+    def __init__(self, seats: "NodeSeats", admitted: pb.Seat | None) -> None:
+        self.name = seats.own
+        self._seats, self._admitted = seats, admitted
+
+    def seats(self, job: JobDescriptor, context: Context) -> list[Seat]:
+        """One seat, or none for who is no party."""
+        return [] if self._admitted is None else [self._seats.seat(job, self._admitted)]
+
 
 class NodeSeats:
-    """Provides the seat of this node. `bundle` is the SHA-256 of what the task came with."""
+    """What this node's seats are made of. `bundle` is the SHA-256 of what a task came with."""
 
     def __init__(self, home: Home, keys: NodeKeys, desk: learning_pb2_grpc.LearningAdminStub) -> None:
         self._home, self._keys, self._desk = home, keys, desk
-        self.own = self.name = str(home.name)
+        self.own = str(home.name)
         certs = home.certs
         self._own = (certs / "node.crt").read_bytes()
         ca = x509.load_pem_x509_certificate((certs / "ca.crt").read_bytes())
@@ -52,7 +68,7 @@ class NodeSeats:
         try:
             return self._desk.TakeSeat(pb.SeatRequest(job=job_hash, bundle=bundle), timeout=30)
         except grpc.RpcError as error:
-            raise SeatRefused(error.details() or error.code().name) from error
+            raise SeatRefused(error.details() or error.code().name, wire.reason_of(error)) from error
 
     def report(self, job_hash: bytes, state: str, detail: str = "", sums: int = 0) -> None:
         """Tell the node how the job stands; a node that restarts is told again with the next report."""
@@ -60,12 +76,6 @@ class NodeSeats:
             self._desk.Report(pb.JobReport(job=job_hash, state=state, detail=detail, sums=sums), timeout=30)
         except grpc.RpcError as error:
             _log.warning("the node did not take a report: %s", error.details())
-
-    def seats(self, job: JobDescriptor, context: Context) -> list[Seat]:
-        """One seat, or none for who is no party."""
-        if self.own not in job.parties:
-            return []
-        return [self.seat(job, self.admit(job.hash(), bytes.fromhex(job.bundle)))]
 
     def seat(self, job: JobDescriptor, admitted: pb.Seat) -> Seat:
         """Rows loaded, keys at hand, stream not yet opened. Raises `LearningError`."""

@@ -294,7 +294,7 @@ def streaming(
     return wrapped  # type: ignore[return-value]  # the same parameters, by name too
 
 
-def reason_of(error: grpc.aio.AioRpcError) -> str:
+def reason_of(error: Any) -> str:
     """The stable reason in a refused call's trailers, or the status's name."""
     for key, value in error.trailing_metadata() or ():
         if key == REASON:

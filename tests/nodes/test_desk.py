@@ -100,6 +100,9 @@ def test_a_job_is_let_in_by_its_hash_and_its_bundle(desk):
     seat, earlier = desk.take_seat(descriptor.hash(), bytes.fromhex(bundle_hash()))
     assert seat == descriptor
     assert earlier == []
+    with pytest.raises(Refused, match="under way here already"):
+        desk.take_seat(descriptor.hash(), bytes.fromhex(bundle_hash()))
+    desk.report(descriptor.hash(), "done", "", 3)
     with pytest.raises(Refused, match=r"the bundle 0{12}, which this job does not name"):
         desk.take_seat(descriptor.hash(), bytes(32))
     desk.revoke(descriptor.hash())

@@ -304,6 +304,32 @@ def test_a_superlink_that_restarts_in_mid_run_does_not_stop_the_sums(federation)
     assert launch(federation, new_job(federation, "afterwards"))["state"] == "done"
 
 
+def test_a_second_launch_of_a_job_under_way_stops_nothing(federation):
+    path = new_job(federation, "twice", trees=40)
+    first = launching(federation, path)
+    wait_for_state(federation, "bank-a", "twice", {"running"})
+    second = launching(federation, path)
+    outcomes = [json.loads(command.communicate(timeout=120)[0]) for command in (first, second)]
+    assert [each["state"] for each in outcomes] == ["done", "done"]
+    assert len({file.read_bytes() for file in models(federation, "twice").values()}) == 1
+    wait_for(federation, "coordinator-learn", "the job is under way here already")
+
+
+def test_a_bank_that_cannot_save_its_model_is_named(federation):
+    """As on a full disk: the others keep the model they have."""
+    path = new_job(federation, "unsaved")
+    job = JobDescriptor.read(path.read_bytes())
+    models_folder = federation.node("bank-c") / "data" / "models"
+    models_folder.mkdir(exist_ok=True)
+    blocked = models_folder / f"unsaved-{job.hash().hex()[:12]}"
+    blocked.write_text("")  # a file where the job's folder would be
+    outcome = launch(federation, path, check=False)
+    assert "bank/bank-c: its result could not be saved: File exists" in outcome["detail"]
+    assert str(federation.folder) not in outcome["detail"]
+    assert str(blocked) in state_of(federation, "bank-c", "unsaved")["detail"]
+    assert state_of(federation, "bank-a", "unsaved")["state"] == "done"
+
+
 def test_two_jobs_at_once(federation):
     paths = [new_job(federation, f"both-{i}", "--seed", str(i), trees=5) for i in (1, 2)]
     commands = [launching(federation, path) for path in paths]
