@@ -125,7 +125,8 @@ def _curves(results: Results, seed: int, arm: str, test: Block, score: "np.ndarr
     from sklearn.metrics import precision_recall_curve
 
     precision, recall, _ = precision_recall_curve(test.y, score)
-    at = np.unique(np.linspace(0, len(recall) - 1, _CURVE).astype(int))
+    # Points at even steps of recall, which falls along the arrays.
+    at = np.unique(np.searchsorted(-recall, -np.linspace(1, 0, _CURVE)).clip(0, len(recall) - 1))
     results.curves += [
         {
             "seed": seed,

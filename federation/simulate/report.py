@@ -108,7 +108,8 @@ def _figures(results: Results, summary: dict[str, Any]) -> dict[str, Any]:
                 for r in results.curves
                 if r["arm"] == arm and r["curve"] == curve and r["seed"] == first
             ]
-            style = "-" if curve == "precision-recall" else "o-"
+            style = "-" if arm == "federated" else "--"  # where they agree both show
+            style = style if curve == "precision-recall" else f"o{style}"
             axis.plot(
                 *zip(*points, strict=True), style, label=arm, color=_COLOURS[arm], markersize=3, linewidth=1.2
             )
@@ -132,7 +133,7 @@ def _figures(results: Results, summary: dict[str, Any]) -> dict[str, Any]:
             axis.barh(names, seconds, left=left, color=colour, label=phase)
             left += seconds
         axis.set_xlabel("seconds a bank")
-        axis.legend(fontsize=8)
+        axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
         figures["costs"] = figure
     return figures
 

@@ -395,6 +395,8 @@ class Member:
         current = self._current()
         if self._phase is not Phase.UPLOADED or retry.number != current.number:
             raise self._abort("", "the coordinator asks for another upload after a commitment")
+        if retry.attempt == current.attempt:
+            return  # its answer to the first such request crossed the second
         if not current.attempt < retry.attempt <= MAX_ATTEMPTS:
             raise self._abort("", f"the coordinator asks for attempt {retry.attempt} after {current.attempt}")
         yield from self._upload(retry.attempt)

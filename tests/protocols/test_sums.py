@@ -1,5 +1,7 @@
 """SecureSum in memory: the sum is right, or the job has ended and says where, at whose fault and why."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -174,6 +176,68 @@ def test_all_views_short_of_two_honest_members_do_not_determine_a_contribution()
         room.run()
         assert room.members[evil].result().tolist() == [35]
     assert views[0] != views[1]
+
+
+@pytest.mark.parametrize("count", [3, 4, 6])
+def test_no_coalition_short_of_all_but_one_determines_a_contribution(count):
+    """What the coordinator and some members hold, as linear equations: uploads of an attempt that was given up and of the one
+    that was opened, every opened self-mask, the masks of the coalition's pairs, their own values and the sum. An honest
+    member's value is in their span if, and only if, it is the only honest one."""
+    world = World(count)
+    room = Room(world, world.job(bfv=False))
+    room.enter()
+    given_vectors = {name: np.array([i + 1]) for i, name in enumerate(world.names)}
+    room.contribute(given_vectors)
+    given_up = {name: [*room.up[name]] for name in world.names}
+    first = {name: room.members[name]._round.seed for name in world.names}
+    room.send(room.coordinator.enter(world.names[0], 0))  # begins anew: all upload again under fresh keys
+    room.run()
+    check(room, given_vectors, {name: room.members[name].result() for name in world.names})
+    assert all(given_up.values())
+    pairs = list(itertools.combinations(range(count), 2))
+    held = {
+        (i, j): [k for k, name in enumerate(world.names) if key in room.members[name]._pairs.values()]
+        for i, j in pairs
+        for key in [room.members[world.names[i]]._pairs[world.names[j]]]
+    }
+    assert all(holders == [i, j] for (i, j), holders in held.items())  # nobody else has a pair's key
+    assert not set(first.values()) & {
+        m.opening.sealed for m in room.seen if m.WhichOneof("step") == "opening"
+    }
+    # Columns: values, then for each attempt self-masks and pairwise masks.
+    width = count + len(pairs)
+    column = {("x", i): i for i in range(count)}
+    for attempt in range(2):
+        column |= {("s", attempt, i): count + attempt * width + i for i in range(count)}
+        column |= {("m", attempt, p): 2 * count + attempt * width + k for k, p in enumerate(pairs)}
+
+    def row():
+        return np.zeros(count + 2 * width)
+
+    def upload(attempt, i):
+        equation = row()
+        equation[column["x", i]] = equation[column["s", attempt, i]] = 1
+        for pair in pairs:
+            if i in pair:
+                equation[column["m", attempt, pair]] = 1 if i == pair[0] else -1
+        return equation
+
+    def unit(*key):
+        equation = row()
+        equation[column[key]] = 1
+        return equation
+
+    for size in range(count):
+        for coalition in itertools.combinations(range(count), size):
+            view = [upload(attempt, i) for attempt in range(2) for i in range(count)]
+            view += [unit("s", 1, i) for i in range(count)]  # opened; those of the first attempt never are
+            view += [unit("m", a, p) for a in range(2) for p in pairs if set(p) & set(coalition)]
+            view += [unit("s", 0, i) for i in coalition] + [unit("x", i) for i in coalition]
+            view.append(sum(unit("x", i) for i in range(count)))
+            rank = np.linalg.matrix_rank(np.array(view))
+            for victim in set(range(count)) - set(coalition):
+                more = np.linalg.matrix_rank(np.array([*view, unit("x", victim)]))
+                assert bool(more == rank) == (size == count - 1)
 
 
 def test_keys_and_seeds_never_travel_in_clear():

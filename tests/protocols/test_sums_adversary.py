@@ -211,6 +211,15 @@ class MaliciousCoordinator(RuleBasedStateMachine):
                 del message.openings.openings[keep:]
                 return
 
+    def teardown(self):
+        """Whatever was tried: of two honest members nobody else holds the key of their masks."""
+        if not hasattr(self, "members"):
+            return
+        for name, member in self.members.items():
+            for other, key in member._pairs.items():
+                for third, held in self.members.items():
+                    assert third in (name, other) or key not in held._pairs.values()
+
 
 TestMaliciousCoordinator = MaliciousCoordinator.TestCase
 TestMaliciousCoordinator.settings = settings(
