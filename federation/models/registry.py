@@ -1,7 +1,7 @@
 """Model kinds by name."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -30,11 +30,17 @@ def settings_for(kind: str, values: dict[str, Any]) -> BaseModel:
 
 
 def learner(
-    kind: str, settings: BaseModel, blocks: list[Block], features: Sequence[str], seed: int, parties: int
+    kind: str,
+    settings: BaseModel,
+    blocks: list[Block],
+    features: Sequence[str],
+    seed: int,
+    parties: int,
+    keep: Callable[[Model], None] = lambda _model: None,
 ) -> Learner[Any]:
-    """The learner of one party; it returns a `Model`."""
+    """The learner of one party; it returns a `Model`. `keep` is given a model of trees after each of them."""
     if isinstance(settings, TreeSettings):
-        return trees.Grower(settings, features, seed, parties).learn(blocks)
+        return trees.Grower(settings, features, seed, parties, keep).learn(blocks)
     if isinstance(settings, LinearSettings):
         return linear.learn(blocks, features, settings, seed, parties)
     if isinstance(settings, MlpSettings):

@@ -10,7 +10,7 @@ NeurIPS 2022. Split gains and leaf values: Chen and Guestrin, "XGBoost", KDD 201
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -288,8 +288,17 @@ class _Node:
 class Grower:
     """Grows the trees of one party. `blocks` is one bank's block, or all of them for the pooled reference."""
 
-    def __init__(self, settings: TreeSettings, features: Sequence[str], seed: int, parties: int) -> None:
+    def __init__(
+        self,
+        settings: TreeSettings,
+        features: Sequence[str],
+        seed: int,
+        parties: int,
+        keep: Callable[[TreeModel], None] = lambda _model: None,
+    ) -> None:
+        """`keep` is given the model after each tree: what stays where a job ends early."""
         self._settings, self._features, self._seed, self._parties = settings, tuple(features), seed, parties
+        self._keep = keep
 
     def learn(self, blocks: list[Block]) -> Learner[TreeModel]:
         """The learner of this party; the same model comes out at each."""
@@ -317,6 +326,7 @@ class Grower:
         for step in range(settings.trees):
             tree = yield from self._tree(rows, bins, scale, weight, step)
             model.trees.append(tree)
+            self._keep(model)
             rows.margin += _binned_values(tree, rows.bins, bins.width)
             if settings.validation:
                 loss = yield from self._loss(rows, shape, step)

@@ -31,12 +31,26 @@ class Trained:
     test_rows: int
 
 
-def training(job: JobDescriptor, block: Block, test: Block | None) -> Learner[Trained]:
+@dataclass
+class Kept:
+    """What is there so far: finished trees stay where a job ends early."""
+
+    model: Model | None = None
+    rows: int = 0
+    positives: int = 0
+
+
+def training(job: JobDescriptor, block: Block, test: Block | None, kept: Kept) -> Learner[Trained]:
     """The learner of one bank for a training job."""
+
+    def keep(model: Model) -> None:
+        kept.model = model
+
     own = [len(block.y), int(block.y.sum()), len(test.y) if test is not None else 0]
     total = yield Ask(np.array(own, dtype=np.int64), "size")
+    kept.rows, kept.positives = int(total[0]), int(total[1])
     model = yield from registry.learner(
-        job.model, job.model_settings(), [block], job.features, job.seed, len(job.parties)
+        job.model, job.model_settings(), [block], job.features, job.seed, len(job.parties), keep
     )
     quality = None
     if test is not None:
@@ -49,9 +63,10 @@ def statistics(job: JobDescriptor, own: Mapping[str, int]) -> Learner[dict[str, 
     return stats.counts(job.categories, own)
 
 
-def card(job: JobDescriptor, trained: Trained, cohort: tuple[str, ...]) -> dict[str, Any]:
-    """The model card: nothing in it differs between banks."""
+def card(job: JobDescriptor, trained: Trained, cohort: tuple[str, ...], ended: str = "") -> dict[str, Any]:
+    """The model card: nothing in it differs between banks. `ended` says why a job ended before its last tree."""
     return {
+        "ended_early": ended or None,
         "lianfang_model_card": 1,
         "job": {"name": job.name, "hash": job.hash().hex(), "seed": job.seed, "dataset": job.dataset},
         "model": {
@@ -79,14 +94,23 @@ def card(job: JobDescriptor, trained: Trained, cohort: tuple[str, ...]) -> dict[
     }
 
 
-def save_model(folder: Path, job: JobDescriptor, trained: Trained, cohort: tuple[str, ...]) -> Path:
+def save_kept(folder: Path, job: JobDescriptor, kept: Kept, cohort: tuple[str, ...], why: str) -> Path | None:
+    """The trees that were finished when a job ended early, marked as such; None where there are none."""
+    if kept.model is None:
+        return None
+    return save_model(folder, job, Trained(kept.model, kept.rows, kept.positives, None, 0), cohort, why)
+
+
+def save_model(
+    folder: Path, job: JobDescriptor, trained: Trained, cohort: tuple[str, ...], ended: str = ""
+) -> Path:
     """Write model and card into a folder of the job's own; the folder."""
-    target = folder / f"{job.name}-{job.hash().hex()[:12]}"
+    target = folder / f"{job.name}-{job.hash().hex()[:12]}{'-partial' if ended else ''}"
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_atomic(target / "model.json", trained.model.to_bytes(), 0o600)
     if isinstance(trained.model, TreeModel):
         write_atomic(target / "model.xgboost.json", json.dumps(trained.model.to_xgboost()).encode(), 0o600)
-    document = card(job, trained, cohort)
+    document = card(job, trained, cohort, ended)
     write_atomic(
         target / "card.json", (json.dumps(document, indent=2, sort_keys=True) + "\n").encode(), 0o600
     )

@@ -112,12 +112,20 @@ class NodeSeats:
             )
             self.report(job_hash, "done", str(where.relative_to(self._home.data)), cost.sums)
 
+        kept = pipeline.Kept()
+
         def failed(reason: str) -> None:
             _log.warning("job %s ended: %s", job_hash.hex()[:12], reason)
+            try:
+                where = pipeline.save_kept(self._home.data / "models", job, kept, member.cohort, reason)
+            except OSError as error:
+                where, reason = None, f"{reason}; its trees could not be saved: {error.strerror}"
+            if where is not None:
+                reason = f"{reason}; finished trees are in {where.relative_to(self._home.data)}"
             self.report(job_hash, "failed", reason)
 
         try:
-            learner = self._learner(job)
+            learner = self._learner(job, kept)
         except LearningError as error:
             failed(str(error))
             raise
@@ -128,7 +136,7 @@ class NodeSeats:
         member = self._book.current.get(coordinator)
         return wire.sync_channel(member, self._keys, self._own)
 
-    def _learner(self, job: JobDescriptor) -> Learner[Any]:
+    def _learner(self, job: JobDescriptor, kept: pipeline.Kept) -> Learner[Any]:
         if job.kind == "stats":
             own: dict[str, int] = {}
             if str(self._home.name) not in job.observers:
@@ -145,7 +153,7 @@ class NodeSeats:
             if section.test is None:
                 raise SeatRefused(f"the dataset {job.dataset} has no test rows here")
             test = data.load(self._file(section.test), job.features, job.label, own_id)
-        return pipeline.training(job, block, test)
+        return pipeline.training(job, block, test, kept)
 
     def _file(self, path: Path) -> Path:
         return self._home.file.parent / path

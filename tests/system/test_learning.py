@@ -143,6 +143,7 @@ def test_three_banks_train_the_model_of_their_pooled_rows(federation, tmp_path):
     cards = {(file.parent / "card.json").read_text() for file in found.values()}
     assert len(cards) == 1
     card = json.loads(cards.pop())
+    assert card["ended_early"] is None
     assert card["data"] == {
         "rows": 24_000,
         "positives": sum(int(b.y.sum()) for b in blocks),
@@ -266,6 +267,13 @@ def test_a_bank_killed_in_mid_run_ends_the_job_and_is_named(federation):
     for bank in ("bank-a", "bank-c"):
         ended = wait_for_state(federation, bank, "killed", {"failed"})
         assert re.search(r"upload: .*bank/bank-b: did not answer in time", ended["detail"])
+        # The finished trees stay, marked as what they are.
+        folder = next(federation.node(bank).glob("data/models/killed-*-partial"))
+        kept = json.loads((folder / "model.json").read_bytes())["trees"]
+        assert 2 <= len(kept) < 400
+        card = json.loads((folder / "card.json").read_text())
+        assert "did not answer in time" in card["ended_early"]
+        assert card["data"]["rows"] == 24_000
     # It comes back, and the next job runs.
     federation.start_learning("bank-b")
     time.sleep(0.5)
