@@ -24,7 +24,7 @@ class SimulationConfig(BaseModel):
     test_path: Path | None = Field(None, description="rows to test on; otherwise a part of each bank's")
     label: str = "y"
     features: list[str] = Field([], description="default: all columns but label, id, bank and time")
-    drop: list[str] = ["id"]
+    drop: list[str] = ["id", "ID"]
     rows: int = Field(5_000, ge=10, le=5_000_000, description="of generated data, per bank on average")
     fraud_rate: float = Field(0.01, gt=0, lt=0.5, description="of generated data")
     split: Literal["iid", "label", "quantity", "column", "time"] = "iid"
@@ -39,7 +39,7 @@ class SimulationConfig(BaseModel):
     )
     encryption: Literal["full", "masks", "none"] = "full"
     engine: Literal["inline", "ray"] = "inline"
-    seeds: list[Annotated[int, Field(ge=0, lt=2**31)]] = Field([0, 1, 2], min_length=1, max_length=100)
+    seeds: list[Annotated[int, Field(ge=0, lt=2**31)]] = Field([0], min_length=1, max_length=100)
     out: Path = Path("simulation")
 
     @property
