@@ -19,7 +19,7 @@ from federation import data, generate, metrics, steps
 from federation.data import Block
 from federation.models.trees import Grower, TreeSettings
 from federation.rooms import LocalRoom
-from federation.simulate.engines import _job, _Keys, party_id
+from federation.simulate.engines import Keys, party_id, secure_job
 from federation.split import train_and_test
 from protocols.sums.members import Member
 
@@ -61,9 +61,8 @@ def federate(blocks: list[Block], settings: TreeSettings, names: list[str], lock
         models = steps.one_by_one(list(learners.values()))
         costs = {}
     else:
-        keys = {block.name: _Keys.generate() for block in blocks}
-        parties = sorted((key.party(name) for name, key in keys.items()), key=lambda party: party.id)
-        job = _job(b"\x01" * 32, parties, "full" if lock == "masks+BFV" else "masks")
+        keys = {block.name: Keys.generate() for block in blocks}
+        job = secure_job(b"\x01" * 32, keys, "full" if lock == "masks+BFV" else "masks")
         members = {party_id(n): Member(job, party_id(n), key.signing, key.sealing) for n, key in keys.items()}
         found, costs = LocalRoom(job, members).run({party_id(n): each for n, each in learners.items()})
         models = list(found.values())

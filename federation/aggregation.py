@@ -5,6 +5,7 @@ are handled in order, those of a room by one worker thread, never on the event l
 """
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -146,7 +147,7 @@ class Room:
             async for message in requests:
                 if self._streams.get(party) is not stream:
                     return
-                await self._apply(lambda message=message: self._coordinator.receive(party, message))  # type: ignore[misc]
+                await self._apply(functools.partial(self._coordinator.receive, party, message))
         except SumAborted:
             return  # everyone was told by `_end`
         except grpc.aio.AioRpcError:
@@ -173,7 +174,7 @@ class Room:
                 self._since = time.monotonic()
                 self._lost.clear()
                 try:
-                    await self._apply(lambda judged=now: self._give_up(judged))  # type: ignore[misc]
+                    await self._apply(functools.partial(self._give_up, now))
                 except SumAborted as error:
                     _log.warning("job ended: %s", error)
 

@@ -4,8 +4,8 @@ import contextlib
 import functools
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -34,12 +34,10 @@ class Cost:
     sent: int = 0
     received: int = 0
     sums: int = 0
-    labels: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, float]:
         """By name."""
-        names = ("compute", "cryptography", "waiting", "sent", "received", "sums")
-        return {name: getattr(self, name) for name in names}
+        return asdict(self)
 
 
 class LinkBroken(LearningError):
@@ -99,8 +97,8 @@ class Party:
         finally:
             self.cost.compute += time.perf_counter() - started
 
-    def contribution(self) -> "Sequence[pb.SumFromMember] | Any":
-        """What to send now: an iterator, empty where nothing is due."""
+    def contribution(self) -> Iterator[pb.SumFromMember]:
+        """What to send now: empty where nothing is due."""
         if self._ask is None or self._contributed or not self.member.ready:
             return iter(())
         self._contributed = True
@@ -117,12 +115,13 @@ class Party:
         if not self.done:
             self._forward(self.contribution(), send)
 
-    def _forward(self, messages: Any, send: Callable[[pb.SumFromMember], None]) -> None:
-        """Send an iterator's messages. A link that breaks on the way ends only the sending."""
-        iterator = iter(messages)
+    def _forward(
+        self, messages: Iterator[pb.SumFromMember], send: Callable[[pb.SumFromMember], None]
+    ) -> None:
+        """Send an iterator's messages, each as it is made. Raises what `send` raises."""
         while True:
             started = time.perf_counter()
-            message = next(iterator, None)
+            message = next(messages, None)
             self.cost.cryptography += time.perf_counter() - started
             if message is None:
                 return

@@ -77,9 +77,7 @@ def test_generated_code_is_up_to_date(tmp_path):
 def test_no_pickle_no_eval_no_unauthenticated_port():
     allowed = {
         "nodes/node.py": 'add_insecure_port(f"unix:',
-        "nodes/cli/common.py": 'insecure_channel(f"unix:',
-        "nodes/cli/jobs.py": 'insecure_channel(f"unix:',
-        "nodes/learning/processes.py": 'insecure_channel(f"unix:',
+        "nodes/services/wire.py": 'insecure_channel(f"unix:',
         # The simulation's own socket in a private temporary folder: `address` and `socket` begin with unix:.
         "federation/simulate/engines.py": "insecure_",
     }

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..data import Block, Matrix
+from ..data import Block, Matrix, pool
 from ..steps import Ask, Learner, fixed_point, quantise
 from . import base, scaling
 from .base import Model, Scores
@@ -71,8 +71,8 @@ def learn(
     """The learner of one party."""
     none = [np.zeros(len(block.y), dtype=bool) for block in blocks]
     shape = yield from base.find_shape(blocks, none, parties)
-    x = np.concatenate([block.x for block in blocks])
-    y = np.concatenate([block.y for block in blocks]).astype(np.float64)
+    pooled = pool(blocks)
+    x, y = pooled.x, pooled.y.astype(np.float64)
     scale = yield from scaling.find(x)
     weight = base.weight_of_positives(settings.positive_weight, shape)
     design = np.concatenate([np.ones((len(x), 1)), scale.apply(x)], axis=1)

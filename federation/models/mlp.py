@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..data import Block, Matrix
+from ..data import Block, Matrix, pool
 from ..errors import JobError
 from ..steps import Ask, Learner, fixed_point, quantise
 from . import base, scaling
@@ -96,8 +96,8 @@ def learn(
     """The learner of one party."""
     none = [np.zeros(len(block.y), dtype=bool) for block in blocks]
     shape = yield from base.find_shape(blocks, none, parties)
-    x = np.concatenate([block.x for block in blocks])
-    y = np.concatenate([block.y for block in blocks]).astype(np.float64)
+    pooled = pool(blocks)
+    x, y = pooled.x, pooled.y.astype(np.float64)
     scale = yield from scaling.find(x)
     scaled = scale.apply(x)
     weights = np.where(y > 0, base.weight_of_positives(settings.positive_weight, shape), 1.0)

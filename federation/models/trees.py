@@ -23,7 +23,7 @@ from protocols.sums.modular import Vector
 
 from .. import bins as binning
 from ..bins import Bins
-from ..data import Block, Matrix
+from ..data import Block, Matrix, pool
 from ..errors import JobError
 from ..steps import Ask, Learner, fixed_point
 from . import base
@@ -268,10 +268,10 @@ class _Rows:
 
     def __init__(self, blocks: list[Block], held_out: list[npt.NDArray[np.bool_]], bins: Bins) -> None:
         self.blocks = blocks
-        self.x = np.concatenate([block.x for block in blocks])
-        self.y = np.concatenate([block.y for block in blocks]).astype(np.float64)
+        pooled = pool(blocks)
+        self.y = pooled.y.astype(np.float64)
         self.held = np.concatenate(held_out)
-        self.bins = bins.transform(self.x)
+        self.bins = bins.transform(pooled.x)
         self.margin = np.zeros(len(self.y), dtype=np.float32)
 
     def drawn(self, seed: int, what: str, step: int) -> Floats:

@@ -70,12 +70,14 @@ def descriptor(config: SimulationConfig, world: World, seed: int) -> JobDescript
 
 
 @dataclass(frozen=True)
-class _Keys:
+class Keys:
+    """A simulated bank's."""
+
     signing: Ed25519PrivateKey
     sealing: X25519PrivateKey
 
     @classmethod
-    def generate(cls) -> "_Keys":
+    def generate(cls) -> "Keys":
         return cls(Ed25519PrivateKey.generate(), X25519PrivateKey.generate())
 
     def party(self, name: str) -> Party:
@@ -89,15 +91,17 @@ class _Keys:
         return self.signing.private_bytes_raw().hex(), self.sealing.private_bytes_raw().hex()
 
     @classmethod
-    def from_raw(cls, raw: tuple[str, str]) -> "_Keys":
+    def from_raw(cls, raw: tuple[str, str]) -> "Keys":
         return cls(
             Ed25519PrivateKey.from_private_bytes(bytes.fromhex(raw[0])),
             X25519PrivateKey.from_private_bytes(bytes.fromhex(raw[1])),
         )
 
 
-def _job(hash_: bytes, parties: list[Party], encryption: str) -> Job:
-    return Job(hash_, tuple(parties), bfv=encryption == "full")
+def secure_job(hash_: bytes, keys: dict[str, Keys], encryption: str) -> Job:
+    """The sums of banks by name, `full` with BFV or `masks` without."""
+    parties = tuple(keys[name].party(name) for name in sorted(keys, key=party_id))
+    return Job(hash_, parties, bfv=encryption == "full")
 
 
 def run(
@@ -132,10 +136,8 @@ def _inline(
     if config.encryption == "none":
         models = steps.one_by_one(list(learners.values()))
         return _same(models), {name: Cost() for name in learners}
-    keys = {name: _Keys.generate() for name in world.names}
-    secure = _job(
-        job.hash(), [keys[name].party(name) for name in sorted(keys, key=party_id)], config.encryption
-    )
+    keys = {name: Keys.generate() for name in world.names}
+    secure = secure_job(job.hash(), keys, config.encryption)
     members = {
         party_id(name): Member(secure, party_id(name), key.signing, key.sealing) for name, key in keys.items()
     }
@@ -163,16 +165,15 @@ class _Seats:
         folder = Path(self._folder)
         plan = json.loads((folder / "plan.json").read_text())
         clients, own = int(context.node_config["num-partitions"]), int(context.node_config["partition-id"])
-        keys = {name: _Keys.from_raw(raw) for name, raw in plan["keys"].items()}
-        parties = [keys[name].party(name) for name in sorted(keys, key=party_id)]
-        secure = _job(job.hash(), parties, plan["encryption"])
+        keys = {name: Keys.from_raw(raw) for name, raw in plan["keys"].items()}
+        secure = secure_job(job.hash(), keys, plan["encryption"])
         return [
             self._seat(folder, plan, job, secure, name, keys[name]) for name in plan["banks"][own::clients]
         ]
 
     @staticmethod
     def _seat(
-        folder: Path, plan: dict[str, Any], job: JobDescriptor, secure: Job, name: str, key: _Keys
+        folder: Path, plan: dict[str, Any], job: JobDescriptor, secure: Job, name: str, key: Keys
     ) -> Seat:
         with np.load(folder / f"{name}.npz") as rows:
             block = Block(name, rows["x"], rows["y"])
@@ -240,10 +241,8 @@ def _ray(
     }
     from flwr.simulation import run_simulation
 
-    keys = {name: _Keys.generate() for name in world.names}
-    secure = _job(
-        job.hash(), [keys[name].party(name) for name in sorted(keys, key=party_id)], config.encryption
-    )
+    keys = {name: Keys.generate() for name in world.names}
+    secure = secure_job(job.hash(), keys, config.encryption)
     cores = os.cpu_count() or 1
     # Clients that wait for each other's sums must all run at once.
     clients = min(len(world.names), cores)

@@ -21,7 +21,7 @@ from protocols.errors import ProtocolError
 
 from ..config import Home
 from ..errors import NodeError
-from ..services.wire import ADMIN_OPTIONS
+from ..services import wire
 from .i18n import t
 
 _WIDE = 140  # columns where nobody's terminal says otherwise
@@ -79,9 +79,8 @@ def fail(message: str, status: int = 1) -> None:
 
 
 @contextlib.contextmanager
-def admin(config: Path) -> Iterator[admin_pb2_grpc.AdminStub]:
-    """The node's admin service; raises `CommandError` where the socket is not there."""
-    home = Home(config)
+def channel(home: Home) -> Iterator[grpc.Channel]:
+    """To the node's admin socket; raises `CommandError` where it is not there."""
     if not home.socket.exists():
         raise CommandError(
             t(
@@ -89,8 +88,15 @@ def admin(config: Path) -> Iterator[admin_pb2_grpc.AdminStub]:
                 f"节点未运行：请用 `lianfang serve --config {home.file}` 启动",
             )
         )
-    with grpc.insecure_channel(f"unix:{home.socket}", ADMIN_OPTIONS) as channel:  # the socket is 0600
-        yield admin_pb2_grpc.AdminStub(channel)
+    with wire.admin_channel(home.socket) as opened:
+        yield opened
+
+
+@contextlib.contextmanager
+def admin(config: Path) -> Iterator[admin_pb2_grpc.AdminStub]:
+    """The node's admin service; raises `CommandError` where the socket is not there."""
+    with channel(Home(config)) as opened:
+        yield admin_pb2_grpc.AdminStub(opened)
 
 
 def as_dict(message: Message) -> dict[str, Any]:

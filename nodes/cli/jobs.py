@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-import grpc
 import typer
 from cryptography import x509
 from lianfang.v1 import learning_pb2 as pb
@@ -16,7 +15,6 @@ from lianfang.v1 import learning_pb2_grpc
 from ..config import Home
 from ..identity.members import MemberBook
 from ..identity.names import Role
-from ..services.wire import ADMIN_OPTIONS
 from . import common
 from .common import HERE, CommandError, Config, Json, as_dict, err, out, print_json
 from .i18n import t
@@ -44,15 +42,8 @@ _FOLLOW = 0.5
 @contextmanager
 def _desk(config: Path) -> Iterator[tuple[Home, learning_pb2_grpc.LearningAdminStub]]:
     home = Home(config)
-    if not home.socket.exists():
-        raise CommandError(
-            t(
-                "the node is not running: start it with `lianfang serve`",
-                "节点未运行：请用 `lianfang serve` 启动",
-            )
-        )
-    with grpc.insecure_channel(f"unix:{home.socket}", ADMIN_OPTIONS) as channel:  # the socket is 0600
-        yield home, learning_pb2_grpc.LearningAdminStub(channel)
+    with common.channel(home) as opened:
+        yield home, learning_pb2_grpc.LearningAdminStub(opened)
 
 
 def _read(path: Path) -> Any:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def _write(path: Path, block: Block) -> None:
         writer = csv.writer(file)
         writer.writerow([*generate.FEATURES, LABEL])
         for values, label in zip(block.x.tolist(), block.y.tolist(), strict=True):
-            writer.writerow(["" if value != value else repr(value) for value in values] + [label])  # noqa: PLR0124
+            writer.writerow(["" if math.isnan(value) else repr(value) for value in values] + [label])
 
 
 def train(network: Network) -> tuple[dict[str, Any], dict[str, Path]]:

@@ -91,10 +91,7 @@ class Desk:
             )
         for party in (*job.parties, job.coordinator):
             self._book.current.get(party)
-        if job.code != code_hash():
-            raise Refused(
-                f"the job is for learning code {job.code[:12]}, installed is {code_hash()[:12]}", "CODE"
-            )
+        _check_code(job)
         if job.bundle != bundle_hash():
             raise Refused(
                 f"the job names the bundle {job.bundle[:12]}, this code launches with {bundle_hash()[:12]}",
@@ -215,10 +212,7 @@ class Desk:
         )
         if job is None:
             raise Refused("this node does not know the job", "JOB")
-        if job.code != code_hash():
-            raise Refused(
-                f"the job is for learning code {job.code[:12]}, installed is {code_hash()[:12]}", "CODE"
-            )
+        _check_code(job)
         with db.writing(self._database) as connection:
             table = schema.learning_job
             begun = connection.execute(
@@ -306,6 +300,13 @@ class Desk:
         keys = {row.member: row.key for row in rows if row.member in current}
         self._registered = {member: keys[member] for member in registered if member in keys}
         return keys
+
+
+def _check_code(job: JobDescriptor) -> None:
+    if job.code != code_hash():
+        raise Refused(
+            f"the job is for learning code {job.code[:12]}, installed is {code_hash()[:12]}", "CODE"
+        )
 
 
 def _overlap(left: str, right: str) -> bool:

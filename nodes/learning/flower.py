@@ -11,7 +11,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -86,17 +85,6 @@ def _retries(tries: int | None) -> Any:
     return invoker
 
 
-def _runtime(address: str, tries: int | None, *interceptors: Any) -> RuntimeHttpClient:
-    # Plain HTTP: SuperNode or SuperLink and executor are of one institution, on one machine's loopback.
-    return RuntimeHttpClient.from_server_address(
-        server_address=address,
-        insecure=True,
-        root_certificates=None,
-        interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr-clientapp"), *interceptors],
-        retry_invoker=_retries(tries),
-    )
-
-
 _naming = threading.Lock()
 
 
@@ -107,14 +95,6 @@ def _identity(given: PullTaskInputResponse) -> Iterator[None]:
         TaskIdentity.task_id, TaskIdentity.run_id = given.task_id, given.run.run_id
         TaskIdentity.node_id = given.context.node_id
         yield
-
-
-@dataclass(frozen=True)
-class Task:
-    """A claimed task: its kind and the token by which it speaks to the runtime."""
-
-    kind: str
-    token: str
 
 
 class Executor:
@@ -156,25 +136,24 @@ class Executor:
             if not (found.HasField("task") and found.token):
                 stopping.wait(_POLL)
                 continue
-            task = Task(self._kind, found.token)
             target = self._serve if self._coordinator else self._train
             self._room.acquire()
-            threading.Thread(target=self._guarded, args=(target, task), daemon=True).start()
+            threading.Thread(target=self._guarded, args=(target, found.token), daemon=True).start()
 
     def _client(self, tries: int | None, *interceptors: Any) -> RuntimeHttpClient:
-        if not self._coordinator:
-            return _runtime(self._address, tries, *interceptors)
+        # A SuperNode and its executor are on one machine: plain HTTP over loopback.
+        component = "flwr-serverapp" if self._coordinator else "flwr-clientapp"
         return RuntimeHttpClient.from_server_address(
             server_address=self._address,
-            insecure=False,
-            root_certificates=self._certificate,
-            interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr-serverapp"), *interceptors],
+            insecure=not self._coordinator,
+            root_certificates=self._certificate if self._coordinator else None,
+            interceptors=[RuntimeVersionHttpInterceptor(component_name=component), *interceptors],
             retry_invoker=_retries(tries),
         )
 
-    def _guarded(self, target: Callable[[Task], None], task: Task) -> None:
+    def _guarded(self, target: Callable[[str], None], token: str) -> None:
         try:
-            target(task)
+            target(token)
         except Exception:
             _log.exception("a task failed")
         finally:
@@ -182,8 +161,8 @@ class Executor:
 
     # -- a bank's task -----------------------------------------------------------------------------------------
 
-    def _train(self, task: Task) -> None:
-        client = self._client(None, RuntimeTokenHttpInterceptor(task.token))
+    def _train(self, token: str) -> None:
+        client = self._client(None, RuntimeTokenHttpInterceptor(token))
         heart = HeartbeatSender(make_task_heartbeat_fn_http(client))
         heart.start()
         try:
@@ -230,12 +209,12 @@ class Executor:
 
     # -- the coordinator's task --------------------------------------------------------------------------------
 
-    def _serve(self, task: Task) -> None:
+    def _serve(self, token: str) -> None:
         grid = HttpGrid(
             runtime_api_address=self._address,
             insecure=False,
             root_certificates=self._certificate,
-            token=task.token,
+            token=token,
         )
         runtime = grid._runtime_client
         heart = HeartbeatSender(make_task_heartbeat_fn_http(runtime))

@@ -29,7 +29,7 @@ from ..errors import ConfigError
 from ..files import write_atomic, write_secret
 from ..identity.keys import NodeKeys, check_private
 from ..identity.names import Role
-from ..services.wire import ADMIN_OPTIONS
+from ..services.wire import admin_channel
 from . import flower
 from .seats import NodeSeats
 from .service import SUPERLINK_CERTIFICATE
@@ -186,7 +186,7 @@ def serve(home: Home) -> None:
         signal.signal(number, lambda *_: stopping.set())
     os.environ |= QUIET
     keys = NodeKeys.load(home.keys)
-    channel = grpc.insecure_channel(f"unix:{home.socket}", ADMIN_OPTIONS)  # the socket is 0600
+    channel = admin_channel(home.socket)
     desk = learning_pb2_grpc.LearningAdminStub(channel)
     try:
         _say_started(desk, stopping)

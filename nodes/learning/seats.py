@@ -59,7 +59,7 @@ class NodeSeats:
         self._home, self._keys, self._desk = home, keys, desk
         self.own = str(home.name)
         certs = home.certs
-        self._own = (certs / "node.crt").read_bytes()
+        self._certificate = (certs / "node.crt").read_bytes()
         ca = x509.load_pem_x509_certificate((certs / "ca.crt").read_bytes())
         self._book = MemberBook(certs / "members.bin", ca)
 
@@ -71,7 +71,7 @@ class NodeSeats:
             raise SeatRefused(error.details() or error.code().name, wire.reason_of(error)) from error
 
     def report(self, job_hash: bytes, state: str, detail: str = "", sums: int = 0) -> None:
-        """Tell the node how the job stands; a node that restarts is told again with the next report."""
+        """Tell the node how the job stands. What a node that is down misses, only a later report tells it."""
         try:
             self._desk.Report(pb.JobReport(job=job_hash, state=state, detail=detail, sums=sums), timeout=30)
         except grpc.RpcError as error:
@@ -79,7 +79,7 @@ class NodeSeats:
 
     def seat(self, job: JobDescriptor, admitted: pb.Seat) -> Seat:
         """Rows loaded, keys at hand, stream not yet opened. Raises `LearningError`."""
-        job_hash, own = job.hash(), str(self._home.name)
+        job_hash, own = job.hash(), self.own
 
         def record(cohort: frozenset[str]) -> None:
             request = pb.CohortRecord(job=job_hash, cohort=pb.Cohort(members=sorted(cohort)))
@@ -134,19 +134,19 @@ class NodeSeats:
 
     def _channel(self, coordinator: str) -> grpc.Channel:
         member = self._book.current.get(coordinator)
-        return wire.sync_channel(member, self._keys, self._own)
+        return wire.sync_channel(member, self._keys, self._certificate)
 
     def _learner(self, job: JobDescriptor, kept: pipeline.Kept) -> Learner[Any]:
         if job.kind == "stats":
             own: dict[str, int] = {}
-            if str(self._home.name) not in job.observers:
+            if self.own not in job.observers:
                 request = pb.CountsRequest(categories=job.categories, since=job.since, until=job.until)
                 own = dict(self._desk.Counts(request, timeout=600).counts)
             return pipeline.statistics(job, own)
         section = Home(self._home.file).config.learn.datasets.get(job.dataset)
         if section is None:
             raise SeatRefused(f"the dataset {job.dataset} is not configured here")
-        own_id = str(self._home.name)
+        own_id = self.own
         block = data.load(self._file(section.path), job.features, job.label, own_id)
         test = None
         if job.evaluate == "test":

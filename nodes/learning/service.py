@@ -23,12 +23,6 @@ if TYPE_CHECKING:
 SUPERLINK_CERTIFICATE = "learn/superlink.crt"  # in the node's data folder
 
 
-def _struct(document: dict[str, Any]) -> Struct:
-    out = Struct()
-    out.update(document)
-    return out
-
-
 class LearningService(learning_pb2_grpc.LearningServicer):
     """On the coordinator's peer port."""
 
@@ -66,12 +60,12 @@ class LearningAdminService(learning_pb2_grpc.LearningAdminServicer):
     @wire.unary
     async def Approve(self, request: pb.JobFile, context: Any) -> Struct:
         """Check a job and let it in."""
-        return _struct(await asyncio.to_thread(self._desk.approve, request.descriptor))
+        return wire.struct(await asyncio.to_thread(self._desk.approve, request.descriptor))
 
     @wire.unary
     async def Revoke(self, request: pb.JobReference, context: Any) -> Struct:
         """Take a job off the policy."""
-        return _struct(await asyncio.to_thread(self._desk.revoke, request.hash))
+        return wire.struct(await asyncio.to_thread(self._desk.revoke, request.hash))
 
     @wire.unary
     async def Jobs(self, request: pb.JobsRequest, context: Any) -> Struct:
@@ -81,7 +75,7 @@ class LearningAdminService(learning_pb2_grpc.LearningAdminServicer):
         for job in jobs:
             if job["job"] in rooms:
                 job["room"] = rooms[job["job"]]
-        return _struct({"jobs": jobs})
+        return wire.struct({"jobs": jobs})
 
     @wire.unary
     async def Enter(self, request: pb.EnrolRequest, context: Any) -> pb.EnrolResponse:

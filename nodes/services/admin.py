@@ -39,12 +39,6 @@ _ANSWERS_A_MESSAGE = 1_000
 _ROWS_A_MESSAGE = 1_000
 
 
-def _struct(document: dict[str, Any]) -> Struct:
-    out = Struct()
-    out.update(document)
-    return out
-
-
 def _identifiers(rows: "list[pb.Row]", region: str) -> list[bytes]:
     return [
         normalise(
@@ -65,22 +59,22 @@ class AdminService(admin_pb2_grpc.AdminServicer):
     @wire.unary
     async def Status(self, request: pb.StatusRequest, context: Any) -> Struct:
         """Who this node is, its lists, epochs and copies."""
-        return _struct(await asyncio.to_thread(report.status, self._node))
+        return wire.struct(await asyncio.to_thread(report.status, self._node))
 
     @wire.unary
     async def Peers(self, request: pb.PeersRequest, context: Any) -> Struct:
         """Members, and with `probe` whether each answers."""
-        return _struct(await report.peers(self._node, request.probe))
+        return wire.struct(await report.peers(self._node, request.probe))
 
     @wire.unary
     async def Diagnose(self, request: pb.DiagnoseRequest, context: Any) -> Struct:
         """What only the running node knows for `doctor`."""
-        return _struct(await report.diagnose(self._node))
+        return wire.struct(await report.diagnose(self._node))
 
     @wire.unary
     async def ListStats(self, request: pb.ListRequest, context: Any) -> Struct:
         """Counts of a list and its sealing."""
-        return _struct(await asyncio.to_thread(report.list_statistics, self._node, request.list))
+        return wire.struct(await asyncio.to_thread(report.list_statistics, self._node, request.list))
 
     # -- own lists -------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import grpc
 from cryptography import x509
 from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import Struct
 from grpc_health.v1 import health
 
 from protocols.errors import ProtocolError
@@ -62,6 +63,11 @@ def secured(
     credentials = grpc.ssl_channel_credentials(member.trusted_pem(), keys.tls_pem(), certificate)
     options = [*CLIENT_OPTIONS, ("grpc.ssl_target_name_override", member.name.dns)]
     return member.endpoint, credentials, options
+
+
+def admin_channel(socket: Path) -> grpc.Channel:
+    """A blocking channel to a node's own admin socket, which is 0600: the file system authenticates."""
+    return grpc.insecure_channel(f"unix:{socket}", ADMIN_OPTIONS)
 
 
 def sync_channel(member: Member, keys: NodeKeys, certificate: bytes) -> grpc.Channel:
@@ -227,6 +233,13 @@ class Health(health.aio.HealthServicer):
     async def Watch(self, request: Any, context: Any) -> None:
         """Not offered; ask `Check`."""
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "use Check")
+
+
+def struct(document: dict[str, Any]) -> Struct:
+    """Plain data as a message."""
+    out = Struct()
+    out.update(document)
+    return out
 
 
 def plain(text: str) -> str:
