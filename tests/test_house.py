@@ -79,7 +79,7 @@ def test_no_pickle_no_eval_no_unauthenticated_port():
         "nodes/node.py": 'add_insecure_port(f"unix:',
         "nodes/services/wire.py": 'insecure_channel(f"unix:',
         # The simulation's own socket in a private temporary folder: `address` and `socket` begin with unix:.
-        "federation/simulate/engines.py": "insecure_",
+        "federation/simulate/flower.py": "insecure_",
     }
     for room in ROOMS:
         for path in modules(room):

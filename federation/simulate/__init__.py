@@ -2,6 +2,7 @@
 
 config    what to simulate, as options or a TOML file
 arms      local, federated and pooled models of one seed
-engines   inline (one process) and ray (Flower's simulation engine)
+engines   which engine, and the one in this process
+flower    Flower's simulation engine on Ray, in a process of its own
 report    tidy Parquet, JSON, plots, one HTML page
 """
