@@ -23,19 +23,20 @@ _sym_db = _symbol_database.Default()
 
 
 from lianfang.v1 import common_pb2 as lianfang_dot_v1_dot_common__pb2
+from lianfang.v1 import ledger_pb2 as lianfang_dot_v1_dot_ledger__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18lianfang/v1/lookup.proto\x12\x0blianfang.v1\x1a\x18lianfang/v1/common.proto\"\x92\x02\n\x0f\x45valuateRequest\x12!\n\x05suite\x18\x01 \x01(\x0e\x32\x12.lianfang.v1.Suite\x12\x0c\n\x04list\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\r\x12\x13\n\x0btable_batch\x18\x04 \x01(\r\x12\x10\n\x08query_id\x18\x05 \x01(\x0c\x12%\n\x07purpose\x18\x06 \x01(\x0e\x32\x14.lianfang.v1.Purpose\x12&\n\x05\x62\x61sis\x18\x07 \x01(\x0e\x32\x17.lianfang.v1.LegalBasis\x12\x17\n\x0f\x63\x61se_commitment\x18\x08 \x01(\x0c\x12\r\n\x05\x61sker\x18\t \x01(\x0c\x12\x10\n\x08\x61sked_at\x18\n \x01(\x03\x12\x0f\n\x07\x62linded\x18\x0b \x01(\x0c\"r\n\x10\x45valuateResponse\x12\x11\n\tevaluated\x18\x01 \x01(\x0c\x12\r\n\x05proof\x18\x02 \x01(\x0c\x12#\n\x06\x62udget\x18\x03 \x01(\x0b\x32\x13.lianfang.v1.Budget\x12\x17\n\x0frepeated_answer\x18\x04 \x01(\x08\x32Q\n\x06Lookup\x12G\n\x08\x45valuate\x12\x1c.lianfang.v1.EvaluateRequest\x1a\x1d.lianfang.v1.EvaluateResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18lianfang/v1/lookup.proto\x12\x0blianfang.v1\x1a\x18lianfang/v1/common.proto\x1a\x18lianfang/v1/ledger.proto\"\xb9\x02\n\x0f\x45valuateRequest\x12!\n\x05suite\x18\x01 \x01(\x0e\x32\x12.lianfang.v1.Suite\x12\x0c\n\x04list\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\r\x12\x13\n\x0btable_batch\x18\x04 \x01(\r\x12\x10\n\x08query_id\x18\x05 \x01(\x0c\x12%\n\x07purpose\x18\x06 \x01(\x0e\x32\x14.lianfang.v1.Purpose\x12&\n\x05\x62\x61sis\x18\x07 \x01(\x0e\x32\x17.lianfang.v1.LegalBasis\x12\x17\n\x0f\x63\x61se_commitment\x18\x08 \x01(\x0c\x12\r\n\x05\x61sker\x18\t \x01(\x0c\x12\x10\n\x08\x61sked_at\x18\n \x01(\x03\x12\x0f\n\x07\x62linded\x18\x0b \x01(\x0c\x12%\n\x07receipt\x18\x0c \x01(\x0b\x32\x14.lianfang.v1.Receipt\"\x99\x01\n\x10\x45valuateResponse\x12\x11\n\tevaluated\x18\x01 \x01(\x0c\x12\r\n\x05proof\x18\x02 \x01(\x0c\x12#\n\x06\x62udget\x18\x03 \x01(\x0b\x32\x13.lianfang.v1.Budget\x12\x17\n\x0frepeated_answer\x18\x04 \x01(\x08\x12%\n\x07receipt\x18\x05 \x01(\x0b\x32\x14.lianfang.v1.Receipt2Q\n\x06Lookup\x12G\n\x08\x45valuate\x12\x1c.lianfang.v1.EvaluateRequest\x1a\x1d.lianfang.v1.EvaluateResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lianfang.v1.lookup_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_EVALUATEREQUEST']._serialized_start=68
-  _globals['_EVALUATEREQUEST']._serialized_end=342
-  _globals['_EVALUATERESPONSE']._serialized_start=344
-  _globals['_EVALUATERESPONSE']._serialized_end=458
-  _globals['_LOOKUP']._serialized_start=460
-  _globals['_LOOKUP']._serialized_end=541
+  _globals['_EVALUATEREQUEST']._serialized_start=94
+  _globals['_EVALUATEREQUEST']._serialized_end=407
+  _globals['_EVALUATERESPONSE']._serialized_start=410
+  _globals['_EVALUATERESPONSE']._serialized_end=563
+  _globals['_LOOKUP']._serialized_start=565
+  _globals['_LOOKUP']._serialized_end=646
 # @@protoc_insertion_point(module_scope)

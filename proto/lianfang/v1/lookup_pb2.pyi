@@ -6,6 +6,7 @@ One batch of blinded points, evaluated under one key with one proof."""
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from lianfang.v1 import common_pb2 as _common_pb2
+from lianfang.v1 import ledger_pb2 as _ledger_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -32,6 +33,7 @@ class EvaluateRequest(_message.Message):
     ASKER_FIELD_NUMBER: _builtins.int
     ASKED_AT_FIELD_NUMBER: _builtins.int
     BLINDED_FIELD_NUMBER: _builtins.int
+    RECEIPT_FIELD_NUMBER: _builtins.int
     suite: _common_pb2.Suite.ValueType
     list: _builtins.str
     epoch: _builtins.int
@@ -48,6 +50,10 @@ class EvaluateRequest(_message.Message):
     asked_at: _builtins.int
     blinded: _builtins.bytes
     """32 bytes an element, padded to a public bucket"""
+    @_builtins.property
+    def receipt(self) -> _ledger_pb2.Receipt:
+        """of the querier's own record of this request"""
+
     def __init__(
         self,
         *,
@@ -62,10 +68,11 @@ class EvaluateRequest(_message.Message):
         asker: _builtins.bytes = ...,
         asked_at: _builtins.int = ...,
         blinded: _builtins.bytes = ...,
+        receipt: _ledger_pb2.Receipt | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked_at", b"asked_at", "asker", b"asker", "basis", b"basis", "blinded", b"blinded", "case_commitment", b"case_commitment", "epoch", b"epoch", "list", b"list", "purpose", b"purpose", "query_id", b"query_id", "suite", b"suite", "table_batch", b"table_batch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked_at", b"asked_at", "asker", b"asker", "basis", b"basis", "blinded", b"blinded", "case_commitment", b"case_commitment", "epoch", b"epoch", "list", b"list", "purpose", b"purpose", "query_id", b"query_id", "receipt", b"receipt", "suite", b"suite", "table_batch", b"table_batch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -79,6 +86,7 @@ class EvaluateResponse(_message.Message):
     PROOF_FIELD_NUMBER: _builtins.int
     BUDGET_FIELD_NUMBER: _builtins.int
     REPEATED_ANSWER_FIELD_NUMBER: _builtins.int
+    RECEIPT_FIELD_NUMBER: _builtins.int
     evaluated: _builtins.bytes
     """32 bytes an element, in the request's order"""
     proof: _builtins.bytes
@@ -87,6 +95,10 @@ class EvaluateResponse(_message.Message):
     """this query_id was charged before"""
     @_builtins.property
     def budget(self) -> _common_pb2.Budget: ...
+    @_builtins.property
+    def receipt(self) -> _ledger_pb2.Receipt:
+        """of the holder's record of this answer"""
+
     def __init__(
         self,
         *,
@@ -94,10 +106,11 @@ class EvaluateResponse(_message.Message):
         proof: _builtins.bytes = ...,
         budget: _common_pb2.Budget | None = ...,
         repeated_answer: _builtins.bool = ...,
+        receipt: _ledger_pb2.Receipt | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "receipt", b"receipt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "evaluated", b"evaluated", "proof", b"proof", "repeated_answer", b"repeated_answer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "evaluated", b"evaluated", "proof", b"proof", "receipt", b"receipt", "repeated_answer", b"repeated_answer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -68,6 +68,9 @@ class Member(_message.Message):
     SIGNING_KEY_FIELD_NUMBER: _builtins.int
     SEALING_KEY_FIELD_NUMBER: _builtins.int
     CERTIFICATES_FIELD_NUMBER: _builtins.int
+    LOG_KEY_FIELD_NUMBER: _builtins.int
+    WITNESS_KEY_FIELD_NUMBER: _builtins.int
+    LEDGER_ENDPOINT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """spiffe://<network>/<role>/<name>"""
     dns: _builtins.str
@@ -78,6 +81,12 @@ class Member(_message.Message):
     """Ed25519, 32 bytes"""
     sealing_key: _builtins.bytes
     """X25519, 32 bytes"""
+    log_key: _builtins.bytes
+    """Ed25519, signs the heads of this member's log"""
+    witness_key: _builtins.bytes
+    """Ed25519, cosigns the heads of others' logs"""
+    ledger_endpoint: _builtins.str
+    """host:port where its log is read and its witness asked, over HTTPS"""
     @_builtins.property
     def certificates(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """DER; the newest last"""
@@ -91,10 +100,13 @@ class Member(_message.Message):
         signing_key: _builtins.bytes = ...,
         sealing_key: _builtins.bytes = ...,
         certificates: _abc.Iterable[_builtins.bytes] | None = ...,
+        log_key: _builtins.bytes = ...,
+        witness_key: _builtins.bytes = ...,
+        ledger_endpoint: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificates", b"certificates", "dns", b"dns", "endpoint", b"endpoint", "id", b"id", "sealing_key", b"sealing_key", "signing_key", b"signing_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificates", b"certificates", "dns", b"dns", "endpoint", b"endpoint", "id", b"id", "ledger_endpoint", b"ledger_endpoint", "log_key", b"log_key", "sealing_key", b"sealing_key", "signing_key", b"signing_key", "witness_key", b"witness_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
