@@ -15,7 +15,7 @@ from pathlib import Path
 
 import grpc
 from lianfang.v1 import admin_pb2 as pb
-from lianfang.v1 import admin_pb2_grpc, lookup_pb2, lookup_pb2_grpc
+from lianfang.v1 import admin_pb2_grpc, ledger_pb2, lookup_pb2, lookup_pb2_grpc
 
 from nodes.cli.lists import Format, _Upload
 from nodes.demo.network import Network, free_port
@@ -23,8 +23,10 @@ from nodes.identity.authority import Authority, make_request, read_request
 from nodes.identity.keys import NodeKeys
 from nodes.identity.members import MemberBook
 from nodes.importers.table import Mapping
+from nodes.services.lookup import event_fields
 from nodes.services.wire import ADMIN_OPTIONS, OPTIONS
 from protocols import group
+from protocols.ledger import events
 from protocols.statement import parse
 
 BANKS = ("bank-a", "bank-b", "bank-c")
@@ -142,6 +144,7 @@ class Load(threading.Thread):
         head = node_pb2_grpc.NodeInfoStub(channel).GetInfo(node_pb2.GetInfoRequest()).lists[0].epochs[-1]
         self.batch = parse(head.head.statement).batch.number
         self.blinded = group.hash_to_points(secrets.token_bytes(64 * 10_240))
+        self.own, self.peer, self.signing = member.id.replace("bank-a", "bank-c"), member.id, keys.signing
         self.stopping, self.evaluations = threading.Event(), 0
 
     def once(self) -> None:
@@ -158,6 +161,16 @@ class Load(threading.Thread):
             asked_at=int(time.time()),
             blinded=self.blinded,
         )
+        event = ledger_pb2.Event(
+            log=self.own,
+            type=ledger_pb2.EVENT_TYPE_QUERY_ASKED,
+            id=request.query_id,
+            peer=self.peer,
+            at=int(time.time() * 1000),
+            **event_fields(request),
+        )
+        receipt = events.receipt(events.commit(event), int(time.time()) + 60, self.signing)
+        request.receipt.CopyFrom(receipt)
         self.stub.Evaluate(request, timeout=120)
         self.evaluations += 10_240
 
@@ -209,7 +222,9 @@ def move_behind_delay(network: Network, seconds: float) -> None:
         port = free_port()
         Delay(port, network.ports[bank], seconds).start()
         keys = NodeKeys.load(network.node(bank) / "keys")
-        ca.sign(read_request(make_request(keys, ca.members.find(bank).name, f"127.0.0.1:{port}")))
+        ca.sign(
+            read_request(make_request(keys, ca.members.find(bank).name, f"127.0.0.1:{port}", "127.0.0.1:1"))
+        )
     (network.node("centre") / "certs" / "members.bin").write_bytes(ca.members.signed)
     time.sleep(2.5)
 

@@ -73,6 +73,23 @@ class LearnSection(_Section):
     compute_seconds: float = Field(1800, gt=0, description="coordinator: for a contribution")
 
 
+class LedgerSection(_Section):
+    """This node's transparency log, and its part as a witness of the others'."""
+
+    listen: str = "127.0.0.1:7444"
+    advertise: str = Field("", description="where others reach it; empty: as listen")
+    tick_seconds: float = Field(60, ge=0.2, le=3600, description="a new head at each")
+    leaves_a_tick: int = Field(
+        64, ge=1, le=65_536, description="a head grows by this, or by 4, 16, … times it"
+    )
+    quorum: int = Field(0, ge=0, le=1000, description="witnesses of a published head; 0: what the size needs")
+    urgent: tuple[Literal["account-opening", "payment", "case-investigation", "screening"], ...] = Field(
+        ("payment", "case-investigation"), description="purposes that go on without a quorum"
+    )
+    unpublished_hours: float = Field(24, ge=0, le=24 * 30, description="and for how long")
+    keep_openings_days: int = Field(1826, ge=1, description="then an event's salt is destroyed")
+
+
 class LogSection(_Section):
     """Structured logs on standard error."""
 
@@ -97,6 +114,7 @@ class NodeConfig(BaseSettings):
     lists: ListsSection = ListsSection()
     ask: AskSection = AskSection()
     learn: LearnSection = LearnSection()
+    ledger: LedgerSection = LedgerSection()
     log: LogSection = LogSection()
     debug: DebugSection = DebugSection()
 
@@ -181,6 +199,11 @@ epoch_days = 30            # then a list gets a new key
 [ask]
 deadline_seconds = 10
 max_table_age_hours = 24
+
+[ledger]
+listen = "{ledger_listen}"        # where this node's log is read and its witness asked
+advertise = "{ledger_advertise}"  # where others reach that
+tick_seconds = {tick_seconds}
 
 # [learn]
 # coordinator = "coordinator"          # who coordinates training; `lianfang learn serve` then joins it

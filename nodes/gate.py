@@ -1,7 +1,7 @@
 """The one gate: every use of this node by another member is admitted or refused here, and durably recorded.
 
-`admit` returns once the decision and the charge are on disk, in one transaction; only then may the action
-begin. Requests that arrive together share one commit. A repeated query id is answered from the record: charged
+`admit` returns once the decision, the charge and the log's event are on disk, in one transaction; only then may the
+action begin. Requests that arrive together share one commit. A repeated query id is answered from the record: charged
 once, refused with another request. Rules come from the policy file; contracts will be added here and nowhere else.
 """
 
@@ -14,13 +14,16 @@ from dataclasses import dataclass, field
 import grpc
 import sqlalchemy as sa
 from lianfang.v1 import common_pb2 as pb
+from lianfang.v1 import ledger_pb2
 from sqlalchemy.dialects.sqlite import insert
 
 from protocols.encoding import frame
+from protocols.ledger.events import Committed
 
 from . import limits, policy
 from .errors import Refused
 from .identity.members import Member
+from .ledger.book import Entry, LogBook, derived_id
 from .store import engine as db
 from .store import schema
 from .store.prepared import Prepared
@@ -91,6 +94,9 @@ _CHARGE = Prepared(
 )
 
 
+Promised = tuple[ledger_pb2.Receipt, Committed]
+
+
 @dataclass(frozen=True)
 class Ask:
     """What a member wants. `count` is in evaluations as charged; 0 for what costs nothing."""
@@ -107,6 +113,7 @@ class Ask:
     case_commitment: bytes = b""
     asker: bytes = b""
     asked_at: float | None = None
+    receipt: Promised | None = None  # of the asking member's own record
     # Raises `Refused` for what depends on the resource's state; runs after the rules, before the charge.
     check: Callable[[], object] = field(default=lambda: None)
 
@@ -117,6 +124,7 @@ class Decision:
 
     repeated: bool
     budget: pb.Budget
+    entry: Entry | None = None  # of the log, for the answer's receipt
 
 
 def exhausted(message: str) -> Refused:
@@ -132,9 +140,11 @@ class Gate:
         database: sa.Engine,
         writer: GroupWriter,
         rules: policy.PolicyFile,
+        log: LogBook,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._database, self._writer, self._rules, self._clock = database, writer, rules, clock
+        self._log = log
 
     def admit(self, ask: Ask) -> Decision:
         """Durably record and grant, or raise `Refused` (recorded too) or `StorageError` (nothing was)."""
@@ -142,7 +152,26 @@ class Gate:
 
     def submit(self, ask: Ask) -> "Future[Decision]":
         """`admit` without waiting; a caller that has gone before its turn is not charged."""
-        return self._writer.submit(lambda connection: self._decide(connection, ask))
+        entry = self._answered(ask) if ask.action == EVALUATE else None
+        return self._writer.submit(lambda connection: self._decide(connection, ask, entry))
+
+    def _answered(self, ask: Ask) -> Entry:
+        """The event of a grant, committed to before the writer's turn."""
+        return self._log.prepare(
+            ledger_pb2.EVENT_TYPE_QUERY_ANSWERED,
+            ask.member.id,
+            ask.query_id,
+            resource=ask.resource,
+            epoch=ask.epoch,
+            suite=pb.SUITE_RISTRETTO255_SHA512,
+            purpose=ask.purpose,
+            basis=ask.basis,
+            count=ask.count,
+            request_hash=ask.request_hash,
+            case_commitment=ask.case_commitment,
+            asker=ask.asker,
+            peer_leaf=ask.receipt[1].commitment if ask.receipt else b"",
+        )
 
     def precheck(self, ask: Ask) -> None:
         """The rules alone: keeps strangers from costing work. Raises `Refused`, which is recorded too."""
@@ -164,14 +193,14 @@ class Gate:
 
     # -- in the writer's thread ------------------------------------------------------------------------------
 
-    def _decide(self, connection: sa.Connection, ask: Ask) -> Decision:
+    def _decide(self, connection: sa.Connection, ask: Ask, entry: Entry | None) -> Decision:
         try:
-            return self._grant(connection, ask)
+            return self._grant(connection, ask, entry)
         except Refused as refusal:
             self._record_refusal(connection, ask, refusal)
             raise
 
-    def _grant(self, connection: sa.Connection, ask: Ask) -> Decision:
+    def _grant(self, connection: sa.Connection, ask: Ask, entry: Entry | None) -> Decision:
         known = _KNOWN.run(connection, {"in_peer": ask.member.id, "in_query_id": ask.query_id}).fetchone()
         if known is not None and known[1] != ask.request_hash:
             raise Refused(
@@ -182,6 +211,7 @@ class Gate:
         if ask.action == TRAIN:
             if not self._rules.current.approves(ask.resource):
                 raise Refused(f"this node has not approved the job {ask.resource[:12] or '(none)'}", "JOB")
+            self._log.check_standing(TRAIN)
         else:
             self._rule(ask.member, ask.resource, ask.action, ask.purpose, ask.basis)
         now = self._clock()
@@ -191,6 +221,7 @@ class Gate:
             ask.check()
             if known is None:
                 self._insert(connection, ask, now, ask.query_id)
+                self._event(connection, ask, ledger_pb2.EVENT_TYPE_JOB_ENTERED, ask.query_id)
             return Decision(known is not None, pb.Budget())
         if known is None and ask.asked_at is not None:
             skew = abs(now - ask.asked_at)
@@ -201,16 +232,44 @@ class Gate:
                     grpc.StatusCode.FAILED_PRECONDITION,
                 )
         ask.check()
+        assert entry is not None  # of an evaluation
+        if known is None:
+            self._log.check_standing(policy.PURPOSE_NAMES[ask.purpose])
         if known is not None:
             if known[2] >= limits.RETRIES_ANSWERED:
                 raise exhausted("this question has been answered often enough; ask a new one")
             _REPEATED.run(connection, {"in_id": known[0], "in_repeats": known[2] + 1})
-            return Decision(True, self._budget(connection, ask.member, ask.resource))
+            budget = self._budget(connection, ask.member, ask.resource)
+            return Decision(True, budget, self._log.record(connection, entry))
         budget = self._budget(connection, ask.member, ask.resource, ask.epoch)
         if ask.count:
             self._charge(connection, ask, now, budget)
         self._insert(connection, ask, now, ask.query_id)
-        return Decision(False, budget)
+        if ask.receipt is not None:
+            self._log.record_promise(connection, *ask.receipt)
+        return Decision(False, budget, self._log.record(connection, entry))
+
+    def _event(
+        self,
+        connection: sa.Connection,
+        ask: Ask,
+        kind: "ledger_pb2.EventType.ValueType",
+        event_id: bytes,
+        reason: str = "",
+    ) -> None:
+        entry = self._log.prepare(
+            kind,
+            ask.member.id,
+            event_id,
+            resource=ask.resource,
+            epoch=ask.epoch,
+            purpose=ask.purpose,
+            basis=ask.basis,
+            count=ask.count,
+            request_hash=ask.request_hash[:32],
+            reason=reason,
+        )
+        self._log.record(connection, entry)
 
     @staticmethod
     def _insert(connection: sa.Connection, ask: Ask, now: float, query_id: bytes) -> None:
@@ -247,6 +306,7 @@ class Gate:
             connection.execute(table.update().where(mine).values(repeats=times + 1, at=now))
         else:
             self._insert(connection, ask, now, row_id)
+            self._event(connection, ask, ledger_pb2.EVENT_TYPE_LIST_PULLED, row_id)
         return Decision(False, pb.Budget())
 
     def _rule(self, member: Member, resource: str, action: str, purpose: int, basis: int) -> policy.Rule:
@@ -361,6 +421,11 @@ class Gate:
         ).scalar_one()
         if known >= limits.REASONS_A_DAY:
             resource = "*"
+        # The first of its kind a day is an event of the log; its repetitions are counted here.
+        event_id = derived_id(
+            "refusal", ask.member.id, ask.action, resource, refusal.reason, ask.purpose, day
+        )
+        self._event(connection, ask, ledger_pb2.EVENT_TYPE_REFUSED, event_id, refusal.reason)
         connection.execute(
             insert(table)
             .values(

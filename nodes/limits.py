@@ -13,6 +13,10 @@ IMPORT_COLUMNS = 200
 CELL_CHARACTERS = 4_000
 BAD_ROWS_SHOWN = 1_000  # reported one by one; all of them are counted
 CLOCK_SKEW = timedelta(minutes=5)
+RECEIPT_SECONDS = (
+    3 * 3600
+)  # within which a receipt must promise its entry: two of the longest ticks, and clocks
+EVENTS_BY_ID = 1_000  # asked for at once in a reconciliation
 RETRIES_ANSWERED = 5  # times one charged question is answered again
 REASONS_A_DAY = 1_000  # distinct refusal records a day and member
 LISTS_A_HOLDER = 16  # that a querier follows

@@ -17,6 +17,8 @@ from grpc_reflection.v1alpha import reflection
 from lianfang.v1 import (
     admin_pb2,
     admin_pb2_grpc,
+    ledger_pb2,
+    ledger_pb2_grpc,
     lookup_pb2,
     lookup_pb2_grpc,
     node_pb2,
@@ -35,8 +37,17 @@ from .identity import certificates
 from .identity.keys import NodeKeys
 from .identity.members import Member, MemberBook
 from .identity.names import Role
+from .ledger.book import LogBook
+from .ledger.changes import Changes
+from .ledger.client import LedgerClient
+from .ledger.mark import Mark
+from .ledger.mirrors import Mirrors
+from .ledger.publisher import Publisher
+from .ledger.web import LedgerWeb
+from .ledger.witness import Witness
 from .policy import PolicyFile
 from .querier.peers import Peers
+from .querier.pins import Pins
 from .querier.query import Asker
 from .querier.questions import Questions
 from .querier.sync import Syncer
@@ -57,6 +68,7 @@ _PEER_SERVICES = [
     node_pb2.DESCRIPTOR.services_by_name["NodeInfo"].full_name,
     sync_pb2.DESCRIPTOR.services_by_name["ListSync"].full_name,
     lookup_pb2.DESCRIPTOR.services_by_name["Lookup"].full_name,
+    ledger_pb2.DESCRIPTOR.services_by_name["Ledger"].full_name,
 ]
 _ADMIN_SERVICE = admin_pb2.DESCRIPTOR.services_by_name["Admin"].full_name
 TEND_SECONDS = 30.0
@@ -97,6 +109,7 @@ class Node:
         self.home = home
         self._lock = lock(home.data)
         own, ca = load_certificates(home)
+        self.ca = ca
         self.keys = NodeKeys.load(home.keys)
         if certificates.member_of(own) != home.name:
             raise ConfigError(f"{home.certs / 'node.crt'} is for {certificates.member_of(own)}")
@@ -111,6 +124,9 @@ class Node:
         self._own, self._ca = certificates.pem(own), certificates.pem(ca)
         settings = home.config
         self.database = db.connect(home.data / "node.db", "node")
+        home.epoch_keys.mkdir(mode=0o700, exist_ok=True)
+        mark = Mark(home.epoch_keys / "ledger.mark")
+        self.log = LogBook(self.database, self.keys, home.name, settings.ledger, mark)
         self.workers = Workers(settings.node.workers)
         self.lists = ListStore(db.connect(home.data / "lists.db", "lists"), self.keys.vault)
         self.epochs = Epochs(
@@ -122,17 +138,43 @@ class Node:
             home.epoch_keys,
             settings.lists,
             self.workers,
+            self.log,
         )
         self.writer = GroupWriter(self.database)
-        self.gate = Gate(self.database, self.writer, self.policy)
+        self.gate = Gate(self.database, self.writer, self.policy, self.log)
+        self.pins = Pins(self.database)
+        self.ledger_client = LedgerClient(home)
+        self.mirrors = Mirrors(
+            db.connect(home.data / "mirrors.db", "mirrors"),
+            self.database,
+            self.book,
+            str(home.name),
+            self.ledger_client,
+            self.pins,
+            self.keys.vault,
+            settings.ledger,
+            home.data / "evidence",
+        )
+        self.changes = Changes(self.database, self.log, self.book, [home.file, home.policy])
+        self.publisher = Publisher(self.log, self.writer, self.book, self.ledger_client, self.changes)
+        self._witness = Witness(self.database, self.writer, self.keys, home.name, self.book, mark)
+        self._web = LedgerWeb(home, self.book, self.log, self._witness, self.mirrors)
         self.capture = wire.Capture(home.capture)
         self.tables = Tables(home.data / "peers")
         self.peers = Peers(self.book, self.keys, self._own)
         self.syncer = Syncer(
-            self.database, self.tables, self.peers, self.book, home.name, settings.ask, self.capture
+            self.database,
+            self.tables,
+            self.peers,
+            self.book,
+            home.name,
+            settings.ask,
+            self.capture,
+            self.pins,
+            self.mirrors,
         )
         self.questions = Questions(
-            self.database, self.writer, self.keys.vault, settings.ask.keep_answers_hours
+            self.database, self.writer, self.keys.vault, settings.ask.keep_answers_hours, self.log
         )
         self.asker = Asker(
             home.name,
@@ -143,9 +185,12 @@ class Node:
             self.workers,
             settings.ask,
             self.capture,
+            self.log,
         )
         self._authenticator = wire.Authenticator(self.book)
-        self._lookup = LookupService(self._authenticator, self.epochs, self.gate, self.workers, self.capture)
+        self._lookup = LookupService(
+            self._authenticator, self.epochs, self.gate, self.workers, self.capture, self.log
+        )
         self._servers: list[grpc.aio.Server] = []
         self._learning: Mount | None = None
         self._health = wire.Health()
@@ -156,6 +201,7 @@ class Node:
 
     async def start(self) -> str:
         """Answer members on `node.listen` and the node's own people on the socket; returns the address."""
+        from .ledger.service import LedgerAdminService, LedgerService
         from .services.admin import AdminService
 
         address = self.home.config.node.listen
@@ -178,6 +224,7 @@ class Node:
         sync = ListSyncService(self._authenticator, self.epochs, self.gate, self.capture)
         sync_pb2_grpc.add_ListSyncServicer_to_server(sync, server)
         lookup_pb2_grpc.add_LookupServicer_to_server(self._lookup, server)
+        ledger_pb2_grpc.add_LedgerServicer_to_server(LedgerService(self._authenticator, self.log), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         admin = grpc.aio.server(options=wire.ADMIN_OPTIONS)
         self._add_learning(server, admin)
@@ -190,15 +237,20 @@ class Node:
         except RuntimeError as error:
             raise ConfigError(f"{self.home.file}: node.listen: cannot listen on {address}") from error
         admin_pb2_grpc.add_AdminServicer_to_server(AdminService(self), admin)
+        ledger_pb2_grpc.add_LedgerAdminServicer_to_server(LedgerAdminService(self), admin)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, admin)
         reflection.enable_server_reflection([_ADMIN_SERVICE, reflection.SERVICE_NAME], admin)
         self._listen_on_socket(admin)
+        await self._web.start()
         self._servers = [server, admin]
         for each in self._servers:
             await each.start()
         for service in ("", *_PEER_SERVICES):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
-        self._tasks = [asyncio.create_task(self._tend()), asyncio.create_task(self._keep_in_touch())]
+        self._tasks = [
+            asyncio.create_task(work)
+            for work in (self._tend(), self._keep_in_touch(), self.publisher.run(), self.mirrors.run())
+        ]
         return f"{address.rpartition(':')[0]}:{port}"
 
     def _add_learning(self, server: grpc.aio.Server, admin: grpc.aio.Server) -> None:
@@ -251,6 +303,8 @@ class Node:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+        await self._web.stop()
+        await self.ledger_client.close()
         await self.peers.close()
         # Sealing that is under way stops here and resumes at the next start; a write that has begun ends.
         await asyncio.to_thread(self.workers.close)
@@ -277,6 +331,7 @@ class Node:
                     _log.exception("housekeeping of the list %s failed", name)
             try:
                 await asyncio.to_thread(self.questions.purge)
+                await asyncio.to_thread(self.log.erase, self.home.config.ledger.keep_openings_days)
             except Exception:
                 _log.exception("housekeeping of questions failed")
             await asyncio.sleep(TEND_SECONDS)

@@ -68,8 +68,26 @@ def status(node: "Node") -> dict[str, Any]:
         ],
         "asked_of_us_today": [{"member": p, "list": r, "evaluations": n} for p, r, n in used],
         "refused_today": [{"member": p, "list": r, "reason": why, "times": n} for p, r, why, n in refused],
-        "alarms": [{**each, "at": iso(each["at"])} for each in node.syncer.alarms()],
+        "alarms": [{**each, "at": iso(each["at"])} for each in node.pins.alarms()],
+        "ledger": ledger(node),
         "policy_trouble": node.policy.trouble,
+    }
+
+
+def ledger(node: "Node") -> dict[str, Any]:
+    """How this node's log stands."""
+    owner, published = node.log.owner, node.log.published
+    return {
+        "origin": node.log.origin,
+        "size": node.log.size,
+        "waiting": node.log.waiting(),
+        "published_size": node.log.published_size,
+        "published_at": iso(published.at) if published else "",
+        "cosigned_by": len(published.head.cosigned) if published else 0,
+        "witnesses": len(node.book.current.witnesses(owner)),
+        "quorum": node.book.current.quorum(owner, node.log.settings.quorum),
+        "unpublished_seconds": round(node.log.unpublished_for()),
+        "not_cosigning": dict(node.publisher.refusing),
     }
 
 

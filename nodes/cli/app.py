@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from . import asking, checks, demonstration, jobs, learning, lists, network
+from . import asking, checks, demonstration, jobs, learning, ledger, lists, network
 from .i18n import t
 
 app = typer.Typer(
@@ -39,6 +39,7 @@ app.add_typer(jobs.job_app, name="job")
 app.add_typer(jobs.train_app, name="train")
 app.add_typer(jobs.stats_app, name="stats")
 app.add_typer(jobs.learn_app, name="learn")
+app.add_typer(ledger.app, name="ledger")
 app.add_typer(network.dev_app, name="dev", hidden=True)
 for module in (network, asking, learning, checks, demonstration):
     module.register(app)

@@ -81,6 +81,7 @@ def follow(bars: Progress, events: Iterator[pb.ImportProgress]) -> tuple[pb.Impo
         "store": t("storing", "入库"),
         "seal": t("sealing", "加密封装"),
         "merge": t("sorting", "排序"),
+        "publish": t("waiting for the log's next head", "等待账本下一次公布"),
     }
     tasks: dict[str, TaskID] = {}
     bad: list[pb.BadRow] = []
@@ -92,6 +93,14 @@ def follow(bars: Progress, events: Iterator[pb.ImportProgress]) -> tuple[pb.Impo
             for task in tasks.values():
                 bars.update(
                     task, total=bars.tasks[task].completed or 1, completed=bars.tasks[task].completed or 1
+                )
+            if event.result.unpublished:
+                err.print(
+                    t(
+                        "Sealed, but no quorum has witnessed this node's log yet: the others see the change when one has"
+                        " (`lianfang ledger head`).",
+                        "已封装，但本节点账本尚未获得足够见证：其他成员须待公布后才能看到（见 `lianfang ledger head`）。",
+                    )
                 )
             return event.result, bad
         if event.phase not in tasks:

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -39,17 +40,46 @@ AdvertiseOption = Annotated[
     str,
     typer.Option("--advertise", envvar="LIANFANG_ADVERTISE", help=t("host:port for the others", "对外地址")),
 ]
+LedgerListenOption = Annotated[
+    str,
+    typer.Option(
+        "--ledger-listen",
+        envvar="LIANFANG_LEDGER_LISTEN",
+        help=t("host:port of its log and witness", "账本与见证的监听地址"),
+    ),
+]
+LedgerAdvertiseOption = Annotated[
+    str,
+    typer.Option(
+        "--ledger-advertise",
+        envvar="LIANFANG_LEDGER_ADVERTISE",
+        help=t("host:port of these for the others", "账本与见证的对外地址"),
+    ),
+]
 CaFolder = Annotated[Path, typer.Option("--ca", help=t("the CA's folder", "证书机构目录"))]
 
 
 _DEMO_POLICY = Path(__file__).parent.parent / "demo" / "policy.toml"
 
 
-def create_node(folder: Path, name: MemberName, listen: str, advertise: str, learn: str = "") -> Path:
+@dataclass(frozen=True)
+class Place:
+    """Where a node answers and where others reach it: gRPC, and its ledger over HTTPS."""
+
+    listen: str
+    advertise: str = ""
+    ledger_listen: str = "127.0.0.1:7444"
+    ledger_advertise: str = ""
+    tick_seconds: float = 60
+
+
+def create_node(folder: Path, name: MemberName, place: Place, learn: str = "") -> Path:
     """Make a node's folder: keys, configuration, policy, request. Returns the request's path.
 
     `learn` is the text of a `[learn]` section, or nothing.
     """
+    endpoint = place.advertise or place.listen
+    ledger_endpoint = place.ledger_advertise or place.ledger_listen
     file = folder / "node.toml"
     if file.exists():
         raise ConfigError(f"{file} exists; this folder holds a node already")
@@ -59,8 +89,11 @@ def create_node(folder: Path, name: MemberName, listen: str, advertise: str, lea
         name=name.name,
         role=name.role.value,
         network=name.network,
-        listen=listen,
-        advertise=advertise or listen,
+        listen=place.listen,
+        advertise=endpoint,
+        ledger_listen=place.ledger_listen,
+        ledger_advertise=ledger_endpoint,
+        tick_seconds=f"{place.tick_seconds:g}",
     )
     if learn:
         text += f"\n[learn]\n{learn}"
@@ -68,7 +101,7 @@ def create_node(folder: Path, name: MemberName, listen: str, advertise: str, lea
         write_atomic(folder / "policy.toml", policy.TEMPLATE.encode())
     request = folder / "request.json"
     node_keys = keys.NodeKeys.load(folder / "keys")
-    write_atomic(request, authority.make_request(node_keys, name, advertise or listen).encode())
+    write_atomic(request, authority.make_request(node_keys, name, endpoint, ledger_endpoint).encode())
     write_atomic(file, text.encode())
     return request
 
@@ -80,12 +113,15 @@ def init(
     network: NetworkOption = "lianfang.example",
     listen: ListenOption = "127.0.0.1:7443",
     advertise: AdvertiseOption = "",
+    ledger_listen: LedgerListenOption = "127.0.0.1:7444",
+    ledger_advertise: LedgerAdvertiseOption = "",
     json: Json = False,
 ) -> None:
     """Make a node: its keys are born here and never leave."""
     with errors():
         member = MemberName(network, role, name)
-        request = create_node(folder, member, listen, advertise)
+        place = Place(listen, advertise, ledger_listen, ledger_advertise)
+        request = create_node(folder, member, place)
         if json:
             print_json({"member": str(member), "folder": str(folder), "request": str(request)})
             return
@@ -323,6 +359,9 @@ def dev_node(
     network: NetworkOption = "lianfang.example",
     listen: ListenOption = "127.0.0.1:7443",
     advertise: AdvertiseOption = "",
+    ledger_listen: LedgerListenOption = "127.0.0.1:7444",
+    ledger_advertise: LedgerAdvertiseOption = "",
+    tick_seconds: Annotated[float, typer.Option("--tick", envvar="LIANFANG_TICK_SECONDS")] = 60,
     rules: Annotated[
         Path | None,
         typer.Option(
@@ -348,7 +387,8 @@ def dev_node(
                 "superlink_advertise": superlink_advertise,
             }
             learn = "".join(f'{field} = "{value}"\n' for field, value in fields.items() if value)
-            create_node(folder, MemberName(network, role, name), listen, advertise, learn)
+            place = Place(listen, advertise, ledger_listen, ledger_advertise, tick_seconds)
+            create_node(folder, MemberName(network, role, name), place, learn)
         home = Home(folder)
         if not (home.certs / "node.crt").exists():
             enrol.mkdir(parents=True, exist_ok=True)

@@ -35,6 +35,7 @@ class NetworkSettings:
 
     network: str
     list: str
+    tick_seconds: float  # of every member's log
     members: tuple[MemberSettings, ...]
 
     @property
@@ -51,13 +52,15 @@ class Addresses:
     advertise: str
     superlink: str = ""
     superlink_advertise: str = ""
+    ledger_listen: str = "127.0.0.1:7444"
+    ledger_advertise: str = "127.0.0.1:7444"
 
 
 def settings() -> NetworkSettings:
     """Read `network.toml`."""
     document = tomllib.loads(_FILE.read_text("utf-8"))
     members = tuple(MemberSettings(each["name"], each["role"]) for each in document["member"])
-    return NetworkSettings(document["network"], document["list"], members)
+    return NetworkSettings(document["network"], document["list"], document["tick_seconds"], members)
 
 
 def environment(
@@ -74,13 +77,16 @@ def environment(
         "LIANFANG_NETWORK": network.network,
         "LIANFANG_LISTEN": addresses.listen,
         "LIANFANG_ADVERTISE": addresses.advertise,
+        "LIANFANG_LEDGER_LISTEN": addresses.ledger_listen,
+        "LIANFANG_LEDGER_ADVERTISE": addresses.ledger_advertise,
+        "LIANFANG_TICK_SECONDS": f"{network.tick_seconds:g}",
         "LIANFANG_ENROL": enrol,
         "LIANFANG_POLICY": "demo",
     }
     if learning and member.role == "coordinator":
         values["LIANFANG_SUPERLINK"] = addresses.superlink
         values["LIANFANG_SUPERLINK_ADVERTISE"] = addresses.superlink_advertise
-    elif learning:
+    elif learning and member.role != "regulator":
         values["LIANFANG_COORDINATOR"] = network.coordinator
     return values
 
@@ -148,6 +154,7 @@ class Network:
             member for member in self.settings.members if learning or member.role != "coordinator"
         )
         self.ports = {member.name: free_port() for member in self.members}
+        self.ledger_ports = {member.name: free_port() for member in self.members}
         self.superlink = f"127.0.0.1:{free_port()}"
         self._capture = capture
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -179,7 +186,7 @@ class Network:
 
     def start_learning(self, *names: str) -> None:
         """The members' learning processes; they find each other by themselves."""
-        for name in names or [member.name for member in self.members]:
+        for name in names or [member.name for member in self.members if member.role != "regulator"]:
             key = f"{name}-learn"
             with self.log(key).open("ab") as log:
                 self._processes[key] = subprocess.Popen(
@@ -193,7 +200,8 @@ class Network:
     def start_member(self, member: MemberSettings, extra: dict[str, str] | None = None) -> None:
         """Start one member's process."""
         address = f"127.0.0.1:{self.ports[member.name]}"
-        addresses = Addresses(address, address, self.superlink, self.superlink)
+        ledger = f"127.0.0.1:{self.ledger_ports[member.name]}"
+        addresses = Addresses(address, address, self.superlink, self.superlink, ledger, ledger)
         enrol = str(self.folder / "enrol")
         values = environment(self.settings, member, addresses, enrol, self.learning)
         if self._capture:
@@ -215,15 +223,17 @@ class Network:
         """A member's process id."""
         return self._processes[name].pid
 
-    def wait(self, name: str) -> None:
-        """Until the member answers on its socket; raises `Failed` where its process ended."""
+    def wait(self, name: str, published: bool = True) -> None:
+        """Until the member answers on its socket and its log is published; raises `Failed` where its process ended."""
         end = time.monotonic() + START_SECONDS
         while time.monotonic() < end:
             if self._processes[name].poll() is not None:
                 raise Failed(f"{name} ended: {self.log(name).read_text()[-2000:]}")
             if (self.node(name) / "data" / "admin.sock").exists():
                 done = self.run(name, "status", "--json", check=False)
-                if done.returncode == 0:
+                if done.returncode == 0 and (
+                    not published or json.loads(done.stdout)["ledger"]["published_size"]
+                ):
                     return
             time.sleep(0.1)
         raise Failed(f"{name} did not start within {START_SECONDS:.0f} s")

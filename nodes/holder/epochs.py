@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from lianfang.v1 import common_pb2 as pb
 
 from protocols import group, sealed, statement, voprf
+from protocols.ledger import events
 from protocols.sealed import BatchHash, ListEpoch
 from protocols.voprf import KeyPair
 
@@ -27,6 +28,7 @@ from ..errors import NotFound, Refused, StorageError
 from ..files import destroy, write_secret
 from ..identity.keys import NodeKeys, Vault
 from ..identity.names import MemberName
+from ..ledger.book import LogBook
 from ..store import engine as db
 from ..store import schema
 from ..workers import Workers
@@ -94,7 +96,9 @@ class Epochs:
         key_folder: Path,
         settings: ListsSection,
         workers: Workers,
+        log: LogBook,
     ) -> None:
+        self._log = log
         self._database, self._store, self._name, self._folder = database, store, name, folder
         self._settings, self._workers = settings, workers
         self._signing: Ed25519PrivateKey = keys.signing
@@ -105,6 +109,7 @@ class Epochs:
         self._destroyed: set[tuple[str, int]] = set()
         self._heads: dict[tuple[str, int], int] = {}
         self._guard = threading.Lock()
+        log.on_published(self._forget_heads)
 
     # -- reading ---------------------------------------------------------------------------------------------
 
@@ -167,15 +172,32 @@ class Epochs:
             for row in rows
         ]
 
+    def _forget_heads(self) -> None:
+        with self._guard:
+            self._heads.clear()
+
+    def published(self, list_name: str, number: int) -> list[SealedBatch]:
+        """Batches whose descriptors stand in the log's published head: what others may have."""
+        batches = self.batches(list_name, number)
+        while batches and not self.is_published(batches[-1].descriptor):
+            batches.pop()
+        return batches
+
+    def is_published(self, signed: pb.SignedStatement | None) -> bool:
+        """Whether a statement stands in the log's published head."""
+        return signed is not None and self._log.holds(events.statement_leaf(signed))
+
     def head(self, list_name: str, number: int) -> int:
-        """Number of the newest batch, from memory; 0 before the first."""
+        """Number of the newest published batch, from memory; 0 before the first."""
         key = (list_name, number)
         known = self._heads.get(key)
         if known is None:
-            batches = self.batches(list_name, number)
+            size = self._log.published_size
+            batches = self.published(list_name, number)
+            known = batches[-1].number if batches else 0
             with self._guard:
-                known = max(self._heads.get(key, 0), batches[-1].number if batches else 0)
-                self._heads[key] = known
+                if size == self._log.published_size:  # else it may be old already
+                    self._heads[key] = known
         return known
 
     def batch_path(self, list_name: str, number: int, batch: int) -> Path:
@@ -251,6 +273,7 @@ class Epochs:
                     opened=opened.SerializeToString(),
                 )
             )
+            self._log.record_clear(connection, events.statement_leaf(opened))
         return number
 
     def rotate(self, list_name: str, close_now: bool, report: Report = silent) -> SealedBatch:
@@ -292,6 +315,7 @@ class Epochs:
                 .where(table.c.list == list_name, table.c.number == number)
                 .values(state="closed", closed=closed.SerializeToString())
             )
+            self._log.record_clear(connection, events.statement_leaf(closed))
         shutil.rmtree(self._folder / list_name / str(number), ignore_errors=True)
 
     def tend(self, list_name: str, report: Report = silent) -> None:
@@ -462,8 +486,8 @@ class Epochs:
                     .where(epochs.c.list == list_name, epochs.c.number == number)
                     .values(state="open")
                 )
+            self._log.record_clear(connection, events.statement_leaf(batch.descriptor))
         with self._guard:
-            self._heads[(list_name, number)] = batch.number
             if batch.number == 1:
                 self._keys = {key: pair for key, pair in self._keys.items() if key[0] != list_name}
 

@@ -34,22 +34,30 @@ def _b64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def _proof(csr_pem: str, endpoint: str, signing: bytes, sealing: bytes) -> bytes:
-    return frame(_DOMAIN, csr_pem, endpoint, signing, sealing)
+_KEYS = ("signing_key", "sealing_key", "log_key", "witness_key")
 
 
-def make_request(keys: NodeKeys, name: MemberName, endpoint: str) -> str:
+def _proof(csr_pem: str, endpoints: tuple[str, str], keys: dict[str, bytes]) -> bytes:
+    return frame(_DOMAIN, csr_pem, *endpoints, *(keys[field] for field in _KEYS))
+
+
+def make_request(keys: NodeKeys, name: MemberName, endpoint: str, ledger_endpoint: str) -> str:
     """What a node hands to the CA: its names and public keys, each proven."""
     csr = certificates.make_request(keys.tls, name).public_bytes(Encoding.PEM).decode()
-    signing, sealing = keys.signing_public(), keys.sealing_public()
+    public = {
+        "signing_key": keys.signing_public(),
+        "sealing_key": keys.sealing_public(),
+        "log_key": keys.log_public(),
+        "witness_key": keys.witness_public(),
+    }
     document = {
         "lianfang": "enrolment request",
         "member": str(name),
         "endpoint": endpoint,
+        "ledger_endpoint": ledger_endpoint,
         "certificate_request": csr,
-        "signing_key": _b64(signing),
-        "sealing_key": _b64(sealing),
-        "proof": _b64(keys.signing.sign(_proof(csr, endpoint, signing, sealing))),
+        **{field: _b64(key) for field, key in public.items()},
+        "proof": _b64(keys.signing.sign(_proof(csr, (endpoint, ledger_endpoint), public))),
     }
     return json.dumps(document, indent=2) + "\n"
 
@@ -60,9 +68,14 @@ class Request:
 
     name: MemberName
     endpoint: str
+    ledger_endpoint: str
     public: ec.EllipticCurvePublicKey
-    signing_key: bytes
-    sealing_key: bytes
+    keys: dict[str, bytes]  # by the member list's field
+
+    @property
+    def signing_key(self) -> bytes:
+        """32 bytes."""
+        return self.keys["signing_key"]
 
 
 def _document(text: str, kind: str, where: str) -> dict[str, Any]:
@@ -85,8 +98,12 @@ def _field(document: dict[str, Any], field: str, where: str) -> bytes:
 def read_request(text: str, where: str = "request") -> Request:
     """Raise `ConfigError` unless names agree and every key proves itself."""
     document = _document(text, "enrolment request", where)
-    signing, sealing = _field(document, "signing_key", where), _field(document, "sealing_key", where)
-    endpoint, csr_pem = str(document.get("endpoint", "")), str(document.get("certificate_request", ""))
+    keys = {field: _field(document, field, where) for field in _KEYS}
+    for field, data in keys.items():
+        if len(data) != 32:
+            raise ConfigError(f"{where}: field {field} does not hold 32 bytes")
+    endpoint, ledger_endpoint = str(document.get("endpoint", "")), str(document.get("ledger_endpoint", ""))
+    csr_pem = str(document.get("certificate_request", ""))
     try:
         csr = x509.load_pem_x509_csr(csr_pem.encode())
     except ValueError as error:
@@ -97,18 +114,19 @@ def read_request(text: str, where: str = "request") -> Request:
     name = certificates.member_of(csr)
     if str(name) != document.get("member"):
         raise ConfigError(f"{where}: field member and the certificate request name different members")
-    host, _, port = endpoint.rpartition(":")
-    if not host or not port.isdigit():
-        raise ConfigError(f"{where}: field endpoint is not host:port")
+    for field, value in (("endpoint", endpoint), ("ledger_endpoint", ledger_endpoint)):
+        host, _, port = value.rpartition(":")
+        if not host or not port.isdigit():
+            raise ConfigError(f"{where}: field {field} is not host:port")
     try:
-        Ed25519PublicKey.from_public_bytes(signing).verify(
-            _field(document, "proof", where), _proof(csr_pem, endpoint, signing, sealing)
+        Ed25519PublicKey.from_public_bytes(keys["signing_key"]).verify(
+            _field(document, "proof", where), _proof(csr_pem, (endpoint, ledger_endpoint), keys)
         )
     except (InvalidSignature, ValueError) as error:
         raise ConfigError(f"{where}: the signing key does not prove itself") from error
-    if len(sealing) != 32:
-        raise ConfigError(f"{where}: field sealing_key does not hold 32 bytes")
-    return Request(name, endpoint, public, signing, sealing)
+    if len(set(keys.values())) != len(keys):
+        raise ConfigError(f"{where}: two keys are one and the same")
+    return Request(name, endpoint, ledger_endpoint, public, keys)
 
 
 @dataclass(frozen=True)
@@ -206,12 +224,19 @@ class Authority:
         taken = [e.id for e in message.members if e.id.endswith(f"/{request.name.name}") and e not in known]
         if taken:
             raise ConfigError(f"the name {request.name.name} is taken by {taken[0]}")
-        if known and known[0].signing_key != request.signing_key:
-            raise ConfigError(f"{request.name} is a member with another signing key; revoke it first")
+        for field in ("signing_key", "log_key", "witness_key") if known else ():
+            if getattr(known[0], field) != request.keys[field]:
+                what = field.replace("_", " ")
+                raise ConfigError(f"{request.name} is a member with another {what}; revoke it first")
+        others = {getattr(entry, field) for entry in message.members if entry not in known for field in _KEYS}
+        if not others.isdisjoint(request.keys.values()):
+            raise ConfigError(f"{request.name} brings a key of another member")
         certificate = certificates.issue(self._key, self.certificate, request.public, request.name, days)
         entry = known[0] if known else message.members.add()
         entry.id, entry.dns, entry.endpoint = str(request.name), request.name.dns, request.endpoint
-        entry.signing_key, entry.sealing_key = request.signing_key, request.sealing_key
+        entry.ledger_endpoint = request.ledger_endpoint
+        for field, key in request.keys.items():
+            setattr(entry, field, key)
         kept = []
         for data in entry.certificates:
             old = x509.load_der_x509_certificate(data)
@@ -261,8 +286,14 @@ def install(bundle: Bundle, keys: NodeKeys, name: MemberName, folder: Path) -> N
     path = folder / "members.bin"
     if path.exists() and members.MemberList(path.read_bytes(), bundle.ca).version > listed.version:
         raise ConfigError("the bundle's member list is older than the one this node has")
-    if listed.get(str(name)).signing_key != keys.signing_public():
-        raise ConfigError("the member list binds another signing key to this node")
+    member = listed.get(str(name))
+    for what, bound, own in (
+        ("signing", member.signing_key, keys.signing_public()),
+        ("log", member.log_key, keys.log_public()),
+        ("witness", member.witness_key, keys.witness_public()),
+    ):
+        if bound != own:
+            raise ConfigError(f"the member list binds another {what} key to this node")
     write_atomic(ca_path, certificates.pem(bundle.ca))
     write_atomic(folder / "node.crt", certificates.pem(bundle.certificate))
     write_atomic(path, bundle.members)

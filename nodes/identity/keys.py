@@ -4,6 +4,8 @@ tls.key       ECDSA P-256, mutual TLS
 signing.key   Ed25519, statements about lists
 sealing.key   X25519, messages sealed to this member
 storage.key   32 random bytes: what the node keeps on disk
+log.key       Ed25519, heads of this node's log
+witness.key   Ed25519, cosignatures on heads of others' logs
 """
 
 import functools
@@ -24,7 +26,7 @@ from protocols.encoding import expand
 from ..errors import ConfigError, StorageError
 from ..files import write_secret
 
-FILES = ("tls.key", "signing.key", "sealing.key", "storage.key")
+FILES = ("tls.key", "signing.key", "sealing.key", "storage.key", "log.key", "witness.key")
 _Private = ec.EllipticCurvePrivateKey | Ed25519PrivateKey | X25519PrivateKey
 
 
@@ -43,6 +45,8 @@ def create(folder: Path) -> None:
     write_secret(folder / "signing.key", _pem(Ed25519PrivateKey.generate()))
     write_secret(folder / "sealing.key", _pem(X25519PrivateKey.generate()))
     write_secret(folder / "storage.key", secrets.token_bytes(32))
+    for name in ("log.key", "witness.key"):
+        write_secret(folder / name, _pem(Ed25519PrivateKey.generate()))
 
 
 def check_private(path: Path) -> None:
@@ -114,6 +118,8 @@ class NodeKeys:
     signing: Ed25519PrivateKey
     sealing: X25519PrivateKey
     storage: bytes
+    log: Ed25519PrivateKey
+    witness: Ed25519PrivateKey
 
     def __repr__(self) -> str:
         return f"NodeKeys({self.folder})"
@@ -132,6 +138,8 @@ class NodeKeys:
             cast(Ed25519PrivateKey, _load(folder / "signing.key", Ed25519PrivateKey)),
             cast(X25519PrivateKey, _load(folder / "sealing.key", X25519PrivateKey)),
             secret,
+            cast(Ed25519PrivateKey, _load(folder / "log.key", Ed25519PrivateKey)),
+            cast(Ed25519PrivateKey, _load(folder / "witness.key", Ed25519PrivateKey)),
         )
 
     @functools.cached_property
@@ -150,3 +158,11 @@ class NodeKeys:
     def sealing_public(self) -> bytes:
         """32 bytes."""
         return self.sealing.public_key().public_bytes_raw()
+
+    def log_public(self) -> bytes:
+        """32 bytes."""
+        return self.log.public_key().public_bytes_raw()
+
+    def witness_public(self) -> bytes:
+        """32 bytes."""
+        return self.witness.public_key().public_bytes_raw()

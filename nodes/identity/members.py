@@ -14,11 +14,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from lianfang.v1 import members_pb2 as pb
 
 from protocols.encoding import frame
+from protocols.ledger import checkpoints, notes
+from protocols.ledger.notes import VerifierKey
 
 from ..errors import ConfigError, NotFound, Refused
 from ..files import write_atomic
 from . import certificates
-from .names import MemberName
+from .names import MemberName, Role
 
 _DOMAIN = "lianfang/v1/member-list"
 VALID_DAYS = 90  # a list that somebody withholds serves no longer
@@ -33,6 +35,9 @@ class Member:
     signing_key: bytes
     sealing_key: bytes
     certificates: tuple[bytes, ...]
+    ledger_endpoint: str
+    log_key: bytes
+    witness_key: bytes
 
     @property
     def id(self) -> str:
@@ -43,6 +48,16 @@ class Member:
     def verifier(self) -> Ed25519PublicKey:
         """The key that signs this member's statements."""
         return Ed25519PublicKey.from_public_bytes(self.signing_key)
+
+    @functools.cached_property
+    def log(self) -> VerifierKey:
+        """The key of this member's log; its name is the log's origin."""
+        return VerifierKey(origin(self.name), notes.ED25519, self.log_key)
+
+    @functools.cached_property
+    def witness(self) -> VerifierKey:
+        """The key that cosigns others' heads."""
+        return VerifierKey(f"{origin(self.name)}/witness", notes.COSIGNATURE, self.witness_key)
 
     @functools.cached_property
     def _pems(self) -> list[tuple[float, bytes]]:
@@ -56,6 +71,11 @@ class Member:
         if not valid:
             raise Refused(f"{self.name.name}: its certificate has expired", "EXPIRED_CERTIFICATE")
         return valid
+
+
+def origin(name: MemberName) -> str:
+    """A member's log: its name without a scheme."""
+    return str(name).removeprefix("spiffe://")
 
 
 def sign(key: ec.EllipticCurvePrivateKey, members: pb.MemberList) -> bytes:
@@ -87,19 +107,39 @@ class MemberList:
         self.version = self._pb.version
         self.valid_until = self._pb.valid_until
         self._members: dict[str, Member] = {}
+        taken: set[bytes] = set()
         for entry in self._pb.members:
             name = MemberName.parse(entry.id)
             if name.network != self.network or entry.dns != name.dns:
                 raise ConfigError(f"the member list names {entry.id}, which is not of {self.network}")
-            if len(entry.signing_key) != 32 or len(entry.sealing_key) != 32:
+            keys = (entry.signing_key, entry.sealing_key, entry.log_key, entry.witness_key)
+            if any(len(key) != 32 for key in keys) or len(set(keys)) != len(keys):
                 raise ConfigError(f"the member list has a malformed key for {entry.id}")
+            if not taken.isdisjoint(keys):  # one key would count as two witnesses
+                raise ConfigError(f"the member list gives {entry.id} a key of another member")
+            taken.update(keys)
             self._members[entry.id] = Member(
-                name, entry.endpoint, entry.signing_key, entry.sealing_key, tuple(entry.certificates)
+                name,
+                entry.endpoint,
+                entry.signing_key,
+                entry.sealing_key,
+                tuple(entry.certificates),
+                entry.ledger_endpoint,
+                entry.log_key,
+                entry.witness_key,
             )
         self._revoked = {bytes(entry.serial): entry.id for entry in self._pb.revoked}
 
     def __iter__(self) -> Iterator[Member]:
         return iter(self._members.values())
+
+    def witnesses(self, owner: str) -> list[Member]:
+        """Who witnesses a member's log: every other member but coordinators, which keep nothing."""
+        return [each for each in self if each.id != owner and each.name.role is not Role.COORDINATOR]
+
+    def quorum(self, owner: str, configured: int = 0) -> int:
+        """How many of them make a head published: what their number needs, or more where configured."""
+        return max(configured, checkpoints.quorum(len(self.witnesses(owner))))
 
     def message(self) -> pb.MemberList:
         """A copy to change and sign anew."""

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization as ser
 from cryptography.hazmat.primitives.asymmetric import ec
+from lianfang.v1 import ledger_pb2
 from sqlalchemy.dialects.sqlite import insert
 
 from federation import data
@@ -23,6 +24,8 @@ from federation.apps import bundle
 from federation.errors import LearningError
 from federation.job import JobDescriptor
 from federation.version import code_hash
+from protocols.encoding import frame
+from protocols.ledger import events
 from protocols.sums import cohorts
 from protocols.sums.errors import SumAborted
 from protocols.sums.job import Job, Party
@@ -32,6 +35,7 @@ from ..errors import NotFound, Refused, invalid
 from ..gate import TRAIN, Ask, Gate
 from ..identity.members import Member, MemberBook
 from ..identity.names import Role
+from ..ledger.book import LogBook, derived_id
 from ..policy import PolicyFile
 from ..store import engine as db
 from ..store import schema
@@ -44,8 +48,16 @@ class Desk:
     """One per node."""
 
     def __init__(
-        self, database: sa.Engine, gate: Gate, policy: PolicyFile, book: MemberBook, home: Home
+        self,
+        database: sa.Engine,
+        gate: Gate,
+        policy: PolicyFile,
+        book: MemberBook,
+        home: Home,
+        log: LogBook,
     ) -> None:
+        self._log = log
+        self._runs: dict[bytes, bytes] = {}  # job → the query id under which its run was admitted
         self._database, self._gate, self._policy = database, gate, policy
         self._book, self._home = book, home
         self._own = str(home.name)
@@ -74,14 +86,33 @@ class Desk:
                     index_elements=["hash"], set_=values, where=schema.learning_job.c.state != "running"
                 )
             )
+            self._contract(connection, job.hash(), ledger_pb2.ContractEvent.ACTION_APPROVED, now)
         return {"job": job.hash().hex(), "name": job.name}
 
     def revoke(self, job_hash: bytes) -> dict[str, Any]:
         """Take a job off the policy: its next task is refused."""
         job = self.find(job_hash)
         self._policy.revoke_job(job_hash.hex())
+        with db.writing(self._database) as connection:
+            self._contract(connection, job_hash, ledger_pb2.ContractEvent.ACTION_REVOKED, time.time())
         self.report(job_hash, "revoked", "", 0)
         return {"job": job_hash.hex(), "name": job.name}
+
+    def _contract(
+        self,
+        connection: sa.Connection,
+        job_hash: bytes,
+        action: "ledger_pb2.ContractEvent.Action.ValueType",
+        at: float,
+    ) -> None:
+        event = ledger_pb2.ContractEvent(
+            network=self._home.name.network,
+            kind=ledger_pb2.ContractEvent.KIND_TRAINING_JOB,
+            contract=job_hash,
+            action=action,
+            at=int(at),
+        )
+        self._log.record_clear(connection, events.contract_leaf(event))
 
     def _check(self, job: JobDescriptor) -> None:
         network = self._home.name.network
@@ -158,8 +189,16 @@ class Desk:
             )
         return out
 
-    def report(self, job_hash: bytes, state: str, detail: str, sums: int) -> None:
-        """How a job stands, from this node's learning process."""
+    def report(
+        self,
+        job_hash: bytes,
+        state: str,
+        detail: str,
+        sums: int,
+        round_: str = "",
+        result: bytes = b"",
+    ) -> None:
+        """How a job stands, from this node's learning process. Rounds and the end are events of the log."""
         if state not in ("running", "done", "failed", "revoked"):
             raise invalid(f"{state!r} is no state of a job")
         with db.writing(self._database) as connection:
@@ -168,6 +207,25 @@ class Desk:
                 .where(schema.learning_job.c.hash == job_hash)
                 .values(state=state, detail=detail[:1000], sums=sums, at=time.time())
             )
+            if state != "running":
+                ended = ledger_pb2.EVENT_TYPE_JOB_ENDED
+                self._event(connection, ended, job_hash, state, number=sums, reason=state, digest=result)
+            elif round_:
+                begun = ledger_pb2.EVENT_TYPE_JOB_ROUND
+                self._event(connection, begun, job_hash, round_, number=sums, reason=round_[:100])
+
+    def _event(
+        self,
+        connection: sa.Connection,
+        kind: "ledger_pb2.EventType.ValueType",
+        job_hash: bytes,
+        what: str,
+        **fields: Any,
+    ) -> None:
+        """One event of a job's run, recorded once."""
+        event_id = derived_id("job", kind, job_hash, self._runs.get(job_hash, b""), what)
+        entry = self._log.prepare(kind, "", event_id, resource=job_hash.hex(), **fields)
+        self._log.record(connection, entry)
 
     def interrupted(self) -> None:
         """A learning process has started: what was running at this node has ended with the one before."""
@@ -198,6 +256,7 @@ class Desk:
                     "BUNDLE",
                 )
 
+        query_id = secrets.token_bytes(16)
         self._gate.admit(
             Ask(
                 coordinator,
@@ -205,7 +264,7 @@ class Desk:
                 job_hash.hex() if job is not None else f"bundle:{bundle_hash.hex()[:16]}",
                 0,
                 0,
-                secrets.token_bytes(16),
+                query_id,
                 job_hash or bytes(32),
                 check=check,
             )
@@ -222,6 +281,7 @@ class Desk:
             )
             if not begun.rowcount:
                 raise Refused("the job is under way here already", RUNNING)
+            self._runs[job_hash] = query_id
             return job, self._earlier(connection, job)
 
     def _coordinator(self, job: JobDescriptor | None) -> Member:
@@ -257,6 +317,11 @@ class Desk:
                 insert(schema.cohort)
                 .values(dataset=self._rows_of(job), members=text, job=job_hash, at=time.time())
                 .on_conflict_do_nothing()
+            )
+            digest = hashlib.sha256(frame("lianfang/v1/cohort", *sorted(cohort))).digest()
+            fixed = ledger_pb2.EVENT_TYPE_JOB_ROUND
+            self._event(
+                connection, fixed, job_hash, "cohort", count=len(cohort), reason="cohort", digest=digest
             )
 
     def secure_job(self, job_hash: bytes, party: str) -> Job:

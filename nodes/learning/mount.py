@@ -30,7 +30,7 @@ class Mount:
     """One per node that learns."""
 
     def __init__(self, node: "Node", authenticator: wire.Authenticator, coordinates: bool) -> None:
-        self.desk = Desk(node.database, node.gate, node.policy, node.book, node.home)
+        self.desk = Desk(node.database, node.gate, node.policy, node.book, node.home, node.log)
         settings = node.home.config.learn
         self._rooms: SecureSumService | None = None
         self._peer: LearningService | None = None

@@ -1,5 +1,6 @@
 """What a job computes at a party, and what it leaves there: the same model and model card at every bank."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -115,6 +116,13 @@ def save_model(
         target / "card.json", (json.dumps(document, indent=2, sort_keys=True) + "\n").encode(), 0o600
     )
     return target
+
+
+def digest(result: Trained | dict[str, int]) -> bytes:
+    """SHA-256 of a model, or of statistics: the same at every party."""
+    if isinstance(result, Trained):
+        return hashlib.sha256(result.model.to_bytes()).digest()
+    return hashlib.sha256(json.dumps(result, sort_keys=True).encode()).digest()
 
 
 def save_counts(folder: Path, job: JobDescriptor, counts: dict[str, int], cohort: tuple[str, ...]) -> Path:

@@ -70,10 +70,21 @@ class NodeSeats:
         except grpc.RpcError as error:
             raise SeatRefused(error.details() or error.code().name, wire.reason_of(error)) from error
 
-    def report(self, job_hash: bytes, state: str, detail: str = "", sums: int = 0) -> None:
+    def report(
+        self,
+        job_hash: bytes,
+        state: str,
+        detail: str = "",
+        sums: int = 0,
+        round_: str = "",
+        result: bytes = b"",
+    ) -> None:
         """Tell the node how the job stands. What a node that is down misses, only a later report tells it."""
         try:
-            self._desk.Report(pb.JobReport(job=job_hash, state=state, detail=detail, sums=sums), timeout=30)
+            report = pb.JobReport(
+                job=job_hash, state=state, detail=detail, sums=sums, round=round_, result=result
+            )
+            self._desk.Report(report, timeout=30)
         except grpc.RpcError as error:
             _log.warning("the node did not take a report: %s", error.details())
 
@@ -96,13 +107,15 @@ class NodeSeats:
             earlier=[frozenset(each.members) for each in admitted.earlier],
             record=record,
         )
-        told = 0.0
+        told, current = 0.0, ""
 
         def watch(ask: Ask, number: int) -> None:
-            nonlocal told
-            if time.monotonic() - told > _REPORT_SECONDS:
-                told = time.monotonic()
-                self.report(job_hash, "running", ask.label, number)
+            nonlocal told, current
+            round_ = ask.label.partition(" level ")[0]  # a tree is a round of several sums
+            begun = round_ if round_ != current else ""
+            if begun or time.monotonic() - told > _REPORT_SECONDS:
+                told, current = time.monotonic(), round_
+                self.report(job_hash, "running", ask.label, number, begun)
 
         def finish(result: Any, cost: Cost) -> None:
             where = self._save(job, result, member.cohort)
@@ -110,7 +123,8 @@ class NodeSeats:
                 "job %s: %s, %d sums; computing %.2f s, cryptography %.2f s, waiting %.2f s",
                 *(job_hash.hex()[:12], where, cost.sums, cost.compute, cost.cryptography, cost.waiting),
             )
-            self.report(job_hash, "done", str(where.relative_to(self._home.data)), cost.sums)
+            saved = str(where.relative_to(self._home.data))
+            self.report(job_hash, "done", saved, cost.sums, result=pipeline.digest(result))
 
         kept = pipeline.Kept()
 

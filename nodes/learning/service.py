@@ -114,7 +114,15 @@ class LearningAdminService(learning_pb2_grpc.LearningAdminServicer):
     @wire.unary
     async def Report(self, request: pb.JobReport, context: Any) -> pb.JobReported:
         """How a job stands."""
-        await asyncio.to_thread(self._desk.report, request.job, request.state, request.detail, request.sums)
+        await asyncio.to_thread(
+            self._desk.report,
+            request.job,
+            request.state,
+            request.detail,
+            request.sums,
+            request.round,
+            request.result,
+        )
         if self._rooms is not None and request.state == "failed":
             await self._rooms.end(request.job, request.detail)  # nobody waits for who does not come
         return pb.JobReported()

@@ -4,7 +4,7 @@ gRPC checks the DNS name, never the SPIFFE URI, so the pin is what tells one mem
 import asyncio
 
 import grpc
-from lianfang.v1 import learning_pb2_grpc, lookup_pb2_grpc, node_pb2_grpc, sync_pb2_grpc
+from lianfang.v1 import learning_pb2_grpc, ledger_pb2_grpc, lookup_pb2_grpc, node_pb2_grpc, sync_pb2_grpc
 
 from ..errors import NodeError, Refused
 from ..identity.keys import NodeKeys
@@ -44,6 +44,7 @@ class Peer:
         self.sync = sync_pb2_grpc.ListSyncStub(channel)
         self.lookup = lookup_pb2_grpc.LookupStub(channel)
         self.learning = learning_pb2_grpc.LearningStub(channel)
+        self.ledger = ledger_pb2_grpc.LedgerStub(channel)
 
 
 class Peers:

@@ -9,20 +9,25 @@ from dataclasses import dataclass, field
 
 import grpc
 from lianfang.v1 import common_pb2 as common
-from lianfang.v1 import lookup_pb2
+from lianfang.v1 import ledger_pb2, lookup_pb2
 
 from protocols import padding, sealed, voprf
-from protocols.errors import PeerError
+from protocols.errors import PeerError, SignatureError
 from protocols.label import Label
+from protocols.ledger import events
 from protocols.lookup import Question
 from protocols.sealed import ListEpoch
 
 from .. import limits
 from ..config import AskSection
 from ..errors import NodeError, Refused
+from ..gate import Promised
 from ..identity.members import Member
 from ..identity.names import MemberName
+from ..ledger.book import Entry, LogBook
+from ..policy import PURPOSE_NAMES
 from ..services import wire
+from ..services.lookup import check_event, event_fields
 from ..workers import Workers
 from .peers import PeerFailed, Peers, failed
 from .questions import Answer, Batch, Job, Questions
@@ -98,7 +103,9 @@ class Asker:
         workers: Workers,
         settings: AskSection,
         capture: wire.Capture,
+        log: LogBook,
     ) -> None:
+        self._log = log
         self._name, self._peers, self._syncer, self._tables = name, peers, syncer, tables
         self._questions, self._workers, self._settings = questions, workers, settings
         self._capture = capture
@@ -181,7 +188,7 @@ class Asker:
     ) -> None:
         assert target.copy is not None
         copy = target.copy
-        self._syncer.check_no_alarm(copy.holder, copy.list)
+        self._syncer.pins.check(copy.holder, copy.list)
         target.budget = self._syncer.offer(copy.holder, copy.list)
         for batch in pending:
             if (batch.holder, batch.list) == (copy.holder, copy.list):
@@ -213,25 +220,19 @@ class Asker:
         self, job: Job, targets: Sequence[Target], deadline: float
     ) -> AsyncIterator[Answered | Finished]:
         """Ask all targets at once. Each ends with one `Finished`; none waits for another."""
-        events: asyncio.Queue[Answered | Finished] = asyncio.Queue()
-        parts = [
-            (target.copy.holder, target.copy.list, target.copy.epoch, *part)
-            for target in targets
-            if target.copy is not None and target.trouble is None
-            for part in target.parts()
-        ]
-        fresh = await asyncio.wrap_future(self._questions.begin(job, parts))
+        told: asyncio.Queue[Answered | Finished] = asyncio.Queue()
+        self._log.check_standing(PURPOSE_NAMES[job.purpose])
         tasks = []
         for target in targets:
             batches = list(target.pending)
-            if target.copy is not None:
-                where = (target.copy.holder, target.copy.list)
-                batches += [batch for batch in fresh if (batch.holder, batch.list) == where]
-            tasks.append(asyncio.create_task(self._ask_one(job, target, batches, deadline, events)))
+            if target.copy is not None and target.trouble is None:
+                where = (target.copy.holder, target.copy.list, target.copy.epoch)
+                batches += [self._questions.prepare(job, *where, inputs) for inputs, _ in target.parts()]
+            tasks.append(asyncio.create_task(self._ask_one(job, target, batches, deadline, told)))
         try:
             remaining = len(tasks)
             while remaining:
-                event = await events.get()
+                event = await told.get()
                 remaining -= isinstance(event, Finished)
                 yield event
         finally:
@@ -244,18 +245,18 @@ class Asker:
         target: Target,
         queue: list[Batch],
         deadline: float,
-        events: "asyncio.Queue[Answered | Finished]",
+        told: "asyncio.Queue[Answered | Finished]",
     ) -> None:
         charged = [0]
         try:
             if target.trouble is not None or target.copy is None:
                 outcome, detail = target.trouble or ("failed", "no copy of a list")
-                events.put_nowait(Finished(target, outcome, detail, 0))
+                told.put_nowait(Finished(target, outcome, detail, 0))
                 return
             total = len(target.known) + len(target.todo) + sum(len(each.inputs) for each in target.pending)
             done = len(target.known)
             if done:
-                events.put_nowait(Answered(target, list(target.known.values()), done, total))
+                told.put_nowait(Answered(target, list(target.known.values()), done, total))
             while queue:
                 batch = queue.pop(0)
                 answers, replacement = await self._ask_batch(job, target, batch, deadline, charged)
@@ -263,18 +264,18 @@ class Asker:
                     queue[:0] = replacement
                     continue
                 done += len(answers)
-                events.put_nowait(Answered(target, answers, done, total))
-            events.put_nowait(Finished(target, "answered", "", charged[0]))
+                told.put_nowait(Answered(target, answers, done, total))
+            told.put_nowait(Finished(target, "answered", "", charged[0]))
         except PeerFailed as error:
-            events.put_nowait(Finished(target, error.outcome, str(error), charged[0]))
+            told.put_nowait(Finished(target, error.outcome, str(error), charged[0]))
         except NodeError as error:
-            events.put_nowait(Finished(target, "failed", str(error), charged[0]))
+            told.put_nowait(Finished(target, "failed", str(error), charged[0]))
         except PeerError as error:
             detail = f"{target.member.name.name}: {error}"
-            events.put_nowait(Finished(target, "failed", detail, charged[0]))
+            told.put_nowait(Finished(target, "failed", detail, charged[0]))
         except Exception as error:  # the other holders' answers must not be lost with this one's
             _log.exception("asking %s failed", target.member.name.name)
-            events.put_nowait(
+            told.put_nowait(
                 Finished(target, "failed", f"this node failed: {type(error).__name__}", charged[0])
             )
 
@@ -306,6 +307,11 @@ class Asker:
             asker=batch.asker,
             blinded=blinded,
         )
+        entry = self._log.prepare(
+            ledger_pb2.EVENT_TYPE_QUERY_ASKED, batch.holder, batch.query_id, **event_fields(request)
+        )
+        recorded = await asyncio.wrap_future(self._questions.begin(job, batch, question.size, entry))
+        request.receipt.CopyFrom(self._log.receipt(recorded))
         try:
             response = await self._send(
                 target, batch, request, deadline + _SECONDS_PER_ELEMENT * question.size
@@ -318,14 +324,31 @@ class Asker:
                 await asyncio.wrap_future(self._questions.end(batch, "refused"))
             raise
         charged[0] += 0 if response.repeated_answer else question.size
+        promised = self._answered(target.member, request, response, recorded)
         answers = await loop.run_in_executor(
             executor, self._finish, batch, request.table_batch, question, response, run
         )
         budget = response.budget.SerializeToString()
-        await asyncio.wrap_future(self._questions.answered(job, batch, answers, budget))
+        await asyncio.wrap_future(self._questions.answered(job, batch, answers, budget, promised))
         target.budget = response.budget
         self._syncer.note_budget(batch.holder, batch.list, response.budget)
         return answers, None
+
+    def _answered(
+        self,
+        member: Member,
+        request: lookup_pb2.EvaluateRequest,
+        response: lookup_pb2.EvaluateResponse,
+        recorded: Entry,
+    ) -> Promised:
+        """The holder's receipt: that it has recorded this request, and our record of it. Raises a `PeerError`."""
+        committed = events.verify_receipt(response.receipt, member.verifier, member.id)
+        check_event(committed.event, ledger_pb2.EVENT_TYPE_QUERY_ANSWERED, request, str(self._name))
+        if committed.event.peer_leaf != recorded.committed.commitment:
+            raise SignatureError("the holder's receipt names another record of ours")
+        if response.receipt.include_by > time.time() + limits.RECEIPT_SECONDS:
+            raise SignatureError("the holder's receipt promises the log's entry for too late")
+        return response.receipt, committed
 
     def _copy(self, batch: Batch) -> Synced:
         """The copy a batch was asked of; raises `PeerFailed` where its epoch has gone meanwhile."""
@@ -382,8 +405,7 @@ class Asker:
         assert copy is not None
         if copy.epoch <= before:
             raise Refused(f"{target.member.name.name} closed epoch {before} and opened no other", "EPOCH")
-        part = (copy.holder, copy.list, copy.epoch, batch.inputs, padding.bucket(len(batch.inputs)))
-        return await asyncio.wrap_future(self._questions.begin(job, [part]))
+        return [self._questions.prepare(job, copy.holder, copy.list, copy.epoch, batch.inputs)]
 
     def _finish(
         self,

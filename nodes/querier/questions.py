@@ -6,12 +6,11 @@ bytes are sent again and charged once. With the answer they are erased: OPRF out
 
 import asyncio
 import functools
-import hashlib
 import json
 import secrets
 import struct
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -21,7 +20,11 @@ from sqlalchemy.dialects.sqlite import insert
 from protocols import lookup
 from protocols.encoding import frame
 
+from ..errors import NotFound
+from ..gate import Promised
 from ..identity.keys import Vault
+from ..ledger.book import Entry, LogBook
+from ..ledger.bundle import Case, case_commitment
 from ..store import engine as db
 from ..store import schema
 from ..store.prepared import Prepared
@@ -31,6 +34,7 @@ _PURPOSE = b"asked"
 _POSITION = struct.Struct(">II")  # epoch, batch
 _FEW = 50  # identifiers that are looked for one by one
 _CACHED = 1_000
+_SALT_AT = 5  # bytes: behind the frame's tag and length
 
 # Built once: at each question, building a statement costs more than running it.
 _PENDING = Prepared(
@@ -38,7 +42,9 @@ _PENDING = Prepared(
         *(schema.asked.c[name] for name in ("query_id", "holder", "list", "epoch", "asker", "secret"))
     ).where(schema.asked.c.job == sa.bindparam("in_job"), schema.asked.c.outcome == "pending")
 )
-_BEGIN = Prepared(schema.asked.insert(), [column.name for column in schema.asked.columns])
+_BEGIN = Prepared(
+    insert(schema.asked).on_conflict_do_nothing(), [column.name for column in schema.asked.columns]
+)
 _END = Prepared(
     schema.asked.update()
     .where(schema.asked.c.query_id == sa.bindparam("in_query_id"))
@@ -118,8 +124,11 @@ class Answer:
 class Questions:
     """Tables job, asked, answer and hit of `node.db`."""
 
-    def __init__(self, database: sa.Engine, writer: GroupWriter, vault: Vault, keep_hours: float) -> None:
+    def __init__(
+        self, database: sa.Engine, writer: GroupWriter, vault: Vault, keep_hours: float, log: LogBook
+    ) -> None:
         self._database, self._writer, self._vault, self._keep = database, writer, vault, keep_hours * 3600
+        self._log = log
         self._commitments: dict[bytes, bytes] = {}
 
     async def job(self, case: str, purpose: int, basis: int, asker: str) -> Job:
@@ -134,13 +143,28 @@ class Questions:
             self._commitments[job_id] = commitment
         return Job(job_id, commitment, purpose, basis, self._vault.pseudonym(asker))
 
+    def case(self, number: str) -> Case:
+        """The salts under which a case's commitments were made; raises `NotFound` for a case never asked about."""
+        table = schema.job
+        with db.reading(self._database) as connection:
+            secrets_ = connection.execute(sa.select(table.c.case_secret).order_by(table.c.at)).scalars().all()
+        salts = []
+        for secret in secrets_:
+            plain = self._vault.decrypt(secret, b"case")
+            salt = plain[_SALT_AT : _SALT_AT + 32]
+            if plain == frame(salt, number):
+                salts.append(salt)
+        if not salts:
+            raise NotFound("nothing was asked here under that case number")
+        return Case(number, tuple(salts))
+
     def _open(self, connection: sa.Connection, job_id: bytes, case: str) -> bytes:
         table = schema.job
         known = connection.execute(sa.select(table.c.case_commitment).where(table.c.id == job_id)).scalar()
         if known is not None:
             return bytes(known)
         salt = secrets.token_bytes(32)
-        commitment = hashlib.sha256(frame("lianfang/v1/case", salt, case)).digest()
+        commitment = case_commitment(salt, case)
         secret = self._vault.encrypt(frame(salt, case), b"case")
         connection.execute(
             table.insert().values(id=job_id, case_secret=secret, case_commitment=commitment, at=time.time())
@@ -171,51 +195,38 @@ class Questions:
             )
         return batches
 
-    def begin(
-        self, job: Job, parts: Iterable[tuple[str, str, int, list[bytes], int]]
-    ) -> "Future[list[Batch]]":
-        """Record new batches; durable once the future is set, and nothing is sent before.
+    @staticmethod
+    def prepare(job: Job, holder: str, list_name: str, epoch: int, inputs: list[bytes]) -> Batch:
+        """A new batch, in memory only: nothing of it is sent before `begin`."""
+        seed = secrets.token_bytes(lookup.SEED)
+        return Batch(secrets.token_bytes(16), seed, inputs, holder, list_name, epoch, job.asker)
 
-        `parts` are (holder, list, epoch, inputs, padded size).
+    def begin(self, job: Job, batch: Batch, count: int, entry: Entry) -> "Future[Entry]":
+        """Record a batch of `count` elements after padding, and the log's event of it, in one transaction.
+
+        Once the future is set both are durable; it holds the event, which for a batch that was begun before is the
+        one of then.
         """
-        batches, rows = [], []
-        for holder, list_name, epoch, inputs, count in parts:
-            batch = Batch(
-                secrets.token_bytes(16),
-                secrets.token_bytes(lookup.SEED),
-                inputs,
-                holder,
-                list_name,
-                epoch,
-                job.asker,
-            )
-            stored = json.dumps({"seed": batch.seed.hex(), "inputs": [each.decode() for each in inputs]})
-            batches.append(batch)
-            rows.append(
-                {
-                    "query_id": batch.query_id,
-                    "job": job.id,
-                    "holder": holder,
-                    "list": list_name,
-                    "epoch": epoch,
-                    "count": count,
-                    "purpose": job.purpose,
-                    "basis": job.basis,
-                    "case_commitment": job.case_commitment,
-                    "asker": job.asker,
-                    "at": time.time(),
-                    "outcome": "pending",
-                    "secret": self._vault.encrypt(stored.encode(), _PURPOSE + batch.query_id),
-                }
-            )
-        if not rows:
-            done: Future[list[Batch]] = Future()
-            done.set_result([])
-            return done
+        stored = json.dumps({"seed": batch.seed.hex(), "inputs": [each.decode() for each in batch.inputs]})
+        row = {
+            "query_id": batch.query_id,
+            "job": job.id,
+            "holder": batch.holder,
+            "list": batch.list,
+            "epoch": batch.epoch,
+            "count": count,
+            "purpose": job.purpose,
+            "basis": job.basis,
+            "case_commitment": job.case_commitment,
+            "asker": batch.asker,
+            "at": time.time(),
+            "outcome": "pending",
+            "secret": self._vault.encrypt(stored.encode(), _PURPOSE + batch.query_id),
+        }
 
-        def write(connection: sa.Connection) -> list[Batch]:
-            _BEGIN.run_many(connection, rows)
-            return batches
+        def write(connection: sa.Connection) -> Entry:
+            _BEGIN.run(connection, row)
+            return self._log.record(connection, entry)
 
         return self._writer.submit(write)
 
@@ -223,8 +234,12 @@ class Questions:
         """The batch will not be sent again (refused or void): its secrets are erased."""
         return self._writer.submit(lambda connection: _end(connection, batch.query_id, outcome))
 
-    def answered(self, job: Job, batch: Batch, answers: Sequence[Answer], budget: bytes) -> "Future[None]":
-        """Record a batch's answers and what budget is left, and erase its secrets, in one transaction."""
+    def answered(
+        self, job: Job, batch: Batch, answers: Sequence[Answer], budget: bytes, promised: Promised
+    ) -> "Future[None]":
+        """Record a batch's answers, the holder's receipt and what budget is left, and erase its secrets, in one
+        transaction.
+        """
         now = time.time()
         rows = [
             {
@@ -259,6 +274,7 @@ class Questions:
             if hits:
                 _HITS.run_many(connection, hits)
             _end(connection, batch.query_id, "answered")
+            self._log.record_promise(connection, *promised)
             _BUDGET.run(
                 connection,
                 {"in_holder": batch.holder, "in_list": batch.list, "in_budget": budget, "in_at": now},

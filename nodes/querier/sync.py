@@ -26,10 +26,12 @@ from ..config import AskSection
 from ..errors import NodeError, Refused, StorageError
 from ..identity.members import Member, MemberBook
 from ..identity.names import MemberName
+from ..ledger.mirrors import Mirrors
 from ..services import wire
 from ..store import engine as db
 from ..store import schema
 from .peers import PeerFailed, Peers, failed
+from .pins import Pins
 from .tables import Tables
 
 
@@ -72,7 +74,6 @@ class _Known:
     copies: dict[tuple[str, str, int], Synced]  # by epoch, ascending
     offers: dict[tuple[str, str], common.Budget]
     contacts: dict[str, float]
-    alarms: list[dict[str, Any]]
 
 
 class Syncer:
@@ -87,7 +88,10 @@ class Syncer:
         name: MemberName,
         settings: AskSection,
         capture: wire.Capture,
+        pins: Pins,
+        mirrors: Mirrors,
     ) -> None:
+        self.pins, self._mirrors = pins, mirrors
         self._database, self._tables, self._peers, self._book = database, tables, peers, book
         self._name, self._settings, self._capture = name, settings, capture
         self._locks: dict[str, asyncio.Lock] = {}
@@ -103,7 +107,6 @@ class Syncer:
                 ).all()
                 offers = connection.execute(sa.select(schema.offer)).all()
                 contacts = connection.execute(sa.select(schema.contact)).all()
-                alarms = connection.execute(sa.select(schema.alarm).order_by(schema.alarm.c.id.desc())).all()
             self._memory = _Known(
                 {
                     (row.holder, row.list, row.epoch): Synced(
@@ -113,7 +116,6 @@ class Syncer:
                 },
                 {(row.holder, row.list): common.Budget.FromString(row.budget) for row in offers},
                 {row.holder: row.at for row in contacts},
-                [{"holder": r.holder, "list": r.list, "what": r.what, "at": r.at} for r in alarms],
             )
         return self._memory
 
@@ -155,46 +157,7 @@ class Syncer:
         """Remember what an answer said is left."""
         self._known().offers[(holder, list_name)] = budget
 
-    def alarms(self) -> list[dict[str, Any]]:
-        """Contradictory statements, newest first."""
-        return self._known().alarms
-
-    def check_no_alarm(self, holder: str, list_name: str) -> None:
-        """Raise `Refused` where the holder has signed two different things for one slot."""
-        if any(each["holder"] == holder and each["list"] == list_name for each in self.alarms()):
-            raise Refused(
-                f"{holder} signed contradictory statements about {list_name}; both are kept as evidence",
-                "MISBEHAVIOUR",
-            )
-
-    # -- pins --------------------------------------------------------------------------------------------------
-
-    def _pin(self, member: Member, where: ListEpoch, signed: common.SignedStatement, kind: str) -> Any:
-        """Verify a statement and hold the holder to it; raises `Refused` for a second, different one."""
-        said = statement.verify(member.verifier, signed, where, kind)
-        slot = statement.slot(said)
-        table = schema.pin
-        key = {"holder": member.id, "list": where.list, "epoch": where.epoch, "slot": slot}
-        data = signed.SerializeToString()
-        with self._writing() as connection:
-            known = connection.execute(sa.select(table.c.signed).filter_by(**key)).scalar()
-            if known is None:
-                connection.execute(table.insert().values(**key, signed=data, at=time.time()))
-                return said
-            if common.SignedStatement.FromString(known).statement == signed.statement:
-                return said
-            connection.execute(
-                schema.alarm.insert().values(
-                    holder=member.id,
-                    list=where.list,
-                    what=f"two statements for epoch {where.epoch}, {slot}",
-                    first=known,
-                    second=data,
-                    at=time.time(),
-                )
-            )
-        self.check_no_alarm(member.id, where.list)
-        return said
+    # -- offers ------------------------------------------------------------------------------------------------
 
     def _write_offer(self, holder: str, list_name: str, budget: common.Budget, purposes: bytes) -> None:
         values = {"budget": budget.SerializeToString(), "at": time.time(), "purposes": purposes}
@@ -241,6 +204,7 @@ class Syncer:
         kept and the next sync goes on from there. Where one list fails the others are still brought up to date.
         """
         async with self._locks.setdefault(member.id, asyncio.Lock()):
+            await self._mirrors.refresh(member)
             info = await self.info(member, self._settings.deadline_seconds)
             if len(info.lists) > limits.LISTS_A_HOLDER:
                 raise Refused(f"{member.name.name} offers {len(info.lists)} lists", "INVALID")
@@ -258,6 +222,7 @@ class Syncer:
                 try:
                     for epoch in head.epochs:
                         await self._sync_epoch(member, head.list, epoch, watch)
+                    await asyncio.to_thread(self._check_newest, member, head)
                 except (PeerFailed, Refused) as error:
                     if isinstance(error, PeerFailed) and error.outcome != "refused":
                         raise
@@ -276,10 +241,10 @@ class Syncer:
         try:
             number = statement.parse(head.opened.statement).epoch
             where = ListEpoch(self._name.network, member.id, list_name, number)
-            opened = await asyncio.to_thread(self._pin, member, where, head.opened, "epoch_opened")
+            opened = await self._logged(member, where, head.opened, "epoch_opened")
             public_key = opened.epoch_opened.public_key
             if head.HasField("closed"):
-                closed = await asyncio.to_thread(self._pin, member, where, head.closed, "epoch_closed")
+                closed = await self._logged(member, where, head.closed, "epoch_closed")
                 if closed.epoch_closed.public_key != public_key:
                     raise Refused(
                         f"{member.name.name} closed epoch {number} under another key", "MISBEHAVIOUR"
@@ -292,7 +257,7 @@ class Syncer:
                 raise Refused(
                     f"{member.name.name} keeps epoch {number} of {list_name} past its end", "OVERDUE"
                 )
-            newest = await asyncio.to_thread(self._pin, member, where, head.head, "batch")
+            newest = await self._logged(member, where, head.head, "batch")
         except PeerError as error:
             raise Refused(f"{member.name.name}: {list_name}, epoch {number}: {error}", "INVALID") from error
         table = await asyncio.to_thread(self._tables.get, *(member.id, list_name, number))
@@ -305,6 +270,41 @@ class Syncer:
             await self._pull(member, where, (have, target), watch)
         await asyncio.to_thread(self._note_current, where, public_key, target)
         watch(SyncStep(member.name.name, list_name, number, target, state="current"))
+
+    async def _logged(
+        self, member: Member, where: ListEpoch, signed: common.SignedStatement, kind: str
+    ) -> Any:
+        """A statement that the holder shows us, once it is found in the log that it shows everybody.
+
+        Raises `Refused` for one that is not there: a key or a table for one asker alone.
+        """
+        said = await asyncio.to_thread(self.pins.pin, member, where, signed, kind)
+        slot = statement.slot(said)
+        if not await asyncio.to_thread(self.pins.logged, member.id, where, slot):
+            await self._mirrors.refresh(member)  # published since we looked
+        if not await asyncio.to_thread(self.pins.logged, member.id, where, slot):
+            what = f"unlogged statement for epoch {where.epoch}, {slot}"
+            state = await asyncio.to_thread(self._mirrors.state, member)
+            head = bytes(state.head.note) if state is not None else b""
+            data = signed.SerializeToString(deterministic=True)
+            await asyncio.to_thread(self.pins.alarm, member.id, where.list, what, data, head)
+            self.pins.check(member.id, where.list)
+        return said
+
+    def _check_newest(self, member: Member, head: node_pb2.ListHead) -> None:
+        """What is offered must be the newest that the holder's log announces, to everybody."""
+        shown: dict[int, int] = {}
+        for epoch in head.epochs:
+            if not epoch.HasField("closed"):
+                number = statement.parse(epoch.opened.statement).epoch
+                batch = statement.parse(epoch.head.statement).batch.number if epoch.HasField("head") else 0
+                shown[number] = batch
+        number, batch = self.pins.newest(member.id, head.list)
+        if batch > shown.get(number, 0):
+            raise Refused(
+                f"{member.name.name} shows {head.list} older than its log: epoch {number} has batch {batch}",
+                "STALE",
+            )
 
     def _note_current(self, where: ListEpoch, public_key: bytes, batch: int) -> None:
         values = {"batch": batch, "checked_at": time.time(), "closed": 0}
@@ -410,7 +410,7 @@ class Syncer:
                 if response.WhichOneof("part") == "descriptor":
                     if incoming is not None:
                         raise TableError("a new batch begins before the last one is whole")
-                    said = await asyncio.to_thread(self._pin, member, where, response.descriptor, "batch")
+                    said = await self._logged(member, where, response.descriptor, "batch")
                     if said.batch.number != have + 1:
                         raise TableError(f"batch {said.batch.number} came instead of {have + 1}")
                     incoming = _Incoming(folder, said.batch)
@@ -456,16 +456,10 @@ class Syncer:
     def _previous_hash(self, where: ListEpoch, number: int) -> bytes:
         if number == 1:
             return bytes(32)
-        table = schema.pin
-        with db.reading(self._database) as connection:
-            data = connection.execute(
-                sa.select(table.c.signed).filter_by(
-                    holder=where.holder, list=where.list, epoch=where.epoch, slot=f"batch-{number - 1}"
-                )
-            ).scalar()
-        if data is None:
+        signed = self.pins.signed(where, f"batch-{number - 1}")
+        if signed is None:
             raise TableError(f"batch {number - 1} was never announced")
-        return statement.parse(common.SignedStatement.FromString(data).statement).batch.table_hash
+        return statement.parse(signed.statement).batch.table_hash
 
 
 def _check_space(folder: Path, size: int) -> None:

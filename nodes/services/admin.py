@@ -19,6 +19,7 @@ from protocols.errors import IdentifierError
 from protocols.identifiers import Identifier, Kind, normalise, recognise
 from protocols.identifiers.kinds import REVIEW_ONLY
 from protocols.label import Basis, Category, Label, Reason, Status, slug
+from protocols.ledger import events
 
 from .. import limits, report, words
 from ..errors import NodeError, invalid
@@ -130,11 +131,12 @@ class AdminService(admin_pb2_grpc.AdminServicer):
                 lambda: tell(pb.ImportProgress(phase="store", total=feed.total)),
             )
             batches = [] if outcome.refused else self._seal(start.list, tell)
+        published = self._published(batches, tell)
         rows = [pb.BadRow(number=bad.number, column=bad.column, reason=bad.reason) for bad in outcome.bad]
         for i in range(0, len(rows), _ROWS_A_MESSAGE):
             tell(pb.ImportProgress(phase="bad", bad=rows[i : i + _ROWS_A_MESSAGE]))
         return pb.ImportProgress(
-            phase="done", done=outcome.rows, total=outcome.rows, result=_result(outcome, batches)
+            phase="done", done=outcome.rows, total=outcome.rows, result=_result(outcome, batches, published)
         )
 
     def _seal(self, name: str, tell: Callable[[pb.ImportProgress], None]) -> list[SealedBatch]:
@@ -142,6 +144,13 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             name,
             lambda phase, done, total: tell(pb.ImportProgress(phase=phase, done=done, total=total)),
         )
+
+    def _published(self, batches: list[SealedBatch], tell: Callable[[pb.ImportProgress], None]) -> bool:
+        """Wait until what was sealed stands in the log's published head, where others find it."""
+        leaves = [events.statement_leaf(batch.descriptor) for batch in batches]
+        if leaves:
+            tell(pb.ImportProgress(phase="publish"))
+        return all(self._node.log.wait_for(leaf) for leaf in leaves)
 
     @wire.streaming
     async def ListEntries(self, request: pb.ListEntriesRequest, context: Any) -> AsyncIterator[pb.Entry]:
@@ -169,7 +178,8 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             with node.lists.lock(request.list):
                 changed = node.lists.set_status(request.list, only, list(request.entry_refs), status, reason)
                 batches = self._seal(request.list, tell) if changed else []
-            result = _result(ImportOutcome(changed=changed), batches)
+            published = self._published(batches, tell)
+            result = _result(ImportOutcome(changed=changed), batches, published)
             return pb.ImportProgress(phase="done", result=result)
 
         async for progress in _threaded(work):
@@ -185,7 +195,8 @@ class AdminService(admin_pb2_grpc.AdminServicer):
                 request.close_now,
                 lambda phase, done, total: tell(pb.ImportProgress(phase=phase, done=done, total=total)),
             )
-            return pb.ImportProgress(phase="done", result=_result(ImportOutcome(), [batch]))
+            published = self._published([batch], tell)
+            return pb.ImportProgress(phase="done", result=_result(ImportOutcome(), [batch], published))
 
         async for progress in _threaded(work):
             yield progress
@@ -444,8 +455,9 @@ def _entry(entry: StoredEntry) -> pb.Entry:
     )
 
 
-def _result(outcome: ImportOutcome, batches: list[SealedBatch]) -> pb.ImportResult:
+def _result(outcome: ImportOutcome, batches: list[SealedBatch], published: bool) -> pb.ImportResult:
     return pb.ImportResult(
+        unpublished=not published,
         rows=outcome.rows,
         added=outcome.added,
         changed=outcome.changed,

@@ -80,12 +80,14 @@ class NodeInfoService(node_pb2_grpc.NodeInfoServicer):
         for epoch in known:
             if epoch.state == "sealing" or (epoch.closed and epoch.number < known[-1].number - _CLOSED_SHOWN):
                 continue
-            batches = self._epochs.batches(name, epoch.number)
+            if not self._epochs.is_published(epoch.opened):
+                continue  # others believe what stands in the log
+            batches = self._epochs.published(name, epoch.number)
             epochs.append(
                 pb.EpochHead(
                     opened=epoch.opened,
                     head=batches[-1].descriptor if batches else None,
-                    closed=epoch.closed,
+                    closed=epoch.closed if self._epochs.is_published(epoch.closed) else None,
                 )
             )
         budget = self._gate.budget(member, name)

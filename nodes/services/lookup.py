@@ -3,16 +3,21 @@
 import asyncio
 import collections
 import hashlib
+import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import grpc
 from lianfang.v1 import common_pb2 as common
+from lianfang.v1 import ledger_pb2, lookup_pb2_grpc
 from lianfang.v1 import lookup_pb2 as pb
-from lianfang.v1 import lookup_pb2_grpc
 
 from protocols import group, lookup, padding, voprf
 from protocols.encoding import frame
+from protocols.errors import PeerError, SignatureError
+from protocols.ledger import events
+from protocols.ledger.events import Committed
 from protocols.statement import LIST_NAME
 
 from .. import gate as gates
@@ -21,6 +26,7 @@ from ..errors import Refused, invalid
 from ..gate import Ask, Gate
 from ..holder.epochs import Epochs
 from ..identity.members import Member
+from ..ledger.book import LogBook
 from ..policy import BASIS_NAMES, PURPOSE_NAMES
 from ..workers import Workers
 from . import wire
@@ -68,6 +74,31 @@ def check_shape(request: pb.EvaluateRequest) -> int:
     return count
 
 
+def event_fields(request: pb.EvaluateRequest) -> dict[str, Any]:
+    """What both parties record of a request."""
+    return {
+        "resource": request.list,
+        "epoch": request.epoch,
+        "suite": request.suite,
+        "purpose": request.purpose,
+        "basis": request.basis,
+        "count": len(request.blinded) // group.POINT,
+        "request_hash": request_hash(request),
+        "case_commitment": request.case_commitment,
+        "asker": request.asker,
+    }
+
+
+def check_event(
+    event: ledger_pb2.Event, kind: "ledger_pb2.EventType.ValueType", request: pb.EvaluateRequest, peer: str
+) -> None:
+    """Raise `SignatureError` unless the event records this request, with this member as the other party."""
+    expected = {"type": kind, "id": request.query_id, "peer": peer, **event_fields(request)}
+    for field, value in expected.items():
+        if getattr(event, field) != value:
+            raise SignatureError(f"the recorded {field.replace('_', ' ')} is not this request's")
+
+
 class LookupService(lookup_pb2_grpc.LookupServicer):
     """Small requests have a thread of their own; large ones share the worker processes in turns."""
 
@@ -78,7 +109,9 @@ class LookupService(lookup_pb2_grpc.LookupServicer):
         gate: Gate,
         workers: Workers,
         capture: wire.Capture,
+        log: LogBook,
     ) -> None:
+        self._log = log
         self._epochs, self._gate, self._workers, self._capture = epochs, gate, workers, capture
         self._authenticator = authenticator
         self._fast = ThreadPoolExecutor(1, "lookup")
@@ -98,6 +131,7 @@ class LookupService(lookup_pb2_grpc.LookupServicer):
         count = check_shape(request)
         ask = self._ask(request, member, count)
         self._gate.precheck(ask)
+        ask = replace(ask, receipt=(request.receipt, self._asked(request, ask)))
         if count <= limits.BATCH_INLINE:
             response = await self._answer(request, ask, self._fast, voprf.inline)
         else:
@@ -147,9 +181,29 @@ class LookupService(lookup_pb2_grpc.LookupServicer):
         decision = await asyncio.wrap_future(self._gate.submit(ask))
         key = self._epochs.key(request.list, request.epoch)
         evaluated, proof = await loop.run_in_executor(executor, lookup.answer, key, request.blinded, run)
+        assert decision.entry is not None  # of an evaluation
         return pb.EvaluateResponse(
-            evaluated=evaluated, proof=proof, budget=decision.budget, repeated_answer=decision.repeated
+            evaluated=evaluated,
+            proof=proof,
+            budget=decision.budget,
+            repeated_answer=decision.repeated,
+            receipt=self._log.receipt(decision.entry),
         )
+
+    def _asked(self, request: pb.EvaluateRequest, ask: Ask) -> Committed:
+        """The querier's own record of this very request; raises `Refused` where it gives no receipt of it."""
+        try:
+            committed = events.verify_receipt(request.receipt, ask.member.verifier, ask.member.id)
+            check_event(committed.event, ledger_pb2.EVENT_TYPE_QUERY_ASKED, request, self._log.owner)
+        except PeerError as error:
+            raise Refused(
+                f"the request carries no valid receipt of the asking member's log: {error}",
+                "RECEIPT",
+                grpc.StatusCode.FAILED_PRECONDITION,
+            ) from error
+        if request.receipt.include_by > time.time() + limits.RECEIPT_SECONDS:
+            raise invalid("the receipt promises the log's entry for too late")
+        return committed
 
     @staticmethod
     def _check_points(blinded: bytes, run: voprf.Runner) -> None:

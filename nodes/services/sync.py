@@ -63,7 +63,7 @@ class ListSyncService(sync_pb2_grpc.ListSyncServicer):
         )
         await asyncio.wrap_future(self._gate.submit(ask))
         end = time.monotonic() + limits.PULL_SECONDS
-        batches = await asyncio.to_thread(self._epochs.batches, request.list, request.epoch)
+        batches = await asyncio.to_thread(self._epochs.published, request.list, request.epoch)
         for batch in batches[request.from_batch - 1 :]:
             response = pb.PullResponse(descriptor=batch.descriptor)
             self._capture.record("out", "Pull", member.id, response)

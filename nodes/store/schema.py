@@ -1,5 +1,6 @@
-"""Tables. Two databases: `node.db` is small and hot (the gate writes it at each question); `lists.db` holds the
-entries, so that an import of a million rows in one transaction never makes a question wait.
+"""Tables. Three databases: `node.db` is small and hot (the gate and the log write it at each question); `lists.db`
+holds the entries, so that an import of a million rows in one transaction never makes a question wait; `mirrors.db`
+holds copies of others' logs.
 
 Times are seconds since 1970-01-01 UTC, days are days since then. What is about a person is encrypted or a
 keyed index (`Vault`).
@@ -21,6 +22,7 @@ from sqlalchemy import (
 
 node = MetaData()
 lists = MetaData()
+mirrors = MetaData()
 
 # -- the gate ----------------------------------------------------------------------------------------------
 
@@ -115,6 +117,7 @@ pin = Table(
     Column("slot", Text),
     Column("signed", LargeBinary, nullable=False),  # SignedStatement
     Column("at", Float, nullable=False),
+    Column("position", Integer),  # in the holder's log
     PrimaryKeyConstraint("holder", "list", "epoch", "slot"),
 )
 alarm = Table(
@@ -233,6 +236,95 @@ supernode = Table(
     Column("member", Text, primary_key=True),
     Column("key", LargeBinary, nullable=False),
     Column("at", Float, nullable=False),
+)
+
+# -- the ledger ----------------------------------------------------------------------------------------------
+
+ledger_entry = Table(
+    "ledger_entry",
+    node,
+    Column("key", LargeBinary, primary_key=True),  # what makes an event the same
+    Column("type", Integer, nullable=False),  # 0 for leaves in clear
+    Column("peer", Text, nullable=False),
+    Column("event_id", LargeBinary, nullable=False),
+    Column("case_commitment", LargeBinary, nullable=False),
+    Column("at", Integer, nullable=False),  # milliseconds
+    Column("include_by", Integer, nullable=False),  # seconds
+    Column("leaf", LargeBinary, nullable=False),
+    Column("opening", LargeBinary),  # encrypted; its destruction is the erasure
+    Column("position", Integer, unique=True),  # in the log; empty until the tick
+    Index("ledger_waiting", "key", sqlite_where=text("position IS NULL")),
+    Index("ledger_peer", "peer", "at"),
+    Index("ledger_case", "case_commitment", sqlite_where=text("case_commitment != x''")),
+)
+ledger_tree = Table(
+    "ledger_tree",
+    node,
+    Column("id", Integer, primary_key=True),  # 1
+    Column("size", Integer, nullable=False),
+)
+ledger_tile = Table(
+    "ledger_tile",
+    node,
+    Column("level", Integer),  # -1 for entries
+    Column("number", Integer),
+    Column("content", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("level", "number"),
+)
+ledger_head = Table(
+    "ledger_head",
+    node,
+    Column("size", Integer, primary_key=True),
+    Column("note", LargeBinary, nullable=False),  # with the cosignatures that have come in
+    Column("signed_at", Float, nullable=False),
+    Column("published_at", Float),  # when a quorum had cosigned
+)
+logged_state = Table(
+    "logged_state",
+    node,
+    Column("name", Text, primary_key=True),  # a member, a file
+    Column("digest", LargeBinary, nullable=False),  # as last recorded
+)
+witnessed = Table(
+    "witnessed",
+    node,
+    Column("origin", Text, primary_key=True),
+    Column("size", Integer, nullable=False),
+    Column("root", LargeBinary, nullable=False),
+    Column("note", LargeBinary, nullable=False),  # with this node's cosignature
+)
+promise = Table(
+    "promise",
+    node,
+    Column("commitment", LargeBinary, primary_key=True),
+    Column("peer", Text, nullable=False),
+    Column("event_id", LargeBinary, nullable=False),
+    Column("include_by", Integer, nullable=False),  # seconds
+    Column("receipt", LargeBinary, nullable=False),  # encrypted
+    Column("position", Integer),  # where the peer's log holds it
+    Index("promise_open", "peer", "include_by", sqlite_where=text("position IS NULL")),
+    Index("promise_event", "event_id"),
+)
+
+# -- mirrors.db ----------------------------------------------------------------------------------------------
+
+mirror = Table(
+    "mirror",
+    mirrors,
+    Column("origin", Text, primary_key=True),
+    Column("size", Integer, nullable=False),
+    Column("note", LargeBinary, nullable=False),  # the newest published head
+    Column("head_time", Integer, nullable=False),  # of its cosignatures, seconds
+    Column("seen_at", Float, nullable=False),
+)
+mirror_tile = Table(
+    "mirror_tile",
+    mirrors,
+    Column("origin", Text),
+    Column("level", Integer),
+    Column("number", Integer),
+    Column("content", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("origin", "level", "number"),
 )
 
 # -- lists.db ----------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nodes.config import ListsSection
+from nodes.config import LedgerSection, ListsSection
 from nodes.gate import Gate
 from nodes.holder.epochs import Epochs
 from nodes.holder.lists import ImportOutcome, ListStore, today
@@ -16,10 +16,13 @@ from nodes.identity.authority import Authority, make_request, read_request
 from nodes.identity.keys import NodeKeys
 from nodes.identity.members import Member
 from nodes.identity.names import MemberName, Role
+from nodes.ledger.book import LogBook
+from nodes.ledger.mark import Mark
 from nodes.policy import PolicyFile
 from nodes.store import engine as db
 from nodes.store.writer import GroupWriter
 from nodes.workers import Workers
+from protocols.ledger.checkpoints import Head
 
 NETWORK = "test.example"
 
@@ -62,6 +65,18 @@ class Holder:
         return self.store.import_rows(name, [prepared], replace, skip_bad)
 
 
+def make_log(database, keys: NodeKeys, name: MemberName, folder: Path, **settings) -> LogBook:
+    return LogBook(database, keys, name, LedgerSection(**settings), Mark(folder / "ledger.mark"))
+
+
+def publish(log: LogBook, writer: GroupWriter) -> Head:
+    """A tick of a log that nobody has to witness."""
+    head = log.tick(writer)
+    writer.submit(lambda connection: log.publish(connection, head)).result()
+    log.announce(head)
+    return head
+
+
 @pytest.fixture
 def make_holder(tmp_path: Path, workers: Workers) -> Callable[[], Holder]:
     def make(folder: Path = tmp_path / "holder", settings: ListsSection = ListsSection()) -> Holder:
@@ -72,11 +87,13 @@ def make_holder(tmp_path: Path, workers: Workers) -> Callable[[], Holder]:
         store = ListStore(db.connect(folder / "lists.db", "lists"), keys.vault)
         database = db.connect(folder / "node.db", "node")
         name = MemberName(NETWORK, Role.BANK, "holder")
+        log = make_log(database, keys, name, folder)
         epochs = Epochs(
-            database, store, keys, name, folder / "lists", folder / "epoch-keys", settings, workers
+            database, store, keys, name, folder / "lists", folder / "epoch-keys", settings, workers, log
         )
         holder = Holder(folder, keys, name, store, epochs, workers)
         holder.database = database  # type: ignore[attr-defined]
+        holder.log = log  # type: ignore[attr-defined]
         return holder
 
     return make
@@ -100,7 +117,7 @@ def members(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Member]:
     ):
         node_keys.create(folder / name / "keys")
         keys = NodeKeys.load(folder / name / "keys")
-        request = make_request(keys, MemberName(NETWORK, role, name), "127.0.0.1:1")
+        request = make_request(keys, MemberName(NETWORK, role, name), "127.0.0.1:1", "127.0.0.1:2")
         ca.sign(read_request(request))
     return {member.name.name: member for member in ca.members}
 
@@ -122,7 +139,8 @@ def make_gate(holder: Holder) -> Iterator[Callable[..., Gate]]:
     def make(rules: PolicyFile, **options) -> Gate:
         writer = GroupWriter(holder.database)  # type: ignore[attr-defined]
         made.append(writer)
-        return Gate(holder.database, writer, rules, **options)  # type: ignore[attr-defined]
+        publish(holder.log, writer)  # type: ignore[attr-defined]
+        return Gate(holder.database, writer, rules, holder.log, **options)  # type: ignore[attr-defined]
 
     yield make
     for writer in made:

@@ -12,7 +12,7 @@ from federation.errors import JobError
 from federation.job import JobDescriptor, make
 from federation.version import code_hash
 from nodes import policy
-from nodes.cli.network import create_node
+from nodes.cli.network import Place, create_node
 from nodes.config import Home
 from nodes.errors import ConfigError, Refused
 from nodes.gate import Gate
@@ -23,6 +23,7 @@ from nodes.identity.names import MemberName, Role
 from nodes.learning.desk import Desk, _overlap, bundle_hash
 from nodes.store import engine as db
 from nodes.store.writer import GroupWriter
+from tests.nodes.conftest import make_log, publish
 
 NETWORK = "test.example"
 BANKS = [str(MemberName(NETWORK, Role.BANK, f"bank-{c}")) for c in "abcd"]
@@ -36,7 +37,7 @@ def network(tmp_path_factory):
     names = [MemberName.parse(each) for each in (*BANKS, COORDINATOR)]
     for name in names:
         learn = "" if name.role is Role.COORDINATOR else 'coordinator = "coordinator"\n'
-        create_node(folder / name.name, name, "127.0.0.1:1", "", learn)
+        create_node(folder / name.name, name, Place("127.0.0.1:1"), learn)
         request = authority.read_request((folder / name.name / "request.json").read_text())
         bundle = ca.sign(request)
         authority.install(
@@ -61,9 +62,10 @@ def desk(network, tmp_path):
     rules.write_text(policy.TEMPLATE)
     file = policy.PolicyFile(rules)
     writer = GroupWriter(database)
-    made = Desk(
-        database, Gate(database, writer, file), file, MemberBook(home.certs / "members.bin", ca), home
-    )
+    log = make_log(database, NodeKeys.load(home.keys), home.name, tmp_path)
+    publish(log, writer)
+    book = MemberBook(home.certs / "members.bin", ca)
+    made = Desk(database, Gate(database, writer, file, log), file, book, home, log)
     made.policy_path = rules
     yield made
     writer.close()

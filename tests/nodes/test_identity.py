@@ -33,7 +33,7 @@ def keys(tmp_path):
 
 @pytest.fixture
 def bundle(ca, keys):
-    return ca.sign(read_request(make_request(keys, NAME, "host:7443")))
+    return ca.sign(read_request(make_request(keys, NAME, "host:7443", "host:7444")))
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_a_node_is_signed_and_installed(tmp_path, ca, keys, bundle):
 
 
 def test_the_ca_never_sees_a_secret(keys):
-    text = make_request(keys, NAME, "host:7443")
+    text = make_request(keys, NAME, "host:7443", "host:7444")
     assert "PRIVATE" not in text
     assert set(json.loads(text)) == {
         "lianfang",
@@ -108,7 +108,7 @@ def test_the_ca_never_sees_a_secret(keys):
     ],
 )
 def test_requests_that_were_tampered_with(keys, field, value):
-    document = json.loads(make_request(keys, NAME, "host:7443"))
+    document = json.loads(make_request(keys, NAME, "host:7443", "host:7444"))
     document[field] = value
     with pytest.raises(ConfigError):
         read_request(json.dumps(document))
@@ -116,17 +116,19 @@ def test_requests_that_were_tampered_with(keys, field, value):
 
 def test_a_request_for_another_network_or_a_known_name_with_other_keys(ca, bundle, tmp_path, keys):
     with pytest.raises(ConfigError, match="not of the network"):
-        ca.sign(read_request(make_request(keys, MemberName("other.example", Role.BANK, "bank-a"), "h:1")))
+        ca.sign(
+            read_request(make_request(keys, MemberName("other.example", Role.BANK, "bank-a"), "h:1", "h:2"))
+        )
     node_keys.create(tmp_path / "thief")
     with pytest.raises(ConfigError, match="another signing key"):
-        ca.sign(read_request(make_request(NodeKeys.load(tmp_path / "thief"), NAME, "h:1")))
+        ca.sign(read_request(make_request(NodeKeys.load(tmp_path / "thief"), NAME, "h:1", "h:2")))
 
 
 def test_a_renewal_keeps_the_certificate_before_it_for_a_while(ca, keys, bundle):
-    second = ca.sign(read_request(make_request(keys, NAME, "host:7443")))
+    second = ca.sign(read_request(make_request(keys, NAME, "host:7443", "host:7444")))
     for certificate in (bundle.certificate, second.certificate):
         assert ca.members.authenticate(certificate).name == NAME
-    third = ca.sign(read_request(make_request(keys, NAME, "host:7443")))
+    third = ca.sign(read_request(make_request(keys, NAME, "host:7443", "host:7444")))
     assert ca.members.authenticate(third.certificate)
     with pytest.raises(Refused) as caught:
         ca.members.authenticate(bundle.certificate)
@@ -136,8 +138,10 @@ def test_a_renewal_keeps_the_certificate_before_it_for_a_while(ca, keys, bundle)
 def test_a_new_tls_key_revokes_the_old_certificate(ca, keys, bundle, tmp_path):
     node_keys.create(tmp_path / "new")
     fresh = NodeKeys.load(tmp_path / "new")
-    replaced = NodeKeys(keys.folder, fresh.tls, keys.signing, keys.sealing, keys.storage)
-    second = ca.sign(read_request(make_request(replaced, NAME, "host:7443")))
+    replaced = NodeKeys(
+        keys.folder, fresh.tls, keys.signing, keys.sealing, keys.storage, keys.log, keys.witness
+    )
+    second = ca.sign(read_request(make_request(replaced, NAME, "host:7443", "host:7444")))
     assert ca.members.authenticate(second.certificate)
     with pytest.raises(Refused) as caught:
         ca.members.authenticate(bundle.certificate)
@@ -147,7 +151,7 @@ def test_a_new_tls_key_revokes_the_old_certificate(ca, keys, bundle, tmp_path):
 def test_a_name_is_taken_once_whatever_the_role(ca, bundle, tmp_path):
     node_keys.create(tmp_path / "other")
     request = make_request(
-        NodeKeys.load(tmp_path / "other"), MemberName(NETWORK, Role.TELECOM, "bank-a"), "h:1"
+        NodeKeys.load(tmp_path / "other"), MemberName(NETWORK, Role.TELECOM, "bank-a"), "h:1", "h:2"
     )
     with pytest.raises(ConfigError, match="taken"):
         ca.sign(read_request(request))
@@ -176,7 +180,7 @@ def test_revoked_unknown_expired_foreign_and_unbound_certificates(ca, keys, bund
 
 
 def test_an_expired_certificate_and_clocks_that_differ_a_little(ca, keys, monkeypatch):
-    bundle = ca.sign(read_request(make_request(keys, NAME, "host:7443")), days=1)
+    bundle = ca.sign(read_request(make_request(keys, NAME, "host:7443", "host:7444")), days=1)
     real = certificates.now
     for shift, reason in (
         (dt.timedelta(days=1, minutes=6), "EXPIRED_CERTIFICATE"),
@@ -233,7 +237,7 @@ def test_a_node_never_goes_back_to_an_older_member_list(ca, keys, bundle, tmp_pa
     book = MemberBook(path, ca.certificate)
     assert not book.offer(old)
     assert book.current.version == ca.members.version
-    ca.sign(read_request(make_request(keys, NAME, "host:7443")))
+    ca.sign(read_request(make_request(keys, NAME, "host:7443", "host:7444")))
     assert book.offer(ca.members.signed)
     assert MemberList(path.read_bytes(), ca.certificate).version == ca.members.version
     elsewhere = Authority.create(tmp_path / "elsewhere", NETWORK)
@@ -251,9 +255,9 @@ def test_a_bundle_for_another_node_key_or_ca_is_not_installed(ca, keys, bundle, 
     install(bundle, keys, NAME, certs)
     foreign = Authority.create(tmp_path / "foreign", NETWORK)
     with pytest.raises(ConfigError, match="another CA"):
-        install(foreign.sign(read_request(make_request(keys, NAME, "h:1"))), keys, NAME, certs)
+        install(foreign.sign(read_request(make_request(keys, NAME, "h:1", "h:2"))), keys, NAME, certs)
     old = bundle
-    install(ca.sign(read_request(make_request(keys, NAME, "h:2"))), keys, NAME, certs)
+    install(ca.sign(read_request(make_request(keys, NAME, "h:3", "h:4"))), keys, NAME, certs)
     with pytest.raises(ConfigError, match="older"):
         install(old, keys, NAME, certs)
 

@@ -9,12 +9,23 @@ from pathlib import Path
 import grpc
 import pytest
 from cryptography import x509
-from lianfang.v1 import common_pb2, lookup_pb2, lookup_pb2_grpc, node_pb2, node_pb2_grpc, sync_pb2_grpc
+from lianfang.v1 import (
+    common_pb2,
+    ledger_pb2,
+    lookup_pb2,
+    lookup_pb2_grpc,
+    node_pb2,
+    node_pb2_grpc,
+    sync_pb2_grpc,
+)
 
 from nodes.demo.network import Network
+from nodes.identity import certificates
 from nodes.identity.keys import NodeKeys
 from nodes.identity.members import Member, MemberBook
 from nodes.services import wire
+from nodes.services.lookup import event_fields
+from protocols.ledger import events
 
 
 def make_network(name: str, capture: bool = False) -> Network:
@@ -102,6 +113,7 @@ class Wire:
         self.certificate = (folder / "certs" / "node.crt").read_bytes()
         ca = x509.load_pem_x509_certificate((folder / "certs" / "ca.crt").read_bytes())
         self.book = MemberBook(folder / "certs" / "members.bin", ca)
+        self.own = str(certificates.member_of(x509.load_pem_x509_certificate(self.certificate)))
         self._channels: list[grpc.Channel] = []
 
     def member(self, name: str) -> Member:
@@ -126,7 +138,10 @@ class Wire:
     def info(self, to: str) -> node_pb2.GetInfoResponse:
         return node_pb2_grpc.NodeInfoStub(self.channel(to)).GetInfo(node_pb2.GetInfoRequest(), timeout=10)
 
-    def request(self, blinded: bytes, query: bytes, **changes) -> lookup_pb2.EvaluateRequest:
+    def request(
+        self, blinded: bytes, query: bytes, to: str = "bank-a", **changes
+    ) -> lookup_pb2.EvaluateRequest:
+        """With a receipt that is as good as the request is."""
         values = {
             "suite": common_pb2.SUITE_RISTRETTO255_SHA512,
             "list": "fraud",
@@ -140,7 +155,22 @@ class Wire:
             "asked_at": int(time.time()),
             "blinded": blinded,
         }
-        return lookup_pb2.EvaluateRequest(**values | changes)
+        request = lookup_pb2.EvaluateRequest(**values | changes)
+        if len(query) == 16 and "query_id" not in changes:
+            request.receipt.CopyFrom(self.receipt(request, to))
+        return request
+
+    def receipt(self, request: lookup_pb2.EvaluateRequest, to: str, **changes) -> ledger_pb2.Receipt:
+        """This member's word that it has recorded the request; a liar's, for nothing is recorded."""
+        fields = event_fields(request) | {
+            "log": self.own,
+            "type": ledger_pb2.EVENT_TYPE_QUERY_ASKED,
+            "id": request.query_id,
+            "peer": self.member(to).id,
+            "at": int(time.time() * 1000),
+        }
+        event = ledger_pb2.Event(**fields | changes)
+        return events.receipt(events.commit(event), int(time.time()) + 60, self.keys.signing)
 
     def close(self) -> None:
         for channel in self._channels:

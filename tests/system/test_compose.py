@@ -27,14 +27,21 @@ LEARNERS = {name for name in SERVICES if name.endswith("-learn")}
 def test_the_members_and_settings_are_those_of_the_demonstration():
     settings = demo.settings()
     assert {member.name for member in settings.members} == NODES
-    assert {f"{name}-learn" for name in NODES} == LEARNERS
+    assert {f"{name}-learn" for name in NODES - {"regulator"}} == LEARNERS
     for member in settings.members:
         service = SERVICES[member.name]
         addresses = demo.Addresses(
-            "0.0.0.0:7443", f"{member.name}:7443", "0.0.0.0:8443", "coordinator-learn:8443"
+            "0.0.0.0:7443",
+            f"{member.name}:7443",
+            "0.0.0.0:8443",
+            "coordinator-learn:8443",
+            "0.0.0.0:7444",
+            f"{member.name}:7444",
         )
         assert service["environment"] == demo.environment(settings, member, addresses, "/enrol")
         assert service["command"] == demo.node_command("/data")
+        if member.name == "regulator":
+            continue  # it only watches
         assert SERVICES[f"{member.name}-learn"]["command"] == demo.learn_command("/data")
         assert SERVICES[f"{member.name}-learn"]["depends_on"] == {
             member.name: {"condition": "service_healthy"}
@@ -89,6 +96,7 @@ def test_every_service_as_a_process():
     base = Path(tempfile.mkdtemp(prefix="lf-compose-"))
     folders = {name: base / name for name in COMPOSE["volumes"]}
     ports = {name: demo.free_port() for name in SERVICES}
+    ledgers = {name: demo.free_port() for name in SERVICES}
     superlink = demo.free_port()
     processes = {}
     try:
@@ -107,6 +115,8 @@ def test_every_service_as_a_process():
                     text = re.sub(rf"^{target}\b", folder, text)
                 text = text.replace(f"{name}:7443", f"127.0.0.1:{ports[name]}")
                 text = text.replace("0.0.0.0:7443", f"127.0.0.1:{ports[name]}")
+                text = text.replace(f"{name}:7444", f"127.0.0.1:{ledgers[name]}")
+                text = text.replace("0.0.0.0:7444", f"127.0.0.1:{ledgers[name]}")
                 text = text.replace("coordinator-learn:8443", f"127.0.0.1:{superlink}")
                 return text.replace("0.0.0.0:8443", f"127.0.0.1:{superlink}")
 
@@ -138,7 +148,7 @@ def test_every_service_as_a_process():
                     break
                 assert time.monotonic() < deadline, (base / f"{name}.log").read_text()
                 time.sleep(0.3)
-            assert json.loads(done.stdout)["members"] == 5
+            assert json.loads(done.stdout)["members"] == 6
         peers = subprocess.run(
             demo.program(["lianfang", "peers", "--json", "--config", str(folders["centre"])]),
             capture_output=True,

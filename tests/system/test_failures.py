@@ -147,7 +147,7 @@ def test_a_graceful_stop_lets_calls_in_flight_end_well(broken):
     point = group.multiply_base((9).to_bytes(32, "little"))
     head = next(each for each in wire.info("bank-c").lists if each.list == "fraud").epochs[-1]
     batch = statement.parse(head.head.statement).batch.number
-    request = wire.request(point * 16_384, secrets.token_bytes(16), table_batch=batch)
+    request = wire.request(point * 16_384, secrets.token_bytes(16), "bank-c", table_batch=batch)
     call = wire.lookup("bank-c").Evaluate.future(request, timeout=60)
     time.sleep(0.5)
     assert not call.done()

@@ -331,6 +331,7 @@ class ImportResult(_message.Message):
     TOMBSTONES_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
+    UNPUBLISHED_FIELD_NUMBER: _builtins.int
     rows: _builtins.int
     added: _builtins.int
     changed: _builtins.int
@@ -348,6 +349,8 @@ class ImportResult(_message.Message):
     """bad rows and no skip_bad: nothing was stored"""
     held: _builtins.int
     """withdrawn or suspended by a person here: an import does not list them again"""
+    unpublished: _builtins.bool
+    """sealed, but the log's head that says so has no quorum yet: others do not see it"""
     def __init__(
         self,
         *,
@@ -364,10 +367,11 @@ class ImportResult(_message.Message):
         tombstones: _builtins.int = ...,
         refused: _builtins.bool = ...,
         held: _builtins.int = ...,
+        unpublished: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["added", b"added", "bad", b"bad", "batch", b"batch", "changed", b"changed", "duplicates", b"duplicates", "epoch", b"epoch", "held", b"held", "refused", b"refused", "rows", b"rows", "sealed", b"sealed", "tombstones", b"tombstones", "unchanged", b"unchanged", "withdrawn", b"withdrawn"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["added", b"added", "bad", b"bad", "batch", b"batch", "changed", b"changed", "duplicates", b"duplicates", "epoch", b"epoch", "held", b"held", "refused", b"refused", "rows", b"rows", "sealed", b"sealed", "tombstones", b"tombstones", "unchanged", b"unchanged", "unpublished", b"unpublished", "withdrawn", b"withdrawn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

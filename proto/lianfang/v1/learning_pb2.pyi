@@ -308,11 +308,17 @@ class JobReport(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
     SUMS_FIELD_NUMBER: _builtins.int
+    ROUND_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
     job: _builtins.bytes
     state: _builtins.str
     """running, done, failed"""
     detail: _builtins.str
     sums: _builtins.int
+    round: _builtins.str
+    """that has just begun; empty within one"""
+    result: _builtins.bytes
+    """SHA-256 of the model or the statistics, once done"""
     def __init__(
         self,
         *,
@@ -320,10 +326,12 @@ class JobReport(_message.Message):
         state: _builtins.str = ...,
         detail: _builtins.str = ...,
         sums: _builtins.int = ...,
+        round: _builtins.str = ...,
+        result: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "job", b"job", "state", b"state", "sums", b"sums"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "job", b"job", "result", b"result", "round", b"round", "state", b"state", "sums", b"sums"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

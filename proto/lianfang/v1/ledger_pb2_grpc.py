@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from lianfang.v1 import ledger_pb2 as lianfang_dot_v1_dot_ledger__pb2
 
 GRPC_GENERATED_VERSION = '1.81.1'
@@ -87,6 +88,253 @@ class Ledger:
             '/lianfang.v1.Ledger/Events',
             lianfang_dot_v1_dot_ledger__pb2.EventsRequest.SerializeToString,
             lianfang_dot_v1_dot_ledger__pb2.EventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class LedgerAdminStub:
+    """For the node's own people, on the admin socket.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Head = channel.unary_unary(
+                '/lianfang.v1.LedgerAdmin/Head',
+                request_serializer=lianfang_dot_v1_dot_ledger__pb2.HeadRequest.SerializeToString,
+                response_deserializer=lianfang_dot_v1_dot_ledger__pb2.HeadResponse.FromString,
+                _registered_method=True)
+        self.Prove = channel.unary_unary(
+                '/lianfang.v1.LedgerAdmin/Prove',
+                request_serializer=lianfang_dot_v1_dot_ledger__pb2.ProveRequest.SerializeToString,
+                response_deserializer=lianfang_dot_v1_dot_ledger__pb2.ProveResponse.FromString,
+                _registered_method=True)
+        self.Bundle = channel.unary_unary(
+                '/lianfang.v1.LedgerAdmin/Bundle',
+                request_serializer=lianfang_dot_v1_dot_ledger__pb2.BundleRequest.SerializeToString,
+                response_deserializer=lianfang_dot_v1_dot_ledger__pb2.BundleResponse.FromString,
+                _registered_method=True)
+        self.Reconcile = channel.unary_unary(
+                '/lianfang.v1.LedgerAdmin/Reconcile',
+                request_serializer=lianfang_dot_v1_dot_ledger__pb2.ReconcileRequest.SerializeToString,
+                response_deserializer=google_dot_protobuf_dot_struct__pb2.Struct.FromString,
+                _registered_method=True)
+        self.Monitor = channel.unary_unary(
+                '/lianfang.v1.LedgerAdmin/Monitor',
+                request_serializer=lianfang_dot_v1_dot_ledger__pb2.MonitorRequest.SerializeToString,
+                response_deserializer=google_dot_protobuf_dot_struct__pb2.Struct.FromString,
+                _registered_method=True)
+
+
+class LedgerAdminServicer:
+    """For the node's own people, on the admin socket.
+    """
+
+    def Head(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Prove(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Bundle(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Reconcile(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Monitor(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_LedgerAdminServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Head': grpc.unary_unary_rpc_method_handler(
+                    servicer.Head,
+                    request_deserializer=lianfang_dot_v1_dot_ledger__pb2.HeadRequest.FromString,
+                    response_serializer=lianfang_dot_v1_dot_ledger__pb2.HeadResponse.SerializeToString,
+            ),
+            'Prove': grpc.unary_unary_rpc_method_handler(
+                    servicer.Prove,
+                    request_deserializer=lianfang_dot_v1_dot_ledger__pb2.ProveRequest.FromString,
+                    response_serializer=lianfang_dot_v1_dot_ledger__pb2.ProveResponse.SerializeToString,
+            ),
+            'Bundle': grpc.unary_unary_rpc_method_handler(
+                    servicer.Bundle,
+                    request_deserializer=lianfang_dot_v1_dot_ledger__pb2.BundleRequest.FromString,
+                    response_serializer=lianfang_dot_v1_dot_ledger__pb2.BundleResponse.SerializeToString,
+            ),
+            'Reconcile': grpc.unary_unary_rpc_method_handler(
+                    servicer.Reconcile,
+                    request_deserializer=lianfang_dot_v1_dot_ledger__pb2.ReconcileRequest.FromString,
+                    response_serializer=google_dot_protobuf_dot_struct__pb2.Struct.SerializeToString,
+            ),
+            'Monitor': grpc.unary_unary_rpc_method_handler(
+                    servicer.Monitor,
+                    request_deserializer=lianfang_dot_v1_dot_ledger__pb2.MonitorRequest.FromString,
+                    response_serializer=google_dot_protobuf_dot_struct__pb2.Struct.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'lianfang.v1.LedgerAdmin', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('lianfang.v1.LedgerAdmin', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class LedgerAdmin:
+    """For the node's own people, on the admin socket.
+    """
+
+    @staticmethod
+    def Head(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lianfang.v1.LedgerAdmin/Head',
+            lianfang_dot_v1_dot_ledger__pb2.HeadRequest.SerializeToString,
+            lianfang_dot_v1_dot_ledger__pb2.HeadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Prove(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lianfang.v1.LedgerAdmin/Prove',
+            lianfang_dot_v1_dot_ledger__pb2.ProveRequest.SerializeToString,
+            lianfang_dot_v1_dot_ledger__pb2.ProveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Bundle(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lianfang.v1.LedgerAdmin/Bundle',
+            lianfang_dot_v1_dot_ledger__pb2.BundleRequest.SerializeToString,
+            lianfang_dot_v1_dot_ledger__pb2.BundleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Reconcile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lianfang.v1.LedgerAdmin/Reconcile',
+            lianfang_dot_v1_dot_ledger__pb2.ReconcileRequest.SerializeToString,
+            google_dot_protobuf_dot_struct__pb2.Struct.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Monitor(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lianfang.v1.LedgerAdmin/Monitor',
+            lianfang_dot_v1_dot_ledger__pb2.MonitorRequest.SerializeToString,
+            google_dot_protobuf_dot_struct__pb2.Struct.FromString,
             options,
             channel_credentials,
             insecure,

@@ -4,6 +4,7 @@ isort:skip_file
 What stands in a node's transparency log, and what two members tell each other of their logs."""
 
 from collections import abc as _abc
+from google.protobuf import struct_pb2 as _struct_pb2
 from grpc import aio as _aio
 from lianfang.v1 import ledger_pb2 as _ledger_pb2
 import abc as _abc_1
@@ -50,3 +51,67 @@ class LedgerServicer(metaclass=_abc_1.ABCMeta):
         """The callee's events that name the caller, with their openings: for reconciliation."""
 
 def add_LedgerServicer_to_server(servicer: LedgerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class LedgerAdminStub:
+    """For the node's own people, on the admin socket."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> LedgerAdminAsyncStub: ...
+    Head: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.HeadRequest, _ledger_pb2.HeadResponse]
+    Prove: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ProveRequest, _ledger_pb2.ProveResponse]
+    Bundle: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.BundleRequest, _ledger_pb2.BundleResponse]
+    Reconcile: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ReconcileRequest, _struct_pb2.Struct]
+    Monitor: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.MonitorRequest, _struct_pb2.Struct]
+
+@_typing.type_check_only
+class LedgerAdminAsyncStub(LedgerAdminStub):
+    """For the node's own people, on the admin socket."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    Head: _aio.UnaryUnaryMultiCallable[_ledger_pb2.HeadRequest, _ledger_pb2.HeadResponse]  # type: ignore[assignment]
+    Prove: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ProveRequest, _ledger_pb2.ProveResponse]  # type: ignore[assignment]
+    Bundle: _aio.UnaryUnaryMultiCallable[_ledger_pb2.BundleRequest, _ledger_pb2.BundleResponse]  # type: ignore[assignment]
+    Reconcile: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ReconcileRequest, _struct_pb2.Struct]  # type: ignore[assignment]
+    Monitor: _aio.UnaryUnaryMultiCallable[_ledger_pb2.MonitorRequest, _struct_pb2.Struct]  # type: ignore[assignment]
+
+class LedgerAdminServicer(metaclass=_abc_1.ABCMeta):
+    """For the node's own people, on the admin socket."""
+
+    @_abc_1.abstractmethod
+    def Head(
+        self,
+        request: _ledger_pb2.HeadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.HeadResponse, _abc.Awaitable[_ledger_pb2.HeadResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Prove(
+        self,
+        request: _ledger_pb2.ProveRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.ProveResponse, _abc.Awaitable[_ledger_pb2.ProveResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Bundle(
+        self,
+        request: _ledger_pb2.BundleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.BundleResponse, _abc.Awaitable[_ledger_pb2.BundleResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Reconcile(
+        self,
+        request: _ledger_pb2.ReconcileRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_struct_pb2.Struct, _abc.Awaitable[_struct_pb2.Struct]]: ...
+
+    @_abc_1.abstractmethod
+    def Monitor(
+        self,
+        request: _ledger_pb2.MonitorRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_struct_pb2.Struct, _abc.Awaitable[_struct_pb2.Struct]]: ...
+
+def add_LedgerAdminServicer_to_server(servicer: LedgerAdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,182 @@
+"""Ticks of this node's log: append, sign, collect cosignatures; a head is published when a quorum has cosigned it."""
+
+import asyncio
+import contextlib
+import logging
+
+from protocols.errors import PeerError
+from protocols.ledger import checkpoints, notes, witnessing
+from protocols.ledger.checkpoints import Head
+from protocols.ledger.notes import Signature
+from protocols.ledger.witnessing import AddCheckpoint
+
+from ..errors import NodeError, Refused, StorageError
+from ..identity.members import Member, MemberBook
+from ..querier.peers import PeerFailed
+from ..store.writer import GroupWriter
+from .book import LogBook
+from .changes import Changes
+from .client import LedgerClient
+
+_log = logging.getLogger("lianfang.ledger")
+_GRACE = 0.3  # seconds that the others have once a quorum is there
+
+
+class Publisher:
+    """One per node."""
+
+    def __init__(
+        self, log: LogBook, writer: GroupWriter, book: MemberBook, client: LedgerClient, changes: Changes
+    ) -> None:
+        self._changes = changes
+        self._log, self._writer, self._book, self._client = log, writer, book, client
+        self._sizes: dict[str, int] = {}  # what each witness cosigned last
+        self._now = asyncio.Event()
+        self._safe = False
+        self.refusing: dict[str, str] = {}  # witness → why it did not cosign the newest head
+
+    async def run(self) -> None:
+        """Tick for ever."""
+        loop = asyncio.get_running_loop()
+        every = self._log.settings.tick_seconds
+        due = loop.time()
+        while True:
+            try:
+                await self.tick()
+            except NodeError as error:
+                _log.warning("no tick: %s", error)
+            except Exception:
+                _log.exception("a tick of the log failed")
+            due = max(due + every, loop.time())
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._now.wait(), max(0.0, due - loop.time()))
+            self._now.clear()
+
+    async def tick(self) -> Head:
+        """One head. Raises `Refused` while it is unknown how far this log has signed."""
+        if not self._safe:
+            await self._check_backup()
+        await asyncio.to_thread(self._changes.record)
+        head = await asyncio.to_thread(self._log.tick, self._writer)
+        await self.publish(head)
+        return head
+
+    async def _check_backup(self) -> None:
+        """After a start: bring back what a restored database lacks, before anything is signed.
+
+        The mark tells of a database that is older than it. Witnesses tell where the mark is lost too: any published
+        head is known to one of any n − quorum + 1 of them.
+        """
+        await self._restore()
+        own, found = self._log.signed, 0
+        others = self._book.current.witnesses(self._log.owner)
+        needed = len(others) - self._book.current.quorum(self._log.owner, self._log.settings.quorum) + 1
+        for answers, size in await asyncio.gather(*(self._known(member) for member in others)):
+            found += answers
+            if size > (own.checkpoint.size if own else 0):
+                raise Refused(
+                    f"a witness knows a head of this log with {size} leaves, this node does not: "
+                    "its database and its mark were restored from a backup; see docs/operations.md",
+                    "RESTORED",
+                )
+        if others and own is not None and found < min(needed, len(others)):
+            raise Refused(
+                f"{found} of {len(others)} witnesses answer; before it signs again this log asks {needed} of them "
+                "how far it had come",
+                "WITNESSES",
+            )
+        self._safe = True
+
+    async def _known(self, member: Member) -> tuple[bool, int]:
+        """(whether a witness answers, the size of this log that it has cosigned last)."""
+        try:
+            data = await self._client.cosigned(member, self._log.origin)
+            return True, checkpoints.open_head(data, self._log.key, ()).checkpoint.size if data else 0
+        except (NodeError, PeerError):
+            return False, 0
+
+    async def _restore(self) -> None:
+        lost = self._log.lost
+        if lost is None:
+            return
+        size = await asyncio.to_thread(lambda: self._log.size)
+        for member in self._book.current.witnesses(self._log.owner):
+            try:
+                leaves = await self._client.mirrored(member, self._log.origin, size, lost.size)
+                await asyncio.to_thread(self._log.adopt, leaves)
+            except (NodeError, PeerError) as error:
+                _log.warning("own entries from %s: %s", member.name.name, error)
+                continue
+            _log.warning("%d own entries came back from %s", len(leaves), member.name.name)
+            return
+        raise StorageError("this log's own entries were found with no member; it signs nothing without them")
+
+    # -- cosignatures ----------------------------------------------------------------------------------------
+
+    async def publish(self, head: Head) -> None:
+        """Collect cosignatures and publish where they are enough."""
+        others = self._book.current.witnesses(self._log.owner)
+        needed = self._book.current.quorum(self._log.owner, self._log.settings.quorum)
+        collected: list[Signature] = []
+        self.refusing = {}
+        tasks = {asyncio.create_task(self._ask(member, head)): member for member in others}
+        waiting = set(tasks)
+        timeout = None
+        while waiting:
+            done, waiting = await asyncio.wait(waiting, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                break
+            for task in done:
+                try:
+                    collected.append(task.result())
+                except (NodeError, PeerError) as error:
+                    self.refusing[tasks[task].id] = str(error)
+            timeout = _GRACE if len(collected) >= needed else None
+        for task in waiting:
+            task.cancel()
+        if len(collected) < needed:
+            _log.warning(
+                "%d of %d witnesses cosigned, %d are needed: %s",
+                len(collected),
+                len(others),
+                needed,
+                "; ".join(self.refusing.values()) or "the member list has too few",
+            )
+            return
+        note = head.note.with_signatures(collected)
+        cosigned = checkpoints.open_head(bytes(note), self._log.key, [member.witness for member in others])
+        await asyncio.wrap_future(
+            self._writer.submit(lambda connection: self._log.publish(connection, cosigned))
+        )
+        self._log.announce(cosigned)
+
+    async def _ask(self, member: Member, head: Head) -> Signature:
+        """One witness's cosignature; raises `PeerFailed` or a `PeerError`."""
+        new = head.checkpoint.size
+        old = self._sizes.get(member.id, 0)
+        for _ in range(2):
+            proof = () if old in (0, new) else await asyncio.to_thread(self._log.consistency, old, new)
+            body = bytes(AddCheckpoint(old, proof, bytes(head.note)))
+            status, kind, content = await self._client.add_checkpoint(member, body)
+            text = content.decode("utf-8", "replace")
+            if status == 409 and kind == witnessing.SIZE_TYPE and text.endswith("\n"):
+                old = notes.decode_decimal(text[:-1], "the witness's size")
+                if old > new:
+                    raise PeerFailed(
+                        "failed",
+                        f"{member.name.name} has cosigned {old} leaves of this log, which has {new}",
+                        "RESTORED",
+                    )
+                continue
+            if status != 200:
+                raise PeerFailed(
+                    "refused", f"{member.name.name} does not cosign: {status} {text.strip()[:200]}", "WITNESS"
+                )
+            for line in text.splitlines():
+                signature = Signature.parse(line)
+                if signature.by(member.witness):
+                    checkpoints.cosigned_at(head.note, signature, member.witness)
+                    self._sizes[member.id] = new
+                    return signature
+            break
+        raise PeerFailed("failed", f"{member.name.name} answers without a cosignature of its own", "WITNESS")

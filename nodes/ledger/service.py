@@ -1,0 +1,205 @@
+"""gRPC: events for the member that they name, and what the node's own people ask of the ledger."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf.struct_pb2 import Struct
+from lianfang.v1 import ledger_pb2 as pb
+from lianfang.v1 import ledger_pb2_grpc
+
+from protocols.ledger import events
+
+from .. import limits, report
+from ..errors import NodeError, NotFound, invalid
+from ..services import wire
+from . import bundle
+from .book import LogBook, Recorded
+from .bundle import Evidence
+from .reconcile import Reconciler
+
+if TYPE_CHECKING:
+    from ..node import Node
+
+_ENTRIES_A_MESSAGE = 500
+
+
+class LedgerService(ledger_pb2_grpc.LedgerServicer):
+    """Open to every member, each for the events that name it."""
+
+    def __init__(self, authenticator: wire.Authenticator, log: LogBook) -> None:
+        self._authenticator, self._log = authenticator, log
+
+    @wire.streaming
+    async def Events(self, request: pb.EventsRequest, context: Any) -> AsyncIterator[pb.EventsResponse]:
+        """See ledger.proto."""
+        member = self._authenticator.member(context)
+        if len(request.ids) > limits.EVENTS_BY_ID or any(len(each) != events.ID for each in request.ids):
+            raise invalid(f"at most {limits.EVENTS_BY_ID} ids of {events.ID} bytes")
+        found = await asyncio.to_thread(self._find, member.id, request)
+        for i in range(0, len(found), _ENTRIES_A_MESSAGE):
+            self._authenticator.member(context)
+            yield pb.EventsResponse(entries=found[i : i + _ENTRIES_A_MESSAGE])
+
+    def _find(self, peer: str, request: pb.EventsRequest) -> list[pb.EventsResponse.Entry]:
+        if request.ids:
+            found = [each for id_ in request.ids for each in self._log.find(peer=peer, event_id=bytes(id_))]
+        else:
+            found = list(self._log.find(peer=peer, since=request.since, until=request.until))
+        return [_entry(each, self._log.published_size) for each in found]
+
+
+def _entry(each: Recorded, published: int) -> pb.EventsResponse.Entry:
+    included = each.position is not None and each.position < published
+    return pb.EventsResponse.Entry(
+        opening=each.committed.opening, index=each.position or 0 if included else 0, included=included
+    )
+
+
+class LedgerAdminService(ledger_pb2_grpc.LedgerAdminServicer):
+    """Thin: reads the request, calls the ledger's parts, writes the answer."""
+
+    def __init__(self, node: "Node") -> None:
+        self._node = node
+        self._reconciler = Reconciler(node.log, node.mirrors, node.peers)
+
+    @wire.unary
+    async def Head(self, request: pb.HeadRequest, context: Any) -> pb.HeadResponse:
+        """How this node's log stands, and its newest published head."""
+        status = await asyncio.to_thread(report.ledger, self._node)
+        published = self._node.log.published
+        return pb.HeadResponse(
+            status=wire.struct(status), note=bytes(published.head.note) if published else b""
+        )
+
+    @wire.unary
+    async def Prove(self, request: pb.ProveRequest, context: Any) -> pb.ProveResponse:
+        """Proofs of one event in this log, and in others' of what they promised about it."""
+        node = self._node
+        if not request.id:
+            proof = await asyncio.to_thread(node.log.prove, request.index)
+            return pb.ProveResponse(proofs=[pb.ProveResponse.Proof(log=node.log.owner, proof=str(proof))])
+        found = await self._evidence(list(node.log.find(event_id=request.id)))
+        return pb.ProveResponse(
+            proofs=[
+                pb.ProveResponse.Proof(
+                    log=events.open_commitment(each.opening).event.log,
+                    proof=str(each.proof),
+                    opening=each.opening,
+                )
+                for each in found
+            ]
+        )
+
+    @wire.unary
+    async def Bundle(self, request: pb.BundleRequest, context: Any) -> pb.BundleResponse:
+        """The evidence of a case, once all of it is published."""
+        node = self._node
+        case = None
+        if request.query_id:
+            recorded = list(node.log.find(event_id=request.query_id))
+        else:
+            case = await asyncio.to_thread(node.questions.case, request.case_number)
+            recorded = [
+                each
+                for salt in case.salts
+                for each in node.log.find(case=bundle.case_commitment(salt, case.number))
+            ]
+        if not recorded:
+            raise NotFound("this node's log has no event of that case or query")
+        found = await self._evidence(recorded)
+        ca = node.ca
+        data = await asyncio.to_thread(
+            bundle.make, node.log.owner, node.keys, node.book.current, ca, case, found
+        )
+        return pb.BundleResponse(bundle=data, entries=len(found))
+
+    async def _evidence(self, recorded: list[Recorded]) -> list[Evidence]:
+        """Own events and the other parties' receipts under the same ids; waits for the heads that hold them."""
+        node = self._node
+        if not recorded:
+            raise NotFound("this node's log has no such event, or its opening has been erased")
+        ids = sorted({each.committed.event.id for each in recorded})
+        end = time.monotonic() + 2 * node.log.settings.tick_seconds + 15
+        while True:
+            try:
+                return await self._proofs(ids)
+            except NotFound:
+                if time.monotonic() > end:
+                    raise
+                await asyncio.sleep(min(1.0, node.log.settings.tick_seconds / 4))
+
+    def _find(self, event_id: bytes) -> list[Recorded]:
+        return list(self._node.log.find(event_id=event_id))
+
+    async def _proofs(self, ids: list[bytes]) -> list[Evidence]:
+        node = self._node
+        found = []
+        for id_ in ids:
+            for each in await asyncio.to_thread(self._find, id_):
+                if each.position is None:
+                    raise NotFound("an event stands in no head yet; wait for the next tick")
+                proof = await asyncio.to_thread(node.log.prove, each.position)
+                found.append(Evidence(each.committed.opening, proof))
+            for receipt, position in await asyncio.to_thread(node.log.promised, id_):
+                owner = events.open_commitment(receipt.opening).event.log
+                member = node.book.current.get(owner)
+                if position is None:
+                    await node.mirrors.refresh(member)
+                    raise NotFound(
+                        f"the log of {member.name.name} does not hold an event that it promised, yet"
+                    )
+                proof = await asyncio.to_thread(node.mirrors.prove, member, position)
+                found.append(Evidence(receipt.opening, proof))
+        return found
+
+    @wire.unary
+    async def Reconcile(self, request: pb.ReconcileRequest, context: Any) -> Struct:
+        """Both sides' records side by side, member by member."""
+        node = self._node
+        own = node.log.owner
+        members = [node.peers.find(text, own) for text in request.members] or node.peers.others(own)
+        outcomes = await self._reconciler.run(members, request.since, request.until)
+        return wire.struct(
+            {
+                "agrees": all(each.agrees for each in outcomes),
+                "members": [
+                    {
+                        "member": each.member,
+                        "matched": each.matched,
+                        "unanswered": each.unanswered,
+                        "missing_here": each.missing_here,
+                        "missing_there": each.missing_there,
+                        "differing": each.differing,
+                        "trouble": each.trouble,
+                    }
+                    for each in outcomes
+                ],
+            }
+        )
+
+    @wire.unary
+    async def Monitor(self, request: pb.MonitorRequest, context: Any) -> Struct:
+        """Look at every member's log now."""
+        mirrors = self._node.mirrors
+
+        async def one(member: Any) -> None:
+            try:
+                await mirrors.refresh(member)
+                if request.compare:
+                    await mirrors.compare(member)
+            except NodeError:
+                pass  # told in the overview
+
+        await asyncio.gather(*(one(member) for member in mirrors.followed()))
+        alarms = [
+            {**each, "at": report.iso(each["at"])} for each in self._node.pins.alarms() if not each["list"]
+        ]
+        return wire.struct(
+            {
+                "logs": await asyncio.to_thread(mirrors.overview),
+                "alarms": alarms,
+                "evidence": str(self._node.home.data / "evidence") if alarms else "",
+            }
+        )
