@@ -16,6 +16,8 @@ CLOCK_SKEW = timedelta(minutes=5)
 RECEIPT_SECONDS = (
     3 * 3600
 )  # within which a receipt must promise its entry: two of the longest ticks, and clocks
+QUESTION_AGE = timedelta(days=8)  # of a question that is asked again: answers are kept for a week
+EVENTS_AT_ONCE = 500_000  # of one member in one reconciliation
 EVENTS_BY_ID = 1_000  # asked for at once in a reconciliation
 RETRIES_ANSWERED = 5  # times one charged question is answered again
 REASONS_A_DAY = 1_000  # distinct refusal records a day and member

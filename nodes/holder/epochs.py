@@ -251,7 +251,7 @@ class Epochs:
         existing = self.all(list_name)
         if existing and existing[-1].state == "sealing":
             return existing[-1].number
-        number = existing[-1].number + 1 if existing else 1
+        number = max([0, *(each.number for each in existing), *self._log.spoken(list_name)]) + 1
         pair = voprf.generate_key_pair()
         path = self._key_path(list_name, number)
         path.unlink(missing_ok=True)  # of a crash before its record was committed: never used
@@ -352,6 +352,11 @@ class Epochs:
         if until == after:
             return None
         next_number = len(done) + 1
+        if f"batch-{next_number}" in self._log.spoken(list_name).get(number, ()):
+            raise StorageError(
+                f"{list_name}: this node's log has batch {next_number} of epoch {number}, its restored database has "
+                f"not: run `lianfang list rotate {list_name} --close-now`"
+            )
         folder = self._folder / list_name / str(number)
         builder = BatchBuilder(folder / f"work-{next_number:06d}", next_number, after, until)
         self._make_runs(list_name, number, builder, report)

@@ -5,6 +5,7 @@ A request and a bundle are JSON files that people can read and mail; neither hol
 
 import base64
 import json
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ def _b64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
+_ENDPOINT = re.compile(r"([a-zA-Z0-9._-]+|\[[0-9a-fA-F:.]+\]):[0-9]{1,5}", re.ASCII)
 _KEYS = ("signing_key", "sealing_key", "log_key", "witness_key")
 
 
@@ -115,8 +117,7 @@ def read_request(text: str, where: str = "request") -> Request:
     if str(name) != document.get("member"):
         raise ConfigError(f"{where}: field member and the certificate request name different members")
     for field, value in (("endpoint", endpoint), ("ledger_endpoint", ledger_endpoint)):
-        host, _, port = value.rpartition(":")
-        if not host or not port.isdigit():
+        if not _ENDPOINT.fullmatch(value) or not 0 < int(value.rpartition(":")[2]) < 65_536:
             raise ConfigError(f"{where}: field {field} is not host:port")
     try:
         Ed25519PublicKey.from_public_bytes(keys["signing_key"]).verify(
@@ -231,6 +232,10 @@ class Authority:
         others = {getattr(entry, field) for entry in message.members if entry not in known for field in _KEYS}
         if not others.isdisjoint(request.keys.values()):
             raise ConfigError(f"{request.name} brings a key of another member")
+        if not known and any(entry.id == str(request.name) for entry in message.revoked):
+            raise ConfigError(
+                f"{request.name} was revoked; its log and its witnesses' memory of it stay under that name: choose another"
+            )
         certificate = certificates.issue(self._key, self.certificate, request.public, request.name, days)
         entry = known[0] if known else message.members.add()
         entry.id, entry.dns, entry.endpoint = str(request.name), request.name.dns, request.endpoint

@@ -105,6 +105,7 @@ class MemberList:
             raise ConfigError("the member list cannot be parsed") from error
         self.network = self._pb.network
         self.version = self._pb.version
+        self.issued_at = self._pb.issued_at
         self.valid_until = self._pb.valid_until
         self._members: dict[str, Member] = {}
         taken: set[bytes] = set()

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from lianfang.v1 import common_pb2, ledger_pb2
 from sqlalchemy.dialects.sqlite import insert
 
-from protocols import merkle
+from protocols import merkle, statement
 from protocols.encoding import frame
 from protocols.ledger import checkpoints, events, notes, tiles
 from protocols.ledger.checkpoints import Checkpoint, Head
@@ -105,14 +105,15 @@ class LogBook:
         self._listeners: list[Callable[[], None]] = []
         self._ticking = threading.Lock()
         self._announced = threading.Condition()
-        self._started = clock()
         with db.reading(database) as connection:
             head = schema.ledger_head
             newest = connection.execute(sa.select(head).order_by(head.c.size.desc())).first()
+            first = connection.execute(sa.select(sa.func.min(head.c.signed_at))).scalar()
             published = connection.execute(
                 sa.select(head).where(head.c.published_at.is_not(None)).order_by(head.c.size.desc())
             ).first()
         self.signed = checkpoints.open_head(newest.note, self.key, ()) if newest else None
+        self._started = min(clock(), first) if first is not None else clock()
         self._published: Published | None = None
         if published is not None:
             # Cosignatures were verified when they came; the head is our own.
@@ -193,6 +194,10 @@ class LogBook:
             },
         )
 
+    def now(self) -> float:
+        """Seconds since 1970, by this node's clock."""
+        return self._clock()
+
     def receipt(self, entry: Entry) -> ledger_pb2.Receipt:
         """This node's word for an event that is durable."""
         return events.receipt(entry.committed, entry.include_by, self._keys.signing)
@@ -218,11 +223,14 @@ class LogBook:
             room = self.settings.leaves_a_tick
             while room < waiting:
                 room *= 4
-            dummies = room - waiting
-            while waiting > 0 or dummies > 0:
-                take, fill = min(waiting, STEP), min(dummies, STEP)
-                writer.submit(functools.partial(self._append, take=take, fill=fill)).result()
-                waiting, dummies = waiting - take, dummies - fill
+            # What is real is spread over the steps as a shuffle of the whole tick would.
+            real = [True] * waiting + [False] * (room - waiting)
+            secrets.SystemRandom().shuffle(real)
+            for i in range(0, room, STEP):
+                step = real[i : i + STEP]
+                take = sum(step)
+                append = functools.partial(self._append, take=take, fill=len(step) - take)
+                writer.submit(append).result()
             head: Future[Head] = writer.submit(self._sign)
             signed = head.result()
             self._mark.note_own(Seen(signed.checkpoint.size, signed.checkpoint.root))
@@ -303,7 +311,13 @@ class LogBook:
             sa.select(head.c.size).order_by(head.c.size.desc()).offset(HEADS_KEPT).limit(1)
         ).scalar()
         if old is not None:
-            connection.execute(head.delete().where(head.c.size <= old))
+            # The newest published head stays, however long there has been no quorum.
+            kept = (
+                sa.select(sa.func.max(head.c.size)).where(head.c.published_at.is_not(None)).scalar_subquery()
+            )
+            connection.execute(
+                head.delete().where(head.c.size <= old, head.c.size < sa.func.coalesce(kept, 1 << 62))
+            )
         return checkpoints.open_head(bytes(note), self.key, ())
 
     # -- publication -----------------------------------------------------------------------------------------
@@ -426,6 +440,7 @@ class LogBook:
         until: int = 1 << 62,
         case: bytes | None = None,
         event_id: bytes | None = None,
+        event_ids: Sequence[bytes] = (),
     ) -> Iterator[Recorded]:
         """Events that this node can still open, oldest first. Times in milliseconds."""
         table = schema.ledger_entry
@@ -439,6 +454,8 @@ class LogBook:
         ):
             if value is not None:
                 chosen = chosen.where(column == value)
+        if event_ids:
+            chosen = chosen.where(table.c.event_id.in_(event_ids))
         with db.reading(self._database) as connection:
             rows = connection.execute(chosen.order_by(table.c.at, table.c.key)).all()
         for row in rows:
@@ -497,6 +514,7 @@ class LogBook:
             if size + len(leaves) != lost.size:
                 raise StorageError(f"{lost.size - size} leaves are missing, {len(leaves)} were found")
             start = self._extend(connection, [(merkle.leaf_hash(leaf), leaf) for leaf in leaves])
+            self._remember_statements(connection, leaves)
             root = merkle.root(
                 lost.size, tiles.nodes(lambda level, number: read_tile(connection, level, number))
             )
@@ -510,7 +528,42 @@ class LogBook:
                     connection.execute(
                         table.update().where(table.c.key == row.key).values(position=places[row.leaf])
                     )
+            note = checkpoints.sign(Checkpoint(self.origin, lost.size, root), self._keys.log)
+            connection.execute(
+                insert(schema.ledger_head)
+                .values(size=lost.size, note=bytes(note), signed_at=self._clock())
+                .on_conflict_do_nothing()
+            )
+        self._mark.note_own(lost)
+        self.signed = checkpoints.open_head(bytes(note), self.key, ())
         self.lost = None
+
+    @staticmethod
+    def _remember_statements(connection: sa.Connection, leaves: Sequence[bytes]) -> None:
+        """What this node has said of its lists and forgotten: no slot may be filled a second time."""
+        table = schema.spoken
+        for data in leaves:
+            leaf = events.parse_leaf(data)
+            if leaf.WhichOneof("body") != "statement":
+                continue
+            said = statement.parse(common_pb2.SignedStatement.FromString(leaf.statement).statement)
+            connection.execute(
+                insert(table)
+                .values(list=said.list, epoch=said.epoch, slot=statement.slot(said))
+                .on_conflict_do_nothing()
+            )
+
+    def spoken(self, list_name: str) -> dict[int, set[str]]:
+        """Slots of a list, by epoch, about which this log says something that the node has forgotten."""
+        table = schema.spoken
+        with db.reading(self._database) as connection:
+            rows = connection.execute(
+                sa.select(table.c.epoch, table.c.slot).where(table.c.list == list_name)
+            ).all()
+        found: dict[int, set[str]] = {}
+        for row in rows:
+            found.setdefault(row.epoch, set()).add(row.slot)
+        return found
 
 
 def clear_key(leaf: bytes) -> bytes:

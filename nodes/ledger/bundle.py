@@ -26,6 +26,7 @@ from protocols.ledger.checkpoints import Head
 from protocols.ledger.events import Committed
 from protocols.ledger.proofs import LogProof
 
+from .. import limits
 from ..errors import NodeError, Refused
 from ..identity import certificates
 from ..identity.keys import NodeKeys
@@ -244,6 +245,12 @@ def verify_proof(proof: LogProof, leaf: bytes, log: Member, members: MemberList)
     """The head in which a leaf stands, signed by its log and cosigned by a quorum. Raises a `PeerError` or `Refused`."""
     others = members.witnesses(log.id)
     head = checkpoints.open_head(proof.head, log.log, [member.witness for member in others])
+    if not members.quorum(log.id):
+        raise Refused("the member list names no witness of this log", "UNPUBLISHED")
+    skew = limits.CLOCK_SKEW.total_seconds()
+    for name, at in head.cosigned.items():
+        if not members.issued_at - skew <= at <= members.valid_until + skew:
+            raise Refused(f"{name} cosigned when this member list was not in force", "UNPUBLISHED")
     if len(head.cosigned) < members.quorum(log.id):
         raise Refused(
             f"{len(head.cosigned)} witnesses cosigned the head of {log.name.name}'s log, "
@@ -258,6 +265,7 @@ def verify_proof(proof: LogProof, leaf: bytes, log: Member, members: MemberList)
 
 # -- in words ---------------------------------------------------------------------------------------------------------
 
+_LAST_MOMENT = 253_402_300_799  # seconds: the year 9999
 _KINDS = {
     ledger_pb2.EVENT_TYPE_QUERY_ASKED: ("asked {peer}", "向 {peer} 提问"),
     ledger_pb2.EVENT_TYPE_QUERY_ANSWERED: ("answered {peer}", "答复了 {peer}"),
@@ -266,6 +274,7 @@ _KINDS = {
 
 
 def _iso(seconds: float) -> str:
+    seconds = min(max(seconds, 0), _LAST_MOMENT)
     return dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 

@@ -1,19 +1,20 @@
 """Reading other members' logs and asking their witnesses, over HTTPS that trusts one member at a time."""
 
+import asyncio
 import hashlib
 
 import httpx
 
 from protocols.errors import DecodeError
-from protocols.ledger import notes, tiles
+from protocols.ledger import events, notes, tiles
 
 from ..config import Home
 from ..identity.members import Member
 from ..querier.peers import PeerFailed
 from . import tls
 
-_SECONDS = 5.0
-_MAX_TILE = tiles.WIDTH * (tiles.MAX_ENTRY + 2)
+_SECONDS, _WHOLE_SECONDS = 5.0, 20.0
+_MAX_TILE = tiles.WIDTH * (events.MAX_LEAF + 2)
 _MAX_HEAD = notes.MAX_NOTE
 
 
@@ -46,20 +47,29 @@ class LedgerClient:
         """(status, type, content); raises `PeerFailed` where there is no answer, or one that is too long."""
         name = member.name.name
         try:
-            async with self._client(member).stream(
-                method, path, content=body, extensions={"sni_hostname": member.name.dns}
-            ) as response:
+            async with (
+                asyncio.timeout(
+                    _WHOLE_SECONDS
+                ),  # a timeout of its own: the other one begins anew with each byte
+                self._client(member).stream(
+                    method,
+                    path,
+                    content=body,
+                    headers={"Accept-Encoding": "identity"},
+                    extensions={"sni_hostname": member.name.dns},
+                ) as response,
+            ):
                 content = bytearray()
-                async for chunk in response.aiter_bytes():
+                async for chunk in response.aiter_raw():
                     content += chunk
                     if len(content) > limit:
                         raise PeerFailed(
                             "failed", f"{name}: its ledger answers too much at {path}", "INVALID"
                         )
                 return response.status_code, response.headers.get("content-type", ""), bytes(content)
-        except httpx.TimeoutException as error:
+        except (httpx.TimeoutException, TimeoutError) as error:
             raise PeerFailed("timeout", f"{name}: its ledger did not answer in time", "TIMEOUT") from error
-        except (httpx.HTTPError, OSError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
             raise PeerFailed(
                 "unreachable",
                 f"{name}: its ledger cannot be reached ({member.ledger_endpoint})",

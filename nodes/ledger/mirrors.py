@@ -39,7 +39,9 @@ from .client import LedgerClient
 
 _log = logging.getLogger("lianfang.ledger")
 _BUNDLES_AT_ONCE = 4
+_COMPARE_TICKS = 5
 MAX_BACKLOG = 4_000_000  # leaves read in one go
+MAX_BYTES = 512_000_000  # and their bytes
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ class Mirrors:
         ] = {}  # cosigned heads that the copy has not reached
         self._troubles: dict[str, str] = {}
         self._gaps: dict[str, str] = {}
+        self._accused: set[tuple[str, int, bytes]] = set()
+        self._following: dict[str, asyncio.Task[None]] = {}
 
     # -- reading ---------------------------------------------------------------------------------------------
 
@@ -84,8 +88,14 @@ class Mirrors:
             row = connection.execute(sa.select(schema.mirror).filter_by(origin=member.log.name)).first()
         if row is None:
             return None
-        # Verified when it came; the witnesses may have changed since.
-        return Mirrored(checkpoints.open_head(row.note, member.log, self._witness_keys(member)), row.seen_at)
+        try:  # verified when it came; the witnesses may have changed since
+            return Mirrored(
+                checkpoints.open_head(row.note, member.log, self._witness_keys(member)), row.seen_at
+            )
+        except PeerError as error:
+            raise Refused(
+                f"{member.name.name}: the copy of its log is under another key", "INVALID"
+            ) from error
 
     def _read(self, origin: str) -> tiles.Reader:
         table = schema.mirror_tile
@@ -134,6 +144,25 @@ class Mirrors:
             raise NotFound(f"the copy of {member.name.name}'s log does not hold entry {position} yet")
         return entries[place]
 
+    def find_leaf(self, member: Member, leaf: bytes) -> int | None:
+        """Where the copy holds a leaf, or `None`: for what became of interest only after it was copied."""
+        table = schema.mirror_tile
+        with db.reading(self._database) as connection:
+            rows = connection.execute(
+                sa.select(table.c.number, table.c.content)
+                .where(
+                    table.c.origin == member.log.name,
+                    table.c.level == tiles.ENTRIES,
+                    sa.func.instr(table.c.content, leaf) > 0,
+                )
+                .order_by(table.c.number)
+            ).all()
+        for row in rows:
+            for place, entry in enumerate(tiles.unpack(row.content)):
+                if entry == leaf:
+                    return int(row.number) * tiles.WIDTH + place
+        return None
+
     # -- following -------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -143,7 +172,11 @@ class Mirrors:
         while True:
             await asyncio.sleep(every)
             turn += 1
-            await asyncio.gather(*(self._follow(member, compare=turn % 5 == 0) for member in self.followed()))
+            for member in self.followed():
+                under_way = self._following.get(member.id)
+                if under_way is None or under_way.done():  # a slow member holds up its own log alone
+                    work = self._follow(member, compare=turn % _COMPARE_TICKS == 0)
+                    self._following[member.id] = asyncio.create_task(work)
 
     def followed(self) -> list[Member]:
         """Every other member."""
@@ -203,10 +236,17 @@ class Mirrors:
             leaves = await self._entries(member, start, new.size)
             if not await asyncio.to_thread(self._take, member, known, head, leaves):
                 # Either it serves rubbish, or it has signed a head that does not contain the one before.
-                leaves = await self._entries(member, 0, new.size) if known is not None else []
+                accusing = (member.id, new.size, new.root)
+                leaves = []
+                if known is not None and new.size <= MAX_BACKLOG and accusing not in self._accused:
+                    self._accused.add(accusing)  # it is read whole once, not at each look
+                    leaves = await self._entries(member, 0, new.size)
                 await asyncio.to_thread(self._accuse, member, known, head, leaves)
         found = Mirrored(head, self._clock())
         await asyncio.to_thread(self._store, member, found)
+        gap = head.time - known.head.time if known is not None else 0
+        if gap > 3 * self._settings.tick_seconds + 10:
+            self._gaps[member.id] = f"no head for {gap} s before {head.time}"
         await asyncio.to_thread(self._check_promises, member, found)
         return found
 
@@ -214,6 +254,7 @@ class Mirrors:
         """Leaves [start, end) as the log serves them."""
         numbers = range(start // tiles.WIDTH, -(-end // tiles.WIDTH))
         leaves: list[bytes] = []
+        size = 0
         for i in range(0, len(numbers), _BUNDLES_AT_ONCE):
             bundles = await asyncio.gather(
                 *(
@@ -223,6 +264,9 @@ class Mirrors:
             )
             for bundle in bundles:
                 leaves += bundle
+                size += sum(map(len, bundle))
+            if size > MAX_BYTES:
+                raise Refused(f"{member.name.name}: its log grew by more than {MAX_BYTES:,} bytes", "INVALID")
         return leaves[start - numbers[0] * tiles.WIDTH :] if leaves else []
 
     def _take(self, member: Member, known: Mirrored | None, head: Head, leaves: Sequence[bytes]) -> bool:
@@ -256,13 +300,7 @@ class Mirrors:
 
     def _store(self, member: Member, found: Mirrored) -> None:
         with db.writing(self._database) as connection:
-            before = connection.execute(
-                sa.select(schema.mirror.c.head_time).filter_by(origin=member.log.name)
-            ).scalar()
             self._store_in(connection, member, found)
-        gap = found.head.time - (before or found.head.time)
-        if gap > 3 * self._settings.tick_seconds + 10:
-            self._gaps[member.id] = f"no head between {before} and {found.head.time}: {gap} s"
 
     @staticmethod
     def _store_in(connection: sa.Connection, member: Member, found: Mirrored) -> None:
@@ -327,10 +365,22 @@ class Mirrors:
         with db.reading(self._node) as connection:
             rows = connection.execute(
                 sa.select(table).where(
-                    table.c.peer == member.id, table.c.position.is_(None), table.c.include_by < due
+                    table.c.peer == member.id,
+                    table.c.position.is_(None),
+                    table.c.include_by < found.head.time,
                 )
             ).all()
         for row in rows:
+            # A receipt may reach us after we have copied its leaf.
+            position = self.find_leaf(member, events.commitment_leaf(row.commitment))
+            if position is not None:
+                with db.writing(self._node) as connection:
+                    connection.execute(
+                        table.update().where(table.c.commitment == row.commitment).values(position=position)
+                    )
+                continue
+            if row.include_by >= due:
+                continue
             receipt = self._vault.decrypt(row.receipt, b"promise" + row.commitment)
             what = f"broken promise: its log does not hold the event {row.event_id.hex()}"
             number = self._pins.alarm(member.id, "", what, receipt, bytes(found.head.note))
@@ -346,7 +396,9 @@ class Mirrors:
         heads = await asyncio.gather(*(self._cosigned(each, member) for each in others))
         for witness, head in zip(others, heads, strict=True):
             if head is not None:
-                self._ahead[(member.id, witness.id)] = (witness, head)
+                self._ahead.setdefault(
+                    (member.id, witness.id), (witness, head)
+                )  # the oldest is settled first
         for key, (witness, head) in list(self._ahead.items()):
             if key[0] != member.id:
                 continue
@@ -399,7 +451,10 @@ class Mirrors:
         now = self._clock()
         out: list[dict[str, object]] = []
         for member in self.followed():
-            known = self.state(member)
+            try:
+                known = self.state(member)
+            except Refused as error:
+                known, self._troubles[member.id] = None, str(error)
             age = now - known.head.time if known else None
             trouble = self._troubles.get(member.id, "")
             state = "current"

@@ -8,8 +8,9 @@ from protocols.errors import PeerError
 from protocols.ledger import checkpoints, notes, witnessing
 from protocols.ledger.checkpoints import Head
 from protocols.ledger.notes import Signature
-from protocols.ledger.witnessing import AddCheckpoint
+from protocols.ledger.witnessing import AddCheckpoint, Seen
 
+from .. import limits
 from ..errors import NodeError, Refused, StorageError
 from ..identity.members import Member, MemberBook
 from ..querier.peers import PeerFailed
@@ -67,19 +68,15 @@ class Publisher:
         The mark tells of a database that is older than it. Witnesses tell where the mark is lost too: any published
         head is known to one of any n − quorum + 1 of them.
         """
-        await self._restore()
-        own, found = self._log.signed, 0
+        own, found = await asyncio.to_thread(lambda: self._log.size), 0
         others = self._book.current.witnesses(self._log.owner)
         needed = len(others) - self._book.current.quorum(self._log.owner, self._log.settings.quorum) + 1
-        for answers, size in await asyncio.gather(*(self._known(member) for member in others)):
+        for answers, seen in await asyncio.gather(*(self._known(member) for member in others)):
             found += answers
-            if size > (own.checkpoint.size if own else 0):
-                raise Refused(
-                    f"a witness knows a head of this log with {size} leaves, this node does not: "
-                    "its database and its mark were restored from a backup; see docs/operations.md",
-                    "RESTORED",
-                )
-        if others and own is not None and found < min(needed, len(others)):
+            if seen.size > max(own, self._log.lost.size if self._log.lost else 0):
+                self._log.lost = seen  # the mark is lost too, but a witness has our own signature
+        await self._restore()
+        if others and own and found < min(needed, len(others)):
             raise Refused(
                 f"{found} of {len(others)} witnesses answer; before it signs again this log asks {needed} of them "
                 "how far it had come",
@@ -87,13 +84,16 @@ class Publisher:
             )
         self._safe = True
 
-    async def _known(self, member: Member) -> tuple[bool, int]:
-        """(whether a witness answers, the size of this log that it has cosigned last)."""
+    async def _known(self, member: Member) -> tuple[bool, Seen]:
+        """(whether a witness answers, the head of this log that it has cosigned last)."""
         try:
             data = await self._client.cosigned(member, self._log.origin)
-            return True, checkpoints.open_head(data, self._log.key, ()).checkpoint.size if data else 0
+            if data is None:
+                return True, witnessing.NOTHING
+            head = checkpoints.open_head(data, self._log.key, ()).checkpoint
+            return True, Seen(head.size, head.root)
         except (NodeError, PeerError):
-            return False, 0
+            return False, witnessing.NOTHING
 
     async def _restore(self) -> None:
         lost = self._log.lost
@@ -159,7 +159,7 @@ class Publisher:
             body = bytes(AddCheckpoint(old, proof, bytes(head.note)))
             status, kind, content = await self._client.add_checkpoint(member, body)
             text = content.decode("utf-8", "replace")
-            if status == 409 and kind == witnessing.SIZE_TYPE and text.endswith("\n"):
+            if status == 409 and kind.partition(";")[0] == witnessing.SIZE_TYPE and text.endswith("\n"):
                 old = notes.decode_decimal(text[:-1], "the witness's size")
                 if old > new:
                     raise PeerFailed(
@@ -175,7 +175,9 @@ class Publisher:
             for line in text.splitlines():
                 signature = Signature.parse(line)
                 if signature.by(member.witness):
-                    checkpoints.cosigned_at(head.note, signature, member.witness)
+                    at = checkpoints.cosigned_at(head.note, signature, member.witness)
+                    if abs(at - self._log.now()) > limits.CLOCK_SKEW.total_seconds():
+                        raise PeerFailed("failed", f"{member.name.name}'s clock differs too much", "CLOCK")
                     self._sizes[member.id] = new
                     return signature
             break

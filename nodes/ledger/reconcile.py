@@ -20,6 +20,7 @@ from .book import LogBook, Recorded
 from .mirrors import Mirrors
 
 _ASKED, _ANSWERED = ledger_pb2.EVENT_TYPE_QUERY_ASKED, ledger_pb2.EVENT_TYPE_QUERY_ANSWERED
+_SKEW_MS = limits.CLOCK_SKEW.total_seconds() * 1000
 _MARGIN_MS = int(limits.CLOCK_SKEW.total_seconds() * 2_000)
 _COMPARED = (
     "resource",
@@ -68,6 +69,8 @@ def differences(asked: Committed, answered: Committed) -> list[str]:
         found.append("parties")
     if answered.event.peer_leaf != asked.commitment:
         found.append("receipt")
+    if not -_SKEW_MS <= answered.event.at - asked.event.at <= limits.QUESTION_AGE.total_seconds() * 1000:
+        found.append("time")
     return found
 
 
@@ -128,8 +131,9 @@ class Reconciler:
             }
             # A retry may come long after its question: what misses its counterpart is looked for by name.
             lone = [id_ for id_ in inside if not (_both(ours, id_) and _both(theirs, id_))]
-            for i in range(0, len(lone), 1_000):
-                theirs |= await self._ask(member, ledger_pb2.EventsRequest(ids=lone[i : i + 1_000]))
+            for i in range(0, len(lone), limits.EVENTS_BY_ID):
+                some = lone[i : i + limits.EVENTS_BY_ID]
+                theirs |= await self._ask(member, ledger_pb2.EventsRequest(ids=some))
             ours |= await asyncio.to_thread(self._ours_by_id, member, lone)
             receipts = await asyncio.to_thread(self._answered_to_us, member, inside)
             outcome = compare(
@@ -138,6 +142,7 @@ class Reconciler:
                 {key: each.committed for key, each in theirs.items() if key[1] in inside},
                 receipts,
             )
+            await self._mirrors.refresh(member)  # a tick may have passed since we looked
             outcome.differing += await asyncio.to_thread(self._not_in_log, member, theirs, inside)
             return outcome
         except (NodeError, PeerError) as error:
@@ -156,6 +161,8 @@ class Reconciler:
                             "failed", f"{member.name.name} sends another log's events", "INVALID"
                         )
                     key = (committed.event.type, committed.event.id)
+                    if len(found) >= limits.EVENTS_AT_ONCE:
+                        raise PeerFailed("failed", f"{member.name.name} sends too many events", "INVALID")
                     found[key] = Theirs(committed, entry.index if entry.included else None)
         except grpc.aio.AioRpcError as error:
             raise failed(member, error) from error
@@ -166,8 +173,9 @@ class Reconciler:
 
     def _ours_by_id(self, member: Member, ids: Sequence[bytes]) -> dict[tuple[int, bytes], Committed]:
         found: dict[tuple[int, bytes], Committed] = {}
-        for id_ in ids:
-            found |= _keyed(self._log.find(peer=member.id, event_id=id_))
+        for i in range(0, len(ids), limits.EVENTS_BY_ID):
+            some = ids[i : i + limits.EVENTS_BY_ID]
+            found |= _keyed(self._log.find(peer=member.id, event_ids=some))
         return found
 
     def _answered_to_us(self, member: Member, ids: set[bytes]) -> set[bytes]:

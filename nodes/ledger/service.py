@@ -44,7 +44,7 @@ class LedgerService(ledger_pb2_grpc.LedgerServicer):
 
     def _find(self, peer: str, request: pb.EventsRequest) -> list[pb.EventsResponse.Entry]:
         if request.ids:
-            found = [each for id_ in request.ids for each in self._log.find(peer=peer, event_id=bytes(id_))]
+            found = list(self._log.find(peer=peer, event_ids=[bytes(each) for each in request.ids]))
         else:
             found = list(self._log.find(peer=peer, since=request.since, until=request.until))
         return [_entry(each, self._log.published_size) for each in found]

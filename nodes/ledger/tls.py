@@ -15,6 +15,7 @@ from ..identity.members import Member, MemberBook, MemberList
 def _trusting(context: ssl.SSLContext, members: Iterable[Member], home: Home) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_mode = ssl.CERT_REQUIRED
+    context.options |= ssl.OP_NO_TICKET  # a session resumed would skip the check of who is a member by now
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     context.load_cert_chain(home.certs / "node.crt", home.keys / "tls.key")
     anchors = []
@@ -44,6 +45,7 @@ def for_members(book: MemberBook, home: Home) -> ssl.SSLContext:
             made.clear()
             others = [member for member in current if member.id != own]
             made[id(current)] = _trusting(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), others, home)
+            made[id(current)].num_tickets = 0
             kept.append(current)
             del kept[:-1]
         return made[id(current)]
@@ -54,5 +56,6 @@ def for_members(book: MemberBook, home: Home) -> ssl.SSLContext:
     kept: list[MemberList] = []  # as long as its identity is a key
     first = _trusting(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), [], home)
     callback: Callable[..., None] = choose
+    first.num_tickets = 0
     first.sni_callback = callback
     return first

@@ -10,22 +10,26 @@ uvicorn does not hand on the peer's certificate, so members are told from strang
 """
 
 import asyncio
+import collections
 import contextlib
+import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Iterator
+from typing import ClassVar
 
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from protocols.errors import DecodeError
 from protocols.ledger import tiles, witnessing
 from protocols.ledger.witnessing import Refusal
 
 from ..config import Home
-from ..errors import ConfigError, NodeError, NotFound
+from ..errors import ConfigError, NodeError, NotFound, Refused
 from ..identity.members import MemberBook
 from . import tls
 from .book import LogBook
@@ -33,10 +37,38 @@ from .mirrors import Mirrors
 from .witness import Witness
 
 _log = logging.getLogger("lianfang.ledger")
-_CONNECTIONS = 256
+_CONNECTIONS, _CONNECTIONS_A_MEMBER = 1_024, 16
+_FIRST_SECONDS = 20.0  # within which a connection's first request is answered
 _IMMUTABLE = {"Cache-Control": "public, max-age=31536000, immutable"}
 _FRESH = {"Cache-Control": "no-store"}
 _Handler = Callable[[Request], Awaitable[Response]]
+
+
+class _Protocol(H11Protocol):
+    """So many connections a member, and none that says nothing."""
+
+    _open: ClassVar[collections.Counter[bytes]] = collections.Counter()
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        tls_object = transport.get_extra_info("ssl_object")
+        certificate = tls_object.getpeercert(True) if tls_object is not None else None
+        self._peer = hashlib.sha256(certificate or b"").digest()
+        self._open[self._peer] += 1
+        self._deadline = asyncio.get_running_loop().call_later(_FIRST_SECONDS, self._silent)
+        if self._open[self._peer] > _CONNECTIONS_A_MEMBER:
+            transport.close()
+
+    def _silent(self) -> None:
+        if self.cycle is None or not self.cycle.response_complete:
+            self.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._deadline.cancel()
+        self._open[self._peer] -= 1
+        if not self._open[self._peer]:
+            del self._open[self._peer]
+        super().connection_lost(exc)
 
 
 class _Server(uvicorn.Server):
@@ -78,7 +110,7 @@ class LedgerWeb:
             self.app(),
             host=host,
             port=int(port),
-            http="h11",
+            http=_Protocol,
             ws="none",
             lifespan="off",
             log_config=None,
@@ -117,7 +149,10 @@ class LedgerWeb:
                         connection.shutdown()
                 return _refuse(503, "the member list has changed; connect again")
             try:
+                self._members.check_current()
                 return await handler(request)
+            except Refused as error:
+                return _refuse(503, str(error))
             except NotFound as error:
                 return _refuse(404, str(error))
             except NodeError:
@@ -128,7 +163,7 @@ class LedgerWeb:
 
     async def _checkpoint(self, _request: Request) -> Response:
         published = self._log.published
-        if published is None:
+        if published is None or self._log.lost is not None:
             return _refuse(404, "no head is published yet")
         text = bytes(published.head.note)
         return Response(text, media_type="text/plain; charset=utf-8", headers=_FRESH)
@@ -151,7 +186,9 @@ class LedgerWeb:
             signature = await asyncio.to_thread(self._witness.add, bytes(body))
         except Refusal as refusal:
             if refusal.size is not None:
-                return Response(f"{refusal.size}\n", refusal.status, media_type=witnessing.SIZE_TYPE)
+                # Set by hand: given as a media type it would get a charset, which the protocol does not have.
+                headers = {"Content-Type": witnessing.SIZE_TYPE}
+                return Response(f"{refusal.size}\n", refusal.status, headers)
             return _refuse(refusal.status, str(refusal))
         return PlainTextResponse(str(signature), headers=_FRESH)
 

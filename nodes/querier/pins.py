@@ -85,22 +85,22 @@ class Pins:
             ).scalar()
         return None if data is None else common.SignedStatement.FromString(data)
 
-    def newest(self, holder: str, list_name: str) -> tuple[int, int]:
-        """(epoch, batch) that a holder's log announces last for a list, among epochs that it has not closed."""
+    def newest(self, holder: str) -> dict[str, tuple[int, int]]:
+        """By list, the (epoch, batch) that a holder's log announces last, among epochs that it has not closed."""
         table = schema.pin
         with db.reading(self._database) as connection:
             rows = connection.execute(
-                sa.select(table.c.epoch, table.c.slot).where(
-                    table.c.holder == holder, table.c.list == list_name, table.c.position.is_not(None)
+                sa.select(table.c.list, table.c.epoch, table.c.slot).where(
+                    table.c.holder == holder, table.c.position.is_not(None)
                 )
             ).all()
-        closed = {row.epoch for row in rows if row.slot == "epoch-closed"}
-        batches = [
-            (row.epoch, int(row.slot.removeprefix("batch-")))
-            for row in rows
-            if row.slot.startswith("batch-") and row.epoch not in closed
-        ]
-        return max(batches, default=(0, 0))
+        closed = {(row.list, row.epoch) for row in rows if row.slot == "epoch-closed"}
+        found: dict[str, tuple[int, int]] = {}
+        for row in rows:
+            if row.slot.startswith("batch-") and (row.list, row.epoch) not in closed:
+                place = (row.epoch, int(row.slot.removeprefix("batch-")))
+                found[row.list] = max(place, found.get(row.list, (0, 0)))
+        return found
 
     # -- alarms ----------------------------------------------------------------------------------------------
 

@@ -346,7 +346,10 @@ class Asker:
         check_event(committed.event, ledger_pb2.EVENT_TYPE_QUERY_ANSWERED, request, str(self._name))
         if committed.event.peer_leaf != recorded.committed.commitment:
             raise SignatureError("the holder's receipt names another record of ours")
-        if response.receipt.include_by > time.time() + limits.RECEIPT_SECONDS:
+        at, skew = committed.event.at / 1000, limits.CLOCK_SKEW.total_seconds()
+        if not recorded.committed.event.at / 1000 - skew <= at <= time.time() + skew:
+            raise SignatureError("the holder's receipt is of another time than the question")
+        if not 0 <= response.receipt.include_by - at <= limits.RECEIPT_SECONDS:
             raise SignatureError("the holder's receipt promises the log's entry for too late")
         return response.receipt, committed
 

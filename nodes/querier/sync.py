@@ -19,6 +19,7 @@ from sqlalchemy.dialects.sqlite import insert
 
 from protocols import sealed, statement
 from protocols.errors import PeerError, TableError
+from protocols.ledger import events
 from protocols.sealed import BatchHash, ListEpoch
 
 from .. import limits
@@ -205,6 +206,7 @@ class Syncer:
         """
         async with self._locks.setdefault(member.id, asyncio.Lock()):
             await self._mirrors.refresh(member)
+            newest = await asyncio.to_thread(self.pins.newest, member.id)
             info = await self.info(member, self._settings.deadline_seconds)
             if len(info.lists) > limits.LISTS_A_HOLDER:
                 raise Refused(f"{member.name.name} offers {len(info.lists)} lists", "INVALID")
@@ -222,7 +224,7 @@ class Syncer:
                 try:
                     for epoch in head.epochs:
                         await self._sync_epoch(member, head.list, epoch, watch)
-                    await asyncio.to_thread(self._check_newest, member, head)
+                    self._check_newest(member, head, newest.get(head.list, (0, 0)))
                 except (PeerFailed, Refused) as error:
                     if isinstance(error, PeerFailed) and error.outcome != "refused":
                         raise
@@ -250,6 +252,9 @@ class Syncer:
                         f"{member.name.name} closed epoch {number} under another key", "MISBEHAVIOUR"
                     )
                 await asyncio.to_thread(self._note_closed, where)
+                return
+            if await asyncio.to_thread(self.pins.logged, member.id, where, "epoch-closed"):
+                await asyncio.to_thread(self._note_closed, where)  # to everybody else it has said so
                 return
             if not head.HasField("head"):
                 return
@@ -283,6 +288,10 @@ class Syncer:
         if not await asyncio.to_thread(self.pins.logged, member.id, where, slot):
             await self._mirrors.refresh(member)  # published since we looked
         if not await asyncio.to_thread(self.pins.logged, member.id, where, slot):
+            leaf = events.statement_leaf(signed)
+            position = await asyncio.to_thread(self._mirrors.find_leaf, member, leaf)
+            if position is not None:  # copied before this node's other database was restored
+                return await asyncio.to_thread(self.pins.pin, member, where, signed, kind, position)
             what = f"unlogged statement for epoch {where.epoch}, {slot}"
             state = await asyncio.to_thread(self._mirrors.state, member)
             head = bytes(state.head.note) if state is not None else b""
@@ -291,15 +300,16 @@ class Syncer:
             self.pins.check(member.id, where.list)
         return said
 
-    def _check_newest(self, member: Member, head: node_pb2.ListHead) -> None:
-        """What is offered must be the newest that the holder's log announces, to everybody."""
+    @staticmethod
+    def _check_newest(member: Member, head: node_pb2.ListHead, logged: tuple[int, int]) -> None:
+        """What is offered must be as new as what the holder's log had announced, to everybody, before."""
         shown: dict[int, int] = {}
         for epoch in head.epochs:
             if not epoch.HasField("closed"):
                 number = statement.parse(epoch.opened.statement).epoch
                 batch = statement.parse(epoch.head.statement).batch.number if epoch.HasField("head") else 0
                 shown[number] = batch
-        number, batch = self.pins.newest(member.id, head.list)
+        number, batch = logged
         if batch > shown.get(number, 0):
             raise Refused(
                 f"{member.name.name} shows {head.list} older than its log: epoch {number} has batch {batch}",

@@ -201,7 +201,10 @@ class LookupService(lookup_pb2_grpc.LookupServicer):
                 "RECEIPT",
                 grpc.StatusCode.FAILED_PRECONDITION,
             ) from error
-        if request.receipt.include_by > time.time() + limits.RECEIPT_SECONDS:
+        at, now = committed.event.at / 1000, time.time()
+        if not now - limits.QUESTION_AGE.total_seconds() <= at <= now + limits.CLOCK_SKEW.total_seconds():
+            raise invalid("the receipt is of another time")
+        if not 0 <= request.receipt.include_by - at <= limits.RECEIPT_SECONDS:
             raise invalid("the receipt promises the log's entry for too late")
         return committed
 

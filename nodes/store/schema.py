@@ -255,6 +255,7 @@ ledger_entry = Table(
     Column("position", Integer, unique=True),  # in the log; empty until the tick
     Index("ledger_waiting", "key", sqlite_where=text("position IS NULL")),
     Index("ledger_peer", "peer", "at"),
+    Index("ledger_event", "event_id"),
     Index("ledger_case", "case_commitment", sqlite_where=text("case_commitment != x''")),
 )
 ledger_tree = Table(
@@ -284,6 +285,14 @@ logged_state = Table(
     node,
     Column("name", Text, primary_key=True),  # a member, a file
     Column("digest", LargeBinary, nullable=False),  # as last recorded
+)
+spoken = Table(  # statements that a restored database has forgotten and the log has not
+    "spoken",
+    node,
+    Column("list", Text),
+    Column("epoch", Integer),
+    Column("slot", Text),
+    PrimaryKeyConstraint("list", "epoch", "slot"),
 )
 witnessed = Table(
     "witnessed",

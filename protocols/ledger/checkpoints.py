@@ -87,9 +87,9 @@ class Head:
 
     @property
     def time(self) -> int:
-        """The median of the cosignatures' times: as good as the witnesses' clocks; 0 without any."""
+        """The upper median of the cosignatures' times: as good as the witnesses' clocks; 0 without any."""
         times = sorted(self.cosigned.values())
-        return times[(len(times) - 1) // 2] if times else 0
+        return times[len(times) // 2] if times else 0
 
 
 def open_head(data: bytes, log: VerifierKey, witnesses: Iterable[VerifierKey]) -> Head:

@@ -18,6 +18,7 @@ SALT = 32
 COMMITMENT = 32
 ID = 16
 MAX_EVENT = 2_048  # bytes
+MAX_LEAF = 4_096  # bytes: no kind of leaf needs more
 _COMMITMENT_DOMAIN = "lianfang/v1/event"
 _RECEIPT_DOMAIN = "lianfang/v1/receipt"
 _KEY_DOMAIN = "lianfang/v1/event-key"
@@ -69,6 +70,8 @@ def dummy_leaf() -> bytes:
 
 def parse_leaf(data: bytes) -> ledger_pb2.Leaf:
     """Raise `DecodeError` for what no member of this network writes."""
+    if len(data) > MAX_LEAF:
+        raise DecodeError(f"a leaf has at most {MAX_LEAF} bytes")
     leaf = _parse(ledger_pb2.Leaf, data, "a leaf")
     kind = leaf.WhichOneof("body")
     if kind is None:

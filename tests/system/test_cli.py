@@ -49,6 +49,8 @@ def test_from_nothing_to_an_answer_by_the_readmes_commands(tmp_path_factory):
                 "n.example",
                 "--listen",
                 address,
+                "--ledger-listen",
+                f"127.0.0.1:{free_port()}",
             )
         for name in ("bank-x", "centre"):
             run("ca", "sign", base / name / "request.json", "--ca", base / "ca", "-o", base / f"{name}.json")

@@ -4,6 +4,7 @@ import os
 import random
 import secrets
 import signal
+import sqlite3
 import subprocess
 import time
 from concurrent import futures
@@ -13,9 +14,11 @@ import pytest
 from cryptography import x509
 from lianfang.v1 import common_pb2, node_pb2, node_pb2_grpc, sync_pb2, sync_pb2_grpc
 
-from nodes.demo.network import Network, program
+from nodes.demo.network import Network, free_port, program
 from nodes.identity.authority import Authority
+from nodes.ledger.book import clear_key
 from protocols import group, sealed, statement, voprf
+from protocols.ledger import events
 from protocols.sealed import BatchHash, ListEpoch
 from tests.system.conftest import Wire, import_phones, outcomes, phones, query, write_list
 
@@ -254,6 +257,7 @@ class LyingHolder(node_pb2_grpc.NodeInfoServicer, sync_pb2_grpc.ListSyncServicer
     """bank-b's own keys in dishonest hands: says and sends what a test tells it to."""
 
     def __init__(self, network: Network) -> None:
+        self.network = network
         self.wire = Wire(network, "bank-b")
         self.name = str(self.wire.member("bank-b").name)
         self.key = voprf.generate_key_pair()
@@ -278,6 +282,25 @@ class LyingHolder(node_pb2_grpc.NodeInfoServicer, sync_pb2_grpc.ListSyncServicer
         )
         return statement.sign(self.wire.keys.signing, said), hasher.digest()
 
+    def publish(self, *signed: common_pb2.SignedStatement) -> None:
+        """Put statements into bank-b's log, past its own code, and wait for the head that holds them."""
+        path = self.network.node("bank-b") / "data" / "node.db"
+        with sqlite3.connect(path, timeout=30) as connection:
+            for each in signed:
+                leaf = events.statement_leaf(each)
+                connection.execute(
+                    "INSERT OR IGNORE INTO ledger_entry VALUES (?, 0, '', x'', x'', 0, 0, ?, NULL, NULL)",
+                    (clear_key(leaf), leaf),
+                )
+        deadline = time.monotonic() + 30
+        size = self.network.json("bank-b", "status")["ledger"]["published_size"]
+        while True:
+            ledger = self.network.json("bank-b", "status")["ledger"]
+            if not ledger["waiting"] and ledger["published_size"] > size:
+                return
+            assert time.monotonic() < deadline, ledger
+            time.sleep(0.3)
+
     def GetInfo(self, request, context):
         lists = self.raw_lists
         if lists is None:
@@ -296,6 +319,9 @@ class LyingHolder(node_pb2_grpc.NodeInfoServicer, sync_pb2_grpc.ListSyncServicer
 def liar(broken):
     """Stops bank-b and serves in its place; gives the place back afterwards."""
     broken.stop_member("bank-b")
+    # Its real node goes on elsewhere, for its log: a liar who is believed has to publish its lies.
+    broken.start_member(broken.member("bank-b"), {"LIANFANG_NODE__LISTEN": f"127.0.0.1:{free_port()}"})
+    broken.wait("bank-b")
     holder = LyingHolder(broken)
     server = grpc.server(futures.ThreadPoolExecutor(4))
     node_pb2_grpc.add_NodeInfoServicer_to_server(holder, server)
@@ -308,6 +334,7 @@ def liar(broken):
     server.start()
     yield holder
     server.stop(0).wait()
+    broken.stop_member("bank-b")
     broken.start_member(broken.member("bank-b"))
     broken.wait("bank-b")
 
@@ -326,6 +353,7 @@ def test_a_stream_that_is_truncated_reordered_repeated_or_changed(broken, liar):
     data = content(64)
     descriptor, _ = liar.batch(1, bytes(32), data, (64, 0))
     liar.heads = [node_pb2.EpochHead(opened=liar.opened(), head=descriptor)]
+    liar.publish(liar.heads[0].opened, descriptor)
     opening = sync_pb2.PullResponse(descriptor=descriptor)
     half, rest = data[:3_000], data[3_000:]
     flipped = bytes([data[0] ^ 1]) + data[1:]
@@ -365,7 +393,40 @@ def test_a_stream_that_is_truncated_reordered_repeated_or_changed(broken, liar):
     document = query(
         broken, "centre", phones(0, 1), "--to", "bank-b", "--list", "lies", case="lie", check=False
     )
-    assert "contradictory" in str(document["plan"]) + str(document["holders"])
+    assert "two statements" in str(document["plan"]) + str(document["holders"])
+
+
+def test_a_key_or_a_table_for_one_asker_alone_is_caught(broken, liar):
+    """What bank-b shows the centre is not what its log shows everybody: refused, with an alarm, and never asked."""
+    network = broken.settings.network
+
+    def shown(name: str, opened: common_pb2.SignedStatement, head: common_pb2.SignedStatement) -> None:
+        epoch = node_pb2.EpochHead(opened=opened, head=head)
+        budget = common_pb2.Budget(day_left=9)
+        liar.raw_lists = [node_pb2.ListHead(list=name, epochs=[epoch], purposes=[2], budget=budget)]
+
+    for name in ("own-key", "own-table"):
+        liar.where = ListEpoch(network, liar.name, name, 1)
+        opened, (public, _) = liar.opened(), liar.batch(1, bytes(32), content(16), (16, 0))
+        liar.publish(opened, public)
+        own_table, _ = liar.batch(1, bytes(32), content(16), (16, 0))
+        if name == "own-key":
+            shown(name, liar.opened(voprf.generate_key_pair()), public)
+        else:
+            shown(name, opened, own_table)
+        said = sync_bank_b(broken, 1)
+        assert "kept as evidence" in said
+    # A whole list that the log does not know at all.
+    liar.where = ListEpoch(network, liar.name, "own-list", 1)
+    liar.key = voprf.generate_key_pair()
+    head, _ = liar.batch(1, bytes(32), content(16), (16, 0))
+    shown("own-list", liar.opened(), head)
+    assert "unlogged statement" in sync_bank_b(broken, 1)
+    alarms = {each["list"]: each["what"] for each in broken.json("centre", "status")["alarms"]}
+    assert alarms["own-key"] == "two statements for epoch 1, epoch-opened"
+    assert alarms["own-table"] == "two statements for epoch 1, batch-1"
+    assert alarms["own-list"] == "unlogged statement for epoch 1, epoch-opened"
+    assert not {each["list"] for each in broken.json("centre", "status")["copies"]} & set(alarms)
 
 
 def test_what_a_holder_says_wrongly_harms_its_own_list_only(broken, liar):

@@ -33,6 +33,7 @@ def upgrade() -> None:
         unique=False,
         sqlite_where=sa.text("case_commitment != x''"),
     )
+    op.create_index("ledger_event", "ledger_entry", ["event_id"], unique=False)
     op.create_index("ledger_peer", "ledger_entry", ["peer", "at"], unique=False)
     op.create_index(
         "ledger_waiting", "ledger_entry", ["key"], unique=False, sqlite_where=sa.text("position IS NULL")
@@ -83,6 +84,13 @@ def upgrade() -> None:
         sqlite_where=sa.text("position IS NULL"),
     )
     op.create_table(
+        "spoken",
+        sa.Column("list", sa.Text(), nullable=False),
+        sa.Column("epoch", sa.Integer(), nullable=False),
+        sa.Column("slot", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("list", "epoch", "slot"),
+    )
+    op.create_table(
         "witnessed",
         sa.Column("origin", sa.Text(), nullable=False),
         sa.Column("size", sa.Integer(), nullable=False),
@@ -97,6 +105,7 @@ def downgrade() -> None:
     """Drop the tables."""
     op.drop_column("pin", "position")
     op.drop_table("witnessed")
+    op.drop_table("spoken")
     op.drop_index("promise_open", table_name="promise", sqlite_where=sa.text("position IS NULL"))
     op.drop_index("promise_event", table_name="promise")
     op.drop_table("promise")
@@ -106,5 +115,6 @@ def downgrade() -> None:
     op.drop_table("ledger_head")
     op.drop_index("ledger_waiting", table_name="ledger_entry", sqlite_where=sa.text("position IS NULL"))
     op.drop_index("ledger_peer", table_name="ledger_entry")
+    op.drop_index("ledger_event", table_name="ledger_entry")
     op.drop_index("ledger_case", table_name="ledger_entry", sqlite_where=sa.text("case_commitment != x''"))
     op.drop_table("ledger_entry")
