@@ -21,6 +21,6 @@ COPY --from=build /opt/lianfang /opt/lianfang
 ENV PATH=/opt/lianfang/bin:$PATH PYTHONUNBUFFERED=1 LIANFANG_CONFIG=/data/node.toml
 USER lianfang
 VOLUME ["/data"]
-EXPOSE 7443
+EXPOSE 7443 7444
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=6 CMD ["lianfang", "status", "--json"]
 CMD ["lianfang", "serve"]

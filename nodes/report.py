@@ -228,6 +228,7 @@ async def diagnose(node: "Node") -> dict[str, Any]:
         "key_troubles": troubles,
         "policy_trouble": node.policy.trouble,
         "capture": bool(node.home.capture),
+        "ledger": await asyncio.to_thread(ledger, node),
         "budgets": await asyncio.to_thread(_budgets, node),
         **await peers(node, probe=True),
     }

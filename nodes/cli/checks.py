@@ -51,6 +51,23 @@ def status(config: Config = HERE, json: Json = False) -> None:
         _show(
             t("refused today", "今日拒绝"), document["refused_today"], ("member", "list", "reason", "times")
         )
+        ledger = document["ledger"]
+        out.print(
+            t(
+                f"ledger: {ledger['published_size']} entries published {ledger['published_at']}, cosigned by "
+                f"{ledger['cosigned_by']}/{ledger['witnesses']}",
+                f"账本：{ledger['published_at']} 公布 {ledger['published_size']} 条，联署 "
+                f"{ledger['cosigned_by']}/{ledger['witnesses']}",
+            ),
+            markup=False,
+        )
+        if ledger["unpublished_seconds"]:
+            seconds = ledger["unpublished_seconds"]
+            text = t(
+                f"NO QUORUM for {seconds} s: urgent purposes go on, recorded and unpublished; others are refused",
+                f"已 {seconds} 秒未达见证法定数：紧急用途继续并记录待公布，其余被拒绝",
+            )
+            out.print(text, style="red", markup=False)
         _show(t("ALARMS", "警报"), document["alarms"], ("holder", "list", "what", "at"))
         if document["policy_trouble"]:
             out.print(document["policy_trouble"], style="red", markup=False)
@@ -207,6 +224,7 @@ def _check_running(home: Home, report: _Report) -> None:
     for trouble in [*document["key_troubles"], document["policy_trouble"], document["certificate_trouble"]]:
         if trouble:
             report.add(BAD, t("node", "节点"), trouble)
+    _check_ledger(document["ledger"], report)
     for each in document["peers"]:
         _check_peer(each, report)
     for each in document["budgets"]:
@@ -218,6 +236,30 @@ def _check_running(home: Home, report: _Report) -> None:
         advice = t("lower its day or epoch budget in policy.toml", "请在 policy.toml 中降低其额度")
         easy = 0 < days < _EASY_DAYS
         report.add(WARN if easy else OK, t("budget", "额度"), text, advice if easy else "")
+
+
+def _check_ledger(ledger: dict[str, Any], report: _Report) -> None:
+    what = t("ledger", "账本")
+    cosigned = f"{ledger['cosigned_by']}/{ledger['witnesses']}"
+    if ledger["unpublished_seconds"]:
+        report.add(
+            BAD,
+            what,
+            t(
+                f"no quorum for {ledger['unpublished_seconds']} s",
+                f"{ledger['unpublished_seconds']} 秒未达法定数",
+            ),
+            "; ".join(ledger["not_cosigning"].values()) or t("ask the other members", "请联系其他成员"),
+        )
+    elif ledger["witnesses"] < ledger["quorum"] + 1:
+        found = t(f"{cosigned} witnesses, all are needed", f"见证 {cosigned}，缺一不可")
+        report.add(WARN, what, found, t("one that fails stops this node: have four", "建议至少四个见证方"))
+    else:
+        report.add(OK, what, t(f"published, cosigned by {cosigned}", f"已公布，联署 {cosigned}"))
+    for member, why in ledger["not_cosigning"].items():
+        report.add(
+            WARN, what, why, t("ask its operator", "请联系对方运维") + f" ({member.rpartition('/')[2]})"
+        )
 
 
 def _check_peer(each: dict[str, Any], report: _Report) -> None:

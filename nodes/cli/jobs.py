@@ -103,8 +103,7 @@ def _describe(job: Any) -> None:
             (t("label", "标签"), job.label),
             (
                 t("features", "特征"),
-                f"{len(job.features)}: {', '.join(job.features[:12])}"
-                + (" …" if len(job.features) > 12 else ""),
+                f"{len(job.features)}: {', '.join(job.features)}",  # all: they are what is approved
             ),
             (t("model", "模型"), f"{job.model} {jsons.dumps(dict(job.settings))}"),
             (t("test", "评估"), job.evaluate),

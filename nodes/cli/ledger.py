@@ -141,6 +141,29 @@ def prove(
             sys.stdout.write("\n".join(each.proof for each in proofs))
 
 
+@app.command("events", help=t("What this node has recorded.", "本节点的记录。"))
+def events(
+    since: Annotated[
+        str, typer.Option(help=t("a time, or so long ago: 24h, 7d", "起始时间，或 24h、7d"))
+    ] = "24h",
+    limit: Annotated[int, typer.Option(min=1, max=100_000)] = 1_000,
+    config: Config = HERE,
+    json: Json = False,
+) -> None:
+    """This node's own events, opened: nobody else can read them."""
+    with common.errors(), _ledger(config) as node:
+        document = as_dict(node.List(pb.ListEventsRequest(since=_moment(since), limit=limit)))
+        if json:
+            print_json(document)
+            return
+        columns = ("at", "type", "peer", "resource", "count", "purpose", "reason", "position")
+        shown = table("", *columns)
+        for row in document["events"]:
+            resource = str(row["resource"])[:24]
+            shown.add_row(*(resource if column == "resource" else str(row[column]) for column in columns))
+        out.print(shown)
+
+
 @app.command("bundle", help=t("The evidence of a case in one file.", "将一个案件的证据写入一个文件。"))
 def bundle(
     case: Annotated[str, typer.Argument(help=t("the case number", "案件编号"))] = "",
@@ -210,7 +233,7 @@ def _as_json(found: Verified) -> dict[str, object]:
         "entries": [
             {
                 "log": each.committed.event.log,
-                "type": pb.EventType.Name(each.committed.event.type).removeprefix("EVENT_TYPE_").lower(),
+                "type": bundles.type_name(each.committed.event.type),
                 "id": each.committed.event.id.hex(),
                 "peer": each.committed.event.peer,
                 "index": each.index,

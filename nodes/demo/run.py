@@ -4,6 +4,7 @@ import datetime as dt
 import hashlib
 import json
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -25,10 +26,11 @@ from ..cli.i18n import t, word
 from ..identity import certificates
 from ..identity.members import MemberBook
 from ..identity.names import MemberName, Role
+from ..ledger import bundle as bundles
 from ..policy import PURPOSE_NAMES
 from . import story as stories
 from . import views
-from .network import Network, running
+from .network import Network, program, running
 from .story import Story
 
 
@@ -70,8 +72,8 @@ def run(folder: Path | None, seed: int, entries: int) -> bool:
         _act(
             2,
             t(
-                "A network comes up: a CA, three banks, the anti-fraud centre",
-                "组网：证书机构、三家银行、反诈中心",
+                "A network comes up: a CA, three banks, the anti-fraud centre, the regulator",
+                "组网：证书机构、三家银行、反诈中心、监管方",
             ),
         )
         with running(place / "network", capture=True, learning=True) as network:
@@ -110,6 +112,14 @@ def run(folder: Path | None, seed: int, entries: int) -> bool:
                 ),
             )
             _train(network, seed, checks)
+            _act(
+                10,
+                t(
+                    "The evidence of the case: recorded by both sides, witnessed by four, checked offline",
+                    "案件证据：双方记录，四方见证，离线核验",
+                ),
+            )
+            _evidence(network, place, checks)
     finally:
         if not keep:
             shutil.rmtree(place, ignore_errors=True)
@@ -362,6 +372,55 @@ def _budget(network: Network, story: Story, checks: _Checks) -> None:
     checks.expect(
         t("bank-a has recorded the refusal", "bank-a 已记录拒绝"),
         any(each["reason"] == "BUDGET" for each in refused),
+    )
+
+
+def _evidence(network: Network, place: Path, checks: _Checks) -> None:
+    """One file proves what was asked and answered; it is checked by a process that knows the CA alone."""
+    file = place / "case-2026-0419.bundle.json"
+    network.run("centre", "ledger", "bundle", "2026-0419", "--out", str(file))
+    certificate = str(network.node("regulator") / "certs" / "ca.crt")
+    command = program(["lianfang", "ledger", "verify", str(file), "--ca", certificate])
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    out.print(done.stdout.rstrip() + done.stderr, markup=False)
+    found = bundles.verify(file.read_bytes())
+    kinds = [bundles.type_name(each.committed.event.type) for each in found.entries if each.in_case]
+    checks.expect(
+        t("both sides' records of every question are proven", "双方对每次查询的记录均得到证明"),
+        done.returncode == 0
+        and kinds.count("query-asked") == kinds.count("query-answered") >= len(stories.BANKS),
+        f"{len(kinds)}",
+    )
+    checks.expect(
+        t(
+            "each stands in a head that at least three of four witnesses cosigned",
+            "每条均在至少三方联署的账本头中",
+        ),
+        all(len(each.head.cosigned) >= each.quorum == 3 for each in found.entries),
+    )
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    try:
+        bundles.verify(bytes(data))
+        noticed = False
+    except bundles.BundleError:
+        noticed = True
+    checks.expect(t("one changed bit is noticed", "改动一个比特即被发现"), noticed)
+    done = network.run("centre", "ledger", "reconcile", "--since", "1h", check=False)
+    out.print(done.stdout.rstrip(), markup=False)
+    checks.expect(t("both sides' records agree", "双方记录一致"), done.returncode == 0)
+    done = network.run("regulator", "ledger", "monitor", check=False)
+    out.print(done.stdout.rstrip(), markup=False)
+    checks.expect(
+        t("the regulator sees no contradiction in any log", "监管方未见任何账本矛盾"), done.returncode == 0
+    )
+    ends = []
+    for bank in stories.BANKS:
+        rows = network.json(bank, "ledger", "events", "--since", "1h")["events"]
+        ends += [row["digest"] for row in rows if row["type"] == "job-ended"]
+    checks.expect(
+        t("the model's hash is in each bank's log", "模型哈希已记入各银行账本"),
+        len(ends) == len(stories.BANKS) and len(set(ends)) == 1 and bool(ends[0]),
     )
 
 

@@ -278,13 +278,16 @@ def _iso(seconds: float) -> str:
     return dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
+def type_name(kind: "ledger_pb2.EventType.ValueType") -> str:
+    """A type of event as a word."""
+    return ledger_pb2.EventType.Name(kind).removeprefix("EVENT_TYPE_").lower().replace("_", "-")
+
+
 def describe(entry: Proven) -> tuple[str, str]:
     """One event in English and Chinese."""
     event = entry.committed.event
     own, peer = (name.rpartition("/")[2] for name in (event.log, event.peer))
-    kinds = _KINDS.get(
-        event.type, (ledger_pb2.EventType.Name(event.type), ledger_pb2.EventType.Name(event.type))
-    )
+    kinds = _KINDS.get(event.type, (type_name(event.type), type_name(event.type)))
     what = [text.format(peer=peer, reason=event.reason) for text in kinds]
     purpose, basis = PURPOSE_NAMES.get(event.purpose, "?"), BASIS_NAMES.get(event.basis, "?")
     detail = f"{event.resource}/{event.epoch}, {event.count}, {purpose}, {basis}"

@@ -13,6 +13,7 @@ from protocols.ledger import events
 
 from .. import limits, report
 from ..errors import NodeError, NotFound, invalid
+from ..policy import PURPOSE_NAMES
 from ..services import wire
 from . import bundle
 from .book import LogBook, Recorded
@@ -178,6 +179,31 @@ class LedgerAdminService(ledger_pb2_grpc.LedgerAdminServicer):
                 ],
             }
         )
+
+    @wire.unary
+    async def List(self, request: pb.ListEventsRequest, context: Any) -> Struct:
+        """This node's own events, opened, newest last."""
+        found = await asyncio.to_thread(lambda: list(self._node.log.find(since=request.since)))
+        published = self._node.log.published_size
+        rows = []
+        for each in found[-(request.limit or 1_000) :]:
+            event = each.committed.event
+            rows.append(
+                {
+                    "at": report.iso(event.at / 1000),
+                    "type": bundle.type_name(event.type),
+                    "id": event.id.hex(),
+                    "peer": event.peer.rpartition("/")[2],
+                    "resource": event.resource,
+                    "count": event.count,
+                    "purpose": PURPOSE_NAMES.get(event.purpose, ""),
+                    "reason": event.reason,
+                    "digest": event.digest.hex(),
+                    "position": -1 if each.position is None else each.position,
+                    "published": each.position is not None and each.position < published,
+                }
+            )
+        return wire.struct({"events": rows, "total": len(found)})
 
     @wire.unary
     async def Monitor(self, request: pb.MonitorRequest, context: Any) -> Struct:

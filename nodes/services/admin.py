@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.struct_pb2 import Struct
 from lianfang.v1 import admin_pb2 as pb
-from lianfang.v1 import admin_pb2_grpc
+from lianfang.v1 import admin_pb2_grpc, ledger_pb2
 from lianfang.v1 import common_pb2 as common
 
 from protocols import label as labels
@@ -26,6 +26,7 @@ from ..errors import NodeError, invalid
 from ..holder.epochs import SealedBatch
 from ..holder.lists import ImportOutcome, StoredEntry, today
 from ..holder.rows import Prepared, RowOptions, prepare_message
+from ..ledger.book import random_id
 from ..policy import BASIS_NAMES, PURPOSE_NAMES
 from ..querier.query import Answered, Finished, Target, label_of
 from ..querier.sync import SyncStep
@@ -178,6 +179,8 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             with node.lists.lock(request.list):
                 changed = node.lists.set_status(request.list, only, list(request.entry_refs), status, reason)
                 batches = self._seal(request.list, tell) if changed else []
+            if changed:
+                _record_appeal(node, request.list, (status, reason), changed)
             published = self._published(batches, tell)
             result = _result(ImportOutcome(changed=changed), batches, published)
             return pb.ImportProgress(phase="done", result=result)
@@ -453,6 +456,19 @@ def _entry(entry: StoredEntry) -> pb.Entry:
         reference=entry.own_reference,
         entry_ref=entry.ref,
     )
+
+
+def _record_appeal(node: "Node", list_name: str, now: tuple[Status, Reason], changed: int) -> None:
+    """Entries that became contested, and what came of it, are events of the log."""
+    status, reason = now
+    kind = ledger_pb2.EVENT_TYPE_APPEAL_OUTCOME
+    if status is Status.CONTESTED:
+        kind = ledger_pb2.EVENT_TYPE_APPEAL
+    elif reason is not Reason.APPEAL_UPHELD and status is not Status.ACTIVE:
+        return
+    said = f"{slug(status)}, {slug(reason)}"
+    entry = node.log.prepare(kind, "", random_id(), resource=list_name, count=changed, reason=said)
+    node.writer.submit(lambda connection: node.log.record(connection, entry)).result()
 
 
 def _result(outcome: ImportOutcome, batches: list[SealedBatch], published: bool) -> pb.ImportResult:

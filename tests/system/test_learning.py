@@ -170,6 +170,24 @@ def test_three_banks_train_the_model_of_their_pooled_rows(federation, tmp_path):
     assert np.abs(booster.predict(matrix) - table["score"]).max() < 1e-6
 
 
+def test_rounds_cohort_and_model_are_in_every_participants_log(federation):
+    """What the banks recorded of the run of `credit`: the same cohort, the same rounds, the same model."""
+    expected = hashlib.sha256(models(federation, "credit")["bank-a"].read_bytes()).hexdigest()
+    seen = []
+    for bank in BANKS:
+        rows = federation.json(bank, "ledger", "events", "--since", "1h")["events"]
+        ended = [row for row in rows if row["type"] == "job-ended" and row["digest"] == expected]
+        assert len(ended) == 1, bank
+        mine = [row for row in rows if row["resource"] == ended[0]["resource"]]
+        assert [row["type"] for row in mine if row["type"] == "job-entered"] == ["job-entered"]
+        cohort = [row["digest"] for row in mine if row["reason"] == "cohort"]
+        rounds = {row["reason"] for row in mine if row["type"] == "job-round"} - {"cohort"}
+        assert {"tree 1", "tree 2", "tree 3"} <= rounds
+        seen.append((cohort, rounds))
+    assert seen[0] == seen[1] == seen[2]
+    assert len(seen[0][0]) == 1
+
+
 def test_the_coordinator_holds_neither_model_nor_figures(federation):
     """Nothing that the coordinator stored or logged contains the model, a leaf of it, its hash or a metric."""
     file = models(federation, "credit")["bank-a"]

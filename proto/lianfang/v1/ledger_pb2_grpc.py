@@ -134,6 +134,11 @@ class LedgerAdminStub:
                 request_serializer=lianfang_dot_v1_dot_ledger__pb2.MonitorRequest.SerializeToString,
                 response_deserializer=google_dot_protobuf_dot_struct__pb2.Struct.FromString,
                 _registered_method=True)
+        self.List = channel.unary_unary(
+                '/lianfang.v1.LedgerAdmin/List',
+                request_serializer=lianfang_dot_v1_dot_ledger__pb2.ListEventsRequest.SerializeToString,
+                response_deserializer=google_dot_protobuf_dot_struct__pb2.Struct.FromString,
+                _registered_method=True)
 
 
 class LedgerAdminServicer:
@@ -170,6 +175,12 @@ class LedgerAdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def List(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LedgerAdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -196,6 +207,11 @@ def add_LedgerAdminServicer_to_server(servicer, server):
             'Monitor': grpc.unary_unary_rpc_method_handler(
                     servicer.Monitor,
                     request_deserializer=lianfang_dot_v1_dot_ledger__pb2.MonitorRequest.FromString,
+                    response_serializer=google_dot_protobuf_dot_struct__pb2.Struct.SerializeToString,
+            ),
+            'List': grpc.unary_unary_rpc_method_handler(
+                    servicer.List,
+                    request_deserializer=lianfang_dot_v1_dot_ledger__pb2.ListEventsRequest.FromString,
                     response_serializer=google_dot_protobuf_dot_struct__pb2.Struct.SerializeToString,
             ),
     }
@@ -334,6 +350,33 @@ class LedgerAdmin:
             target,
             '/lianfang.v1.LedgerAdmin/Monitor',
             lianfang_dot_v1_dot_ledger__pb2.MonitorRequest.SerializeToString,
+            google_dot_protobuf_dot_struct__pb2.Struct.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def List(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lianfang.v1.LedgerAdmin/List',
+            lianfang_dot_v1_dot_ledger__pb2.ListEventsRequest.SerializeToString,
             google_dot_protobuf_dot_struct__pb2.Struct.FromString,
             options,
             channel_credentials,

@@ -64,6 +64,7 @@ class LedgerAdminStub:
     Bundle: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.BundleRequest, _ledger_pb2.BundleResponse]
     Reconcile: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ReconcileRequest, _struct_pb2.Struct]
     Monitor: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.MonitorRequest, _struct_pb2.Struct]
+    List: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListEventsRequest, _struct_pb2.Struct]
 
 @_typing.type_check_only
 class LedgerAdminAsyncStub(LedgerAdminStub):
@@ -75,6 +76,7 @@ class LedgerAdminAsyncStub(LedgerAdminStub):
     Bundle: _aio.UnaryUnaryMultiCallable[_ledger_pb2.BundleRequest, _ledger_pb2.BundleResponse]  # type: ignore[assignment]
     Reconcile: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ReconcileRequest, _struct_pb2.Struct]  # type: ignore[assignment]
     Monitor: _aio.UnaryUnaryMultiCallable[_ledger_pb2.MonitorRequest, _struct_pb2.Struct]  # type: ignore[assignment]
+    List: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListEventsRequest, _struct_pb2.Struct]  # type: ignore[assignment]
 
 class LedgerAdminServicer(metaclass=_abc_1.ABCMeta):
     """For the node's own people, on the admin socket."""
@@ -111,6 +113,13 @@ class LedgerAdminServicer(metaclass=_abc_1.ABCMeta):
     def Monitor(
         self,
         request: _ledger_pb2.MonitorRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_struct_pb2.Struct, _abc.Awaitable[_struct_pb2.Struct]]: ...
+
+    @_abc_1.abstractmethod
+    def List(
+        self,
+        request: _ledger_pb2.ListEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_struct_pb2.Struct, _abc.Awaitable[_struct_pb2.Struct]]: ...
 
