@@ -13,6 +13,7 @@ from ..identity.members import Member
 from ..querier.peers import PeerFailed
 from . import tls
 
+_AGAIN_SECONDS = 0.2
 _SECONDS, _WHOLE_SECONDS = 5.0, 20.0
 _MAX_TILE = tiles.WIDTH * (events.MAX_LEAF + 2)
 _MAX_HEAD = notes.MAX_NOTE
@@ -42,6 +43,16 @@ class LedgerClient:
         return client
 
     async def _call(
+        self, member: Member, method: str, path: str, limit: int, body: bytes | None = None
+    ) -> tuple[int, str, bytes]:
+        """`_once`, and once more where the other side asks to shake hands anew: its member list has changed."""
+        answer = await self._once(member, method, path, limit, body)
+        if answer[0] == 503:
+            await asyncio.sleep(_AGAIN_SECONDS)
+            answer = await self._once(member, method, path, limit, body)
+        return answer
+
+    async def _once(
         self, member: Member, method: str, path: str, limit: int, body: bytes | None = None
     ) -> tuple[int, str, bytes]:
         """(status, type, content); raises `PeerFailed` where there is no answer, or one that is too long."""

@@ -39,7 +39,9 @@ from .client import LedgerClient
 
 _log = logging.getLogger("lianfang.ledger")
 _BUNDLES_AT_ONCE = 4
-_COMPARE_TICKS = 5
+_TICKS_OF_GRACE = 3
+_FOLLOW_TICKS = 5  # who needs a log's newest head at once refreshes its copy by itself
+_COMPARE_TURNS = 3
 MAX_BACKLOG = 4_000_000  # leaves read in one go
 MAX_BYTES = 512_000_000  # and their bytes
 
@@ -166,8 +168,8 @@ class Mirrors:
     # -- following -------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Follow everybody for ever; every fifth time also compare with what witnesses have seen."""
-        every = self._settings.tick_seconds
+        """Follow everybody for ever; every third time also compare with what witnesses have seen."""
+        every = _FOLLOW_TICKS * self._settings.tick_seconds
         turn = 0
         while True:
             await asyncio.sleep(every)
@@ -175,7 +177,7 @@ class Mirrors:
             for member in self.followed():
                 under_way = self._following.get(member.id)
                 if under_way is None or under_way.done():  # a slow member holds up its own log alone
-                    work = self._follow(member, compare=turn % _COMPARE_TICKS == 0)
+                    work = self._follow(member, compare=turn % _COMPARE_TURNS == 0)
                     self._following[member.id] = asyncio.create_task(work)
 
     def followed(self) -> list[Member]:
@@ -244,9 +246,8 @@ class Mirrors:
                 await asyncio.to_thread(self._accuse, member, known, head, leaves)
         found = Mirrored(head, self._clock())
         await asyncio.to_thread(self._store, member, found)
-        gap = head.time - known.head.time if known is not None else 0
-        if gap > 3 * self._settings.tick_seconds + 10:
-            self._gaps[member.id] = f"no head for {gap} s before {head.time}"
+        if known is not None:
+            self._check_ticks(member, known.head, head)
         await asyncio.to_thread(self._check_promises, member, found)
         return found
 
@@ -301,6 +302,16 @@ class Mirrors:
     def _store(self, member: Member, found: Mirrored) -> None:
         with db.writing(self._database) as connection:
             self._store_in(connection, member, found)
+
+    def _check_ticks(self, member: Member, before: Head, now: Head) -> None:
+        """A log grows at each tick, so its size bounds how many ticks it can have had."""
+        due = (now.time - before.time) / self._settings.tick_seconds
+        had = (now.checkpoint.size - before.checkpoint.size) // self._settings.leaves_a_tick
+        missing = int(due - had)
+        if missing > max(_TICKS_OF_GRACE, due / 4):
+            self._gaps[member.id] = (
+                f"{missing} ticks are missing in the {now.time - before.time} s before {now.time}"
+            )
 
     @staticmethod
     def _store_in(connection: sa.Connection, member: Member, found: Mirrored) -> None:
@@ -460,7 +471,7 @@ class Mirrors:
             state = "current"
             if known is None:
                 state = "unknown"
-            elif age is not None and age > max(5 * self._settings.tick_seconds, 30.0):
+            elif age is not None and age > max(3 * _FOLLOW_TICKS * self._settings.tick_seconds, 30.0):
                 state = "stale"
             elif member.id in self._gaps:
                 state = "missed-tick"

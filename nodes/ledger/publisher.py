@@ -1,7 +1,6 @@
 """Ticks of this node's log: append, sign, collect cosignatures; a head is published when a quorum has cosigned it."""
 
 import asyncio
-import contextlib
 import logging
 
 from protocols.errors import PeerError
@@ -20,6 +19,8 @@ from .changes import Changes
 from .client import LedgerClient
 
 _log = logging.getLogger("lianfang.ledger")
+_RETRY_SECONDS = 3.0
+_LOOK_SECONDS = 1.0  # after which a new member list is noticed
 _GRACE = 0.3  # seconds that the others have once a quorum is there
 
 
@@ -32,7 +33,8 @@ class Publisher:
         self._changes = changes
         self._log, self._writer, self._book, self._client = log, writer, book, client
         self._sizes: dict[str, int] = {}  # what each witness cosigned last
-        self._now = asyncio.Event()
+        self._members = book.current
+        self._retry_at: float | None = None  # where the newest head lacks a quorum
         self._safe = False
         self.refusing: dict[str, str] = {}  # witness → why it did not cosign the newest head
 
@@ -49,9 +51,19 @@ class Publisher:
             except Exception:
                 _log.exception("a tick of the log failed")
             due = max(due + every, loop.time())
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._now.wait(), max(0.0, due - loop.time()))
-            self._now.clear()
+            while (left := due - loop.time()) > 0:
+                await asyncio.sleep(min(left, _LOOK_SECONDS))
+                late = self._retry_at is not None and loop.time() >= self._retry_at
+                if late or self._book.current is not self._members:  # or other witnesses: the same head, anew
+                    await self._publish_again()
+
+    async def _publish_again(self) -> None:
+        self._members = self._book.current
+        if self._safe and self._log.signed is not None:
+            try:
+                await self.publish(self._log.signed)
+            except Exception:
+                _log.exception("publishing to new witnesses failed")
 
     async def tick(self) -> Head:
         """One head. Raises `Refused` while it is unknown how far this log has signed."""
@@ -134,7 +146,9 @@ class Publisher:
             timeout = _GRACE if len(collected) >= needed else None
         for task in waiting:
             task.cancel()
+        self._retry_at = None
         if len(collected) < needed:
+            self._retry_at = asyncio.get_running_loop().time() + _RETRY_SECONDS
             _log.warning(
                 "%d of %d witnesses cosigned, %d are needed: %s",
                 len(collected),

@@ -38,6 +38,7 @@ from .witness import Witness
 
 _log = logging.getLogger("lianfang.ledger")
 _CONNECTIONS, _CONNECTIONS_A_MEMBER = 1_024, 16
+_GRACE_SECONDS = 1.0
 _FIRST_SECONDS = 20.0  # within which a connection's first request is answered
 _IMMUTABLE = {"Cache-Control": "public, max-age=31536000, immutable"}
 _FRESH = {"Cache-Control": "no-store"}
@@ -137,7 +138,11 @@ class LedgerWeb:
         """Let requests in flight end."""
         if self._server is not None and self._task is not None:
             self._server.should_exit = True
-            await self._task
+            done, _ = await asyncio.wait([self._task], timeout=_GRACE_SECONDS)
+            if not done:  # idle connections: a peer that keeps one open would hold up the end
+                for connection in list(self._server.server_state.connections):
+                    connection.transport.abort()
+                await self._task
 
     def _guarded(self, handler: _Handler) -> _Handler:
         async def guarded(request: Request) -> Response:

@@ -67,6 +67,7 @@ class Synced:
     checked_at: float
 
 
+_LOG_TRIES = 3
 _OVERDUE = 15 * 86_400  # seconds past an epoch's announced end: the longest overlap, and a day
 
 
@@ -205,9 +206,13 @@ class Syncer:
         kept and the next sync goes on from there. Where one list fails the others are still brought up to date.
         """
         async with self._locks.setdefault(member.id, asyncio.Lock()):
-            await self._mirrors.refresh(member)
+            info = await self.info(
+                member, self._settings.deadline_seconds
+            )  # first: it may have to hear of us
+            await self._published(member)
             newest = await asyncio.to_thread(self.pins.newest, member.id)
-            info = await self.info(member, self._settings.deadline_seconds)
+            if any(_shown(head) < newest.get(head.list, (0, 0)) for head in info.lists):
+                info = await self.info(member, self._settings.deadline_seconds)  # published meanwhile
             if len(info.lists) > limits.LISTS_A_HOLDER:
                 raise Refused(f"{member.name.name} offers {len(info.lists)} lists", "INVALID")
             for head in info.lists:
@@ -276,6 +281,17 @@ class Syncer:
         await asyncio.to_thread(self._note_current, where, public_key, target)
         watch(SyncStep(member.name.name, list_name, number, target, state="current"))
 
+    async def _published(self, member: Member) -> None:
+        """Bring the copy of its log up; a head that gets its quorum just now is waited for."""
+        for left in reversed(range(_LOG_TRIES)):
+            try:
+                await self._mirrors.refresh(member)
+                return
+            except (PeerFailed, Refused) as error:
+                if not left or error.reason not in ("UNPUBLISHED", "UNREACHABLE"):
+                    raise
+                await asyncio.sleep(1.5)
+
     async def _logged(
         self, member: Member, where: ListEpoch, signed: common.SignedStatement, kind: str
     ) -> Any:
@@ -303,14 +319,8 @@ class Syncer:
     @staticmethod
     def _check_newest(member: Member, head: node_pb2.ListHead, logged: tuple[int, int]) -> None:
         """What is offered must be as new as what the holder's log had announced, to everybody, before."""
-        shown: dict[int, int] = {}
-        for epoch in head.epochs:
-            if not epoch.HasField("closed"):
-                number = statement.parse(epoch.opened.statement).epoch
-                batch = statement.parse(epoch.head.statement).batch.number if epoch.HasField("head") else 0
-                shown[number] = batch
         number, batch = logged
-        if batch > shown.get(number, 0):
+        if _shown(head) < logged:
             raise Refused(
                 f"{member.name.name} shows {head.list} older than its log: epoch {number} has batch {batch}",
                 "STALE",
@@ -470,6 +480,20 @@ class Syncer:
         if signed is None:
             raise TableError(f"batch {number - 1} was never announced")
         return statement.parse(signed.statement).batch.table_hash
+
+
+def _shown(head: node_pb2.ListHead) -> tuple[int, int]:
+    """(epoch, batch) of the newest table that a holder offers of a list; (0, 0) where its statements are malformed."""
+    found = (0, 0)
+    for epoch in head.epochs:
+        if epoch.HasField("closed") or not epoch.HasField("head"):
+            continue
+        try:
+            said = statement.parse(epoch.head.statement)
+        except PeerError:
+            continue  # told when the epoch is synced
+        found = max(found, (said.epoch, said.batch.number))
+    return found
 
 
 def _check_space(folder: Path, size: int) -> None:

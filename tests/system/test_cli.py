@@ -59,7 +59,9 @@ def test_from_nothing_to_an_answer_by_the_readmes_commands(tmp_path_factory):
             log = (base / f"{name}.log").open("wb")
             servers.append(
                 subprocess.Popen(
-                    program(["lianfang", "serve", "--config", str(base / name / "node.toml")]), stderr=log
+                    program(["lianfang", "serve", "--config", str(base / name / "node.toml")]),
+                    stderr=log,
+                    env=os.environ | {"LIANFANG_LEDGER__TICK_SECONDS": "2"},  # not the minute of real ones
                 )
             )
         for name in ("bank-x", "centre"):

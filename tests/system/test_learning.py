@@ -202,6 +202,10 @@ def test_the_coordinator_holds_neither_model_nor_figures(federation):
     texts += [each.read_bytes() for each in federation.node("coordinator").rglob("*") if each.is_file()]
     assert len(wanted) > 50
     for value in wanted:
+        if len(value) < 8:  # a short number occurs by chance within others, in base64 and in hexadecimal
+            alone = re.compile(rb"(?<![0-9A-Za-z+/.])" + value.encode() + rb"(?![0-9A-Za-z+/.])")
+            assert not any(alone.search(text) for text in texts), value
+            continue
         for form in (value.encode(), bytes.fromhex(value) if re.fullmatch("[0-9a-f]{64}", value) else b""):
             assert not form or not any(form in text for text in texts), value
 
