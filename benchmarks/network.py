@@ -223,7 +223,14 @@ def move_behind_delay(network: Network, seconds: float) -> None:
         Delay(port, network.ports[bank], seconds).start()
         keys = NodeKeys.load(network.node(bank) / "keys")
         ca.sign(
-            read_request(make_request(keys, ca.members.find(bank).name, f"127.0.0.1:{port}", "127.0.0.1:1"))
+            read_request(
+                make_request(
+                    keys,
+                    ca.members.find(bank).name,
+                    f"127.0.0.1:{port}",
+                    f"127.0.0.1:{network.ledger_ports[bank]}",
+                )
+            )
         )
     (network.node("centre") / "certs" / "members.bin").write_bytes(ca.members.signed)
     time.sleep(2.5)

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -73,6 +74,7 @@ _PEER_SERVICES = [
 _ADMIN_SERVICE = admin_pb2.DESCRIPTOR.services_by_name["Admin"].full_name
 TEND_SECONDS = 30.0
 TOUCH_SECONDS = 300.0
+THREADS = 64
 SWITCH_SECONDS = 0.0005  # threads hand the interpreter on quickly: single lookups wait for nobody's loop
 
 
@@ -282,6 +284,8 @@ class Node:
     async def serve(self) -> None:
         """Start, run until SIGTERM or SIGINT, stop."""
         sys.setswitchinterval(SWITCH_SECONDS)
+        # Some commands wait for the log's next head in a thread; the head is made in another.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, "node"))
         address = await self.start()
         stopping = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -301,8 +305,13 @@ class Node:
         await asyncio.gather(*(server.stop(grace) for server in self._servers))
         for task in self._tasks:
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
+            try:
                 await task
+            except asyncio.CancelledError:
+                pass
+            except Exception:
+                _log.exception("a background task had failed")
+        await self.mirrors.stop()
         await self._web.stop()
         await self.ledger_client.close()
         await self.peers.close()
@@ -324,7 +333,12 @@ class Node:
     async def _tend(self) -> None:
         """Expire, seal, rotate, close and forget what is due; nobody else can hold this up."""
         while True:
-            for name in await asyncio.to_thread(self.lists.names):
+            try:
+                names = await asyncio.to_thread(self.lists.names)
+            except Exception:
+                _log.exception("housekeeping failed")
+                names = []
+            for name in names:
                 try:
                     await asyncio.to_thread(self.epochs.tend, name)
                 except Exception:

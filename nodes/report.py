@@ -88,6 +88,7 @@ def ledger(node: "Node") -> dict[str, Any]:
         "quorum": node.book.current.quorum(owner, node.log.settings.quorum),
         "unpublished_seconds": round(node.log.unpublished_for()),
         "not_cosigning": dict(node.publisher.refusing),
+        "trouble": node.publisher.trouble,
     }
 
 

@@ -256,6 +256,8 @@ def _check_ledger(ledger: dict[str, Any], report: _Report) -> None:
         report.add(WARN, what, found, t("one that fails stops this node: have four", "建议至少四个见证方"))
     else:
         report.add(OK, what, t(f"published, cosigned by {cosigned}", f"已公布，联署 {cosigned}"))
+    if ledger["trouble"]:
+        report.add(BAD, what, ledger["trouble"], "docs/operations.md")
     for member, why in ledger["not_cosigning"].items():
         report.add(
             WARN, what, why, t("ask its operator", "请联系对方运维") + f" ({member.rpartition('/')[2]})"

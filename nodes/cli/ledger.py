@@ -90,6 +90,8 @@ def head(
             )
             for label, value in rows:
                 out.print(f"  {label}: {value}", markup=False)
+            if status["trouble"]:
+                out.print(f"  {status['trouble']}", style="red", markup=False)
             for member, why in status["not_cosigning"].items():
                 out.print(f"  {member}: {why}", style="yellow", markup=False)
         if status["unpublished_seconds"]:
@@ -182,7 +184,7 @@ def bundle(
         answer = node.Bundle(request)
         write_atomic(output, answer.bundle, 0o600)
         if json:
-            print_json({"file": str(output), "entries": answer.entries})
+            print_json({"file": str(output), "entries": answer.entries, "promises": answer.promises})
         else:
             out.print(
                 t(f"{output}: {answer.entries} recorded events", f"{output}：{answer.entries} 条记录"),
@@ -244,6 +246,7 @@ def _as_json(found: Verified) -> dict[str, object]:
             }
             for each in found.entries
         ],
+        "promises": [{"log": each.event.log, "id": each.event.id.hex()} for each in found.promises],
         "not_proven": [each[CHINESE] for each in bundles.NOT_PROVEN],
     }
 
@@ -278,6 +281,12 @@ def _show(found: Verified) -> None:
             ),
             markup=False,
         )
+    for promise in found.promises:
+        said = t(
+            f"  • that {promise.event.log} recorded {promise.event.id.hex()}: it signed so, its log has not shown it",
+            f"  • {promise.event.log} 已签名称其记录了 {promise.event.id.hex()}，但其账本尚未显示",
+        )
+        out.print(said, markup=False)
     for text in bundles.NOT_PROVEN:
         out.print(f"  • {text[CHINESE]}", markup=False)
 

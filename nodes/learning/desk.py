@@ -230,6 +230,12 @@ class Desk:
     def interrupted(self) -> None:
         """A learning process has started: what was running at this node has ended with the one before."""
         with db.writing(self._database) as connection:
+            table = schema.learning_job
+            for job_hash in (
+                connection.execute(sa.select(table.c.hash).filter_by(state="running")).scalars().all()
+            ):
+                ended = ledger_pb2.EVENT_TYPE_JOB_ENDED
+                self._event(connection, ended, job_hash, "failed", reason="failed")
             connection.execute(
                 schema.learning_job.update()
                 .where(schema.learning_job.c.state == "running")

@@ -102,6 +102,7 @@ class LogBook:
         self.owner = str(name)
         self.origin = origin(name)
         self.key = VerifierKey(self.origin, notes.ED25519, keys.log_public())
+        self.ready = False  # until it is known how far this log has signed
         self._listeners: list[Callable[[], None]] = []
         self._ticking = threading.Lock()
         self._announced = threading.Condition()
@@ -536,6 +537,7 @@ class LogBook:
             )
         self._mark.note_own(lost)
         self.signed = checkpoints.open_head(bytes(note), self.key, ())
+        self._published = None  # an older head: nobody is to see it again
         self.lost = None
 
     @staticmethod
@@ -587,7 +589,8 @@ def grow_bundles(size: int, leaves: list[bytes], read: tiles.Reader) -> dict[tup
     while place < len(leaves):
         number, used = divmod(size + place, tiles.WIDTH)
         part = leaves[place : place + tiles.WIDTH - used]
-        changed[(tiles.ENTRIES, number)] = (read(tiles.ENTRIES, number) if used else b"") + tiles.pack(part)
+        before = tiles.unpack(read(tiles.ENTRIES, number))[:used] if used else []
+        changed[(tiles.ENTRIES, number)] = tiles.pack([*before, *part])
         place += len(part)
     return changed
 

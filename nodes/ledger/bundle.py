@@ -10,7 +10,6 @@ import datetime as dt
 import hashlib
 import json
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +66,14 @@ class Evidence:
     proof: LogProof
 
 
+@dataclass(frozen=True)
+class Evidences:
+    """What can be proven of a case, and others' receipts for what their logs do not show."""
+
+    found: tuple[Evidence, ...]
+    promises: tuple[ledger_pb2.Receipt, ...] = ()
+
+
 def _b64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
@@ -85,7 +92,7 @@ def make(
     members: MemberList,
     ca: x509.Certificate,
     case: Case | None,
-    found: Iterable[Evidence],
+    evidence: Evidences,
 ) -> bytes:
     """The file's bytes."""
     document: dict[str, Any] = {
@@ -102,7 +109,16 @@ def make(
                 "salt": _b64(each.opening.salt),
                 "proof": str(each.proof).splitlines(),
             }
-            for each in found
+            for each in evidence.found
+        ],
+        "promises": [
+            {
+                "event": _b64(each.opening.event),
+                "salt": _b64(each.opening.salt),
+                "include_by": each.include_by,
+                "signature": _b64(each.signature),
+            }
+            for each in evidence.promises
         ],
     }
     document["signature"] = _b64(keys.signing.sign(_signed_part(document)))
@@ -134,6 +150,7 @@ class Verified:
     case: str
     member_list_version: int
     entries: tuple[Proven, ...]
+    promises: tuple[Committed, ...]  # signed by their makers, not shown by their logs
 
 
 def _field(document: dict[str, Any], name: str, kind: type) -> Any:
@@ -196,12 +213,17 @@ def verify(data: bytes, trusted: x509.Certificate | None = None) -> Verified:
     except (NodeError, ValueError) as error:
         raise BundleError(str(error)) from error
     case, commitments = _case(document)
-    entries = []
+    entries, promises = [], []
     for number, entry in enumerate(_field(document, "entries", list), 1):
         try:
             entries.append(_entry(entry, members, commitments))
         except (ProtocolError, NodeError) as error:
             raise BundleError(f"entry {number}: {error}") from error
+    for number, promise in enumerate(_field(document, "promises", list), 1):
+        try:
+            promises.append(_promise(promise, members))
+        except (ProtocolError, NodeError, ValueError) as error:
+            raise BundleError(f"promise {number}: {error}") from error
     return Verified(
         maker.id,
         _field(document, "made_at", int),
@@ -210,6 +232,7 @@ def verify(data: bytes, trusted: x509.Certificate | None = None) -> Verified:
         case,
         members.version,
         tuple(entries),
+        tuple(promises),
     )
 
 
@@ -239,6 +262,21 @@ def _entry(entry: Any, members: MemberList, commitments: set[bytes]) -> Proven:
     needed = members.quorum(log.id)
     in_case = committed.event.case_commitment in commitments
     return Proven(committed, proof.index, head, needed, in_case)
+
+
+def _promise(promise: Any, members: MemberList) -> Committed:
+    if not isinstance(promise, dict):
+        raise BundleError("not a receipt")
+    opening = ledger_pb2.Opening(
+        event=_bytes(promise.get("event"), "event"), salt=_bytes(promise.get("salt"), "salt")
+    )
+    receipt = ledger_pb2.Receipt(
+        opening=opening,
+        include_by=_field(promise, "include_by", int),
+        signature=_bytes(promise.get("signature"), "signature"),
+    )
+    member = members.get(events.open_commitment(opening).event.log)
+    return events.verify_receipt(receipt, member.verifier, member.id)
 
 
 def verify_proof(proof: LogProof, leaf: bytes, log: Member, members: MemberList) -> Head:

@@ -32,7 +32,8 @@ class Changes:
         current = self._digests(now[0])
         table = schema.logged_state
         with db.writing(self._database) as connection:
-            known = dict(connection.execute(sa.select(table.c.name, table.c.digest)).tuples().all())
+            rows = connection.execute(sa.select(table.c.name, table.c.digest)).all()
+            known = {row.name: row.digest for row in rows}
             for name in sorted(current.keys() | known.keys()):
                 if current.get(name) != known.get(name):
                     self._write(connection, name, current.get(name), known.get(name), now[0])

@@ -13,6 +13,7 @@ from ..identity.members import Member
 from ..querier.peers import PeerFailed
 from . import tls
 
+_KEPT_SECONDS = 150.0  # beyond a tick of the default length
 _AGAIN_SECONDS = 0.2
 _SECONDS, _WHOLE_SECONDS = 5.0, 20.0
 _MAX_TILE = tiles.WIDTH * (events.MAX_LEAF + 2)
@@ -25,19 +26,24 @@ class LedgerClient:
     def __init__(self, home: Home) -> None:
         self._home = home
         self._open: dict[str, tuple[tuple[str, bytes], httpx.AsyncClient]] = {}
+        self._replaced: list[httpx.AsyncClient] = []
 
     def _client(self, member: Member) -> httpx.AsyncClient:
         pin = (member.ledger_endpoint, member.trusted_pem())
         known = self._open.get(member.id)
         if known is not None and known[0] == pin:
             return known[1]
+        if known is not None:
+            self._replaced.append(known[1])
         client = httpx.AsyncClient(
             base_url=f"https://{member.ledger_endpoint}/",
             verify=tls.for_member(member, self._home),
             timeout=_SECONDS,
             trust_env=False,
             follow_redirects=False,
-            limits=httpx.Limits(max_connections=8, max_keepalive_connections=2),
+            limits=httpx.Limits(
+                max_connections=8, max_keepalive_connections=4, keepalive_expiry=_KEPT_SECONDS
+            ),
         )
         self._open[member.id] = (pin, client)
         return client
@@ -132,6 +138,7 @@ class LedgerClient:
 
     async def close(self) -> None:
         """Close every connection."""
-        for _, client in self._open.values():
+        for client in [*self._replaced, *(client for _, client in self._open.values())]:
             await client.aclose()
+        self._replaced.clear()
         self._open.clear()

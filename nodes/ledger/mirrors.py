@@ -40,10 +40,11 @@ from .client import LedgerClient
 _log = logging.getLogger("lianfang.ledger")
 _BUNDLES_AT_ONCE = 4
 _TICKS_OF_GRACE = 3
-_FOLLOW_TICKS = 5  # who needs a log's newest head at once refreshes its copy by itself
+_FOLLOW_TICKS = 4  # who needs a log's newest head at once refreshes its copy by itself
 _COMPARE_TURNS = 3
-MAX_BACKLOG = 4_000_000  # leaves read in one go
-MAX_BYTES = 512_000_000  # and their bytes
+PIECE = 65_536  # leaves read and kept at once
+MAX_BYTES = 256_000_000  # of them
+MAX_ACCUSED = 4_000_000  # leaves of a log that is read whole to tell a lie from rubbish
 
 
 @dataclass(frozen=True)
@@ -168,17 +169,28 @@ class Mirrors:
     # -- following -------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Follow everybody for ever; every third time also compare with what witnesses have seen."""
-        every = _FOLLOW_TICKS * self._settings.tick_seconds
+        """Follow everybody for ever, each log every so many ticks and not all members at the same one, so that somebody
+        has a copy of every head; every third time also compare with what witnesses have seen.
+        """
         turn = 0
         while True:
-            await asyncio.sleep(every)
+            await asyncio.sleep(self._settings.tick_seconds)
             turn += 1
+            ids = sorted(member.id for member in self._members.current)
+            own = ids.index(self._owner) if self._owner in ids else 0
             for member in self.followed():
+                if (turn + own) % _FOLLOW_TICKS:
+                    continue
                 under_way = self._following.get(member.id)
                 if under_way is None or under_way.done():  # a slow member holds up its own log alone
-                    work = self._follow(member, compare=turn % _COMPARE_TURNS == 0)
-                    self._following[member.id] = asyncio.create_task(work)
+                    compare = (turn + own) // _FOLLOW_TICKS % _COMPARE_TURNS == 0
+                    self._following[member.id] = asyncio.create_task(self._follow(member, compare))
+
+    async def stop(self) -> None:
+        """End what is under way."""
+        for task in self._following.values():
+            task.cancel()
+        await asyncio.gather(*self._following.values(), return_exceptions=True)
 
     def followed(self) -> list[Member]:
         """Every other member."""
@@ -196,6 +208,10 @@ class Mirrors:
 
     async def refresh(self, member: Member) -> Mirrored:
         """Bring the copy up to the newest published head. Raises `PeerFailed` or `Refused`."""
+        # Whoever gives up waiting leaves the work to its end, under its lock.
+        return await asyncio.shield(asyncio.ensure_future(self._in_turn(member)))
+
+    async def _in_turn(self, member: Member) -> Mirrored:
         async with self._locks.setdefault(member.id, asyncio.Lock()):
             try:
                 found = await self._refresh(member)
@@ -233,14 +249,14 @@ class Mirrors:
             )
         if old is None or new.size > old.size:
             start = old.size if old else 0
-            if new.size - start > MAX_BACKLOG:
-                raise Refused(f"{name}: its log grew by {new.size - start:,} leaves at once", "INVALID")
-            leaves = await self._entries(member, start, new.size)
-            if not await asyncio.to_thread(self._take, member, known, head, leaves):
+            for place in range(start, new.size, PIECE):
+                leaves = await self._entries(member, place, min(place + PIECE, new.size))
+                await asyncio.to_thread(self._keep, member, place, leaves)
+            if not await asyncio.to_thread(self._take, member, start, head):
                 # Either it serves rubbish, or it has signed a head that does not contain the one before.
                 accusing = (member.id, new.size, new.root)
                 leaves = []
-                if known is not None and new.size <= MAX_BACKLOG and accusing not in self._accused:
+                if known is not None and new.size <= MAX_ACCUSED and accusing not in self._accused:
                     self._accused.add(accusing)  # it is read whole once, not at each look
                     leaves = await self._entries(member, 0, new.size)
                 await asyncio.to_thread(self._accuse, member, known, head, leaves)
@@ -267,27 +283,37 @@ class Mirrors:
                 leaves += bundle
                 size += sum(map(len, bundle))
             if size > MAX_BYTES:
-                raise Refused(f"{member.name.name}: its log grew by more than {MAX_BYTES:,} bytes", "INVALID")
+                raise Refused(
+                    f"{member.name.name}: {PIECE:,} leaves of its log are more than {MAX_BYTES:,} bytes",
+                    "INVALID",
+                )
         return leaves[start - numbers[0] * tiles.WIDTH :] if leaves else []
 
-    def _take(self, member: Member, known: Mirrored | None, head: Head, leaves: Sequence[bytes]) -> bool:
-        """Recompute the head from its leaves; only then anything is stored. Whether they lead to it."""
-        origin, start = member.log.name, known.head.checkpoint.size if known else 0
+    def _keep(self, member: Member, start: int, leaves: Sequence[bytes]) -> None:
+        """Store leaves behind those that are there. They count once a head is recomputed from them.
+
+        A tile only grows, so what a wrong piece leaves behind the copy's end is never read and is written over.
+        """
+        origin = member.log.name
         stored = self._read(origin)
-        hashes = [merkle.leaf_hash(leaf) for leaf in leaves]
-        changed = tiles.grow(start, hashes, stored)
-        size = start + len(leaves)
-
-        def read(level: int, number: int) -> bytes:
-            return changed.get((level, number)) or stored(level, number)
-
-        if size != head.checkpoint.size or merkle.root(size, tiles.nodes(read)) != head.checkpoint.root:
-            return False
+        changed = tiles.grow(start, [merkle.leaf_hash(leaf) for leaf in leaves], stored)
         changed |= logs.grow_bundles(start, list(leaves), stored)
-        self._learn(member, start, leaves)  # first, and twice where a crash comes between: it changes nothing
         with db.writing(self._database) as connection:
             logs.write_tiles(connection, schema.mirror_tile, changed, {"origin": origin})
-            self._store_in(connection, member, Mirrored(head, self._clock()))
+
+    def _take(self, member: Member, start: int, head: Head) -> bool:
+        """Recompute the head from what is kept; whether it leads there, and then it counts."""
+        size = head.checkpoint.size
+        if self.root(member, size) != head.checkpoint.root:
+            return False
+        read = self._read(member.log.name)
+        for number in range(start // tiles.WIDTH, -(-size // tiles.WIDTH)):
+            first = number * tiles.WIDTH
+            entries = tiles.unpack(read(tiles.ENTRIES, number))[: size - first]
+            skipped = max(0, start - first)
+            # Before the head is stored, and twice where a crash comes between: it changes nothing.
+            self._learn(member, first + skipped, entries[skipped:])
+        self._store(member, Mirrored(head, self._clock()))
         return True
 
     def _accuse(self, member: Member, known: Mirrored | None, head: Head, leaves: Sequence[bytes]) -> None:
@@ -308,6 +334,7 @@ class Mirrors:
         due = (now.time - before.time) / self._settings.tick_seconds
         had = (now.checkpoint.size - before.checkpoint.size) // self._settings.leaves_a_tick
         missing = int(due - had)
+        self._gaps.pop(member.id, None)
         if missing > max(_TICKS_OF_GRACE, due / 4):
             self._gaps[member.id] = (
                 f"{missing} ticks are missing in the {now.time - before.time} s before {now.time}"

@@ -36,6 +36,7 @@ class Publisher:
         self._members = book.current
         self._retry_at: float | None = None  # where the newest head lacks a quorum
         self._safe = False
+        self.trouble = ""  # why there is no head at all
         self.refusing: dict[str, str] = {}  # witness → why it did not cosign the newest head
 
     async def run(self) -> None:
@@ -46,8 +47,13 @@ class Publisher:
         while True:
             try:
                 await self.tick()
+                self.trouble = ""
             except NodeError as error:
+                self.trouble = str(error)
                 _log.warning("no tick: %s", error)
+                if not self._safe:  # others may be starting too
+                    await asyncio.sleep(_RETRY_SECONDS)
+                    continue
             except Exception:
                 _log.exception("a tick of the log failed")
             due = max(due + every, loop.time())
@@ -94,7 +100,7 @@ class Publisher:
                 "how far it had come",
                 "WITNESSES",
             )
-        self._safe = True
+        self._safe = self._log.ready = True
 
     async def _known(self, member: Member) -> tuple[bool, Seen]:
         """(whether a witness answers, the head of this log that it has cosigned last)."""

@@ -1,6 +1,7 @@
 """gRPC: events for the member that they name, and what the node's own people ask of the ledger."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
@@ -10,14 +11,17 @@ from lianfang.v1 import ledger_pb2 as pb
 from lianfang.v1 import ledger_pb2_grpc
 
 from protocols.ledger import events
+from protocols.ledger.events import Committed
+from protocols.ledger.proofs import LogProof
 
 from .. import limits, report
 from ..errors import NodeError, NotFound, invalid
+from ..identity.members import Member
 from ..policy import PURPOSE_NAMES
 from ..services import wire
 from . import bundle
 from .book import LogBook, Recorded
-from .bundle import Evidence
+from .bundle import Evidence, Evidences
 from .reconcile import Reconciler
 
 if TYPE_CHECKING:
@@ -81,7 +85,7 @@ class LedgerAdminService(ledger_pb2_grpc.LedgerAdminServicer):
         if not request.id:
             proof = await asyncio.to_thread(node.log.prove, request.index)
             return pb.ProveResponse(proofs=[pb.ProveResponse.Proof(log=node.log.owner, proof=str(proof))])
-        found = await self._evidence(list(node.log.find(event_id=request.id)))
+        evidence = await self._evidence(await asyncio.to_thread(self._find, request.id))
         return pb.ProveResponse(
             proofs=[
                 pb.ProveResponse.Proof(
@@ -89,7 +93,7 @@ class LedgerAdminService(ledger_pb2_grpc.LedgerAdminServicer):
                     proof=str(each.proof),
                     opening=each.opening,
                 )
-                for each in found
+                for each in evidence.found
             ]
         )
 
@@ -99,37 +103,83 @@ class LedgerAdminService(ledger_pb2_grpc.LedgerAdminServicer):
         node = self._node
         case = None
         if request.query_id:
-            recorded = list(node.log.find(event_id=request.query_id))
+            recorded = await asyncio.to_thread(self._find, request.query_id)
         else:
             case = await asyncio.to_thread(node.questions.case, request.case_number)
-            recorded = [
-                each
-                for salt in case.salts
-                for each in node.log.find(case=bundle.case_commitment(salt, case.number))
-            ]
+            recorded = await asyncio.to_thread(self._of_case, case)
         if not recorded:
             raise NotFound("this node's log has no event of that case or query")
-        found = await self._evidence(recorded)
+        evidence = await self._evidence(recorded)
         ca = node.ca
         data = await asyncio.to_thread(
-            bundle.make, node.log.owner, node.keys, node.book.current, ca, case, found
+            bundle.make, node.log.owner, node.keys, node.book.current, ca, case, evidence
         )
-        return pb.BundleResponse(bundle=data, entries=len(found))
+        await asyncio.to_thread(bundle.verify, data, ca)  # what is handed out holds
+        return pb.BundleResponse(bundle=data, entries=len(evidence.found), promises=len(evidence.promises))
 
-    async def _evidence(self, recorded: list[Recorded]) -> list[Evidence]:
-        """Own events and the other parties' receipts under the same ids; waits for the heads that hold them."""
+    def _of_case(self, case: bundle.Case) -> list[Recorded]:
+        log = self._node.log
+        return [
+            each for salt in case.salts for each in log.find(case=bundle.case_commitment(salt, case.number))
+        ]
+
+    async def _evidence(self, recorded: list[Recorded]) -> Evidences:
+        """Own events and the other parties' receipts under the same ids; waits for the heads that hold them.
+
+        A receipt whose log does not show what it promised goes along as a promise: nobody can veto the evidence.
+        """
         node = self._node
         if not recorded:
             raise NotFound("this node's log has no such event, or its opening has been erased")
         ids = sorted({each.committed.event.id for each in recorded})
+        own = [each for id_ in ids for each in await asyncio.to_thread(self._find, id_)]
+        receipts = [each for id_ in ids for each, _ in await asyncio.to_thread(node.log.promised, id_)]
         end = time.monotonic() + 2 * node.log.settings.tick_seconds + 15
-        while True:
+        found: list[Evidence] = []
+        for each in own:
+            found.append(await self._own_proof(each.committed, end))
+        promises = []
+        owners = {events.open_commitment(each.opening).event.log for each in receipts}
+        members = {member.id: member for member in node.book.current if member.id in owners}
+        await asyncio.gather(*(self._refreshed(member) for member in members.values()))
+        for receipt in receipts:
+            committed = events.open_commitment(receipt.opening)
+            member = members.get(committed.event.log)
+            if member is None:
+                continue  # struck off since: nothing binds its key any more
             try:
-                return await self._proofs(ids)
-            except NotFound:
-                if time.monotonic() > end:
-                    raise
-                await asyncio.sleep(min(1.0, node.log.settings.tick_seconds / 4))
+                found.append(Evidence(receipt.opening, await self._their_proof(member, committed, end)))
+            except NodeError:
+                promises.append(receipt)
+        return Evidences(tuple(found), tuple(promises))
+
+    async def _refreshed(self, member: Member) -> None:
+        with contextlib.suppress(NodeError):
+            await self._node.mirrors.refresh(member)
+
+    async def _own_proof(self, committed: Committed, end: float) -> Evidence:
+        while True:
+            for each in await asyncio.to_thread(self._find, committed.event.id):
+                if each.committed == committed and each.position is not None:
+                    with contextlib.suppress(NotFound):
+                        proof = await asyncio.to_thread(self._node.log.prove, each.position)
+                        return Evidence(committed.opening, proof)
+            await self._pause(end)
+
+    async def _their_proof(self, member: Member, committed: Committed, end: float) -> LogProof:
+        mirrors = self._node.mirrors
+        while True:
+            position = await asyncio.to_thread(mirrors.find_leaf, member, committed.leaf)
+            if position is not None:
+                with contextlib.suppress(NotFound):
+                    return await asyncio.to_thread(mirrors.prove, member, position)
+            await self._pause(end)
+            await mirrors.refresh(member)
+
+    async def _pause(self, end: float) -> None:
+        if time.monotonic() > end:
+            raise NotFound("an event stands in no published head yet; wait for the next tick")
+        await asyncio.sleep(min(1.0, self._node.log.settings.tick_seconds / 4))
 
     def _find(self, event_id: bytes) -> list[Recorded]:
         return list(self._node.log.find(event_id=event_id))

@@ -56,13 +56,18 @@ class _Protocol(H11Protocol):
         certificate = tls_object.getpeercert(True) if tls_object is not None else None
         self._peer = hashlib.sha256(certificate or b"").digest()
         self._open[self._peer] += 1
+        self._served = False
         self._deadline = asyncio.get_running_loop().call_later(_FIRST_SECONDS, self._silent)
         if self._open[self._peer] > _CONNECTIONS_A_MEMBER:
             transport.close()
 
     def _silent(self) -> None:
-        if self.cycle is None or not self.cycle.response_complete:
+        if not self._served:
             self.transport.close()
+
+    def on_response_complete(self) -> None:
+        self._served = True
+        super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._deadline.cancel()
@@ -168,7 +173,7 @@ class LedgerWeb:
 
     async def _checkpoint(self, _request: Request) -> Response:
         published = self._log.published
-        if published is None or self._log.lost is not None:
+        if published is None or not self._log.ready:
             return _refuse(404, "no head is published yet")
         text = bytes(published.head.note)
         return Response(text, media_type="text/plain; charset=utf-8", headers=_FRESH)

@@ -27,7 +27,7 @@ class GroupWriter:
     """
 
     def __init__(self, database: sa.Engine) -> None:
-        self._database = database
+        self._database, self._closed = database, False
         self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._connection: sa.Connection | None = None  # the thread's own
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
@@ -35,12 +35,15 @@ class GroupWriter:
 
     def submit(self, work: Callable[[sa.Connection], _T]) -> "Future[_T]":
         """Queue a piece of work. Cancelling the future before its turn withdraws it."""
+        if self._closed:
+            raise StorageError("the node is stopping")
         future: Future[_T] = Future()
         self._queue.put((work, future))
         return future
 
     def close(self) -> None:
         """Do what is queued, then stop."""
+        self._closed = True
         self._queue.put(None)
         self._thread.join()
 

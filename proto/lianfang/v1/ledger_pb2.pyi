@@ -555,17 +555,21 @@ class BundleResponse(_message.Message):
 
     BUNDLE_FIELD_NUMBER: _builtins.int
     ENTRIES_FIELD_NUMBER: _builtins.int
+    PROMISES_FIELD_NUMBER: _builtins.int
     bundle: _builtins.bytes
     entries: _builtins.int
+    promises: _builtins.int
+    """receipts whose logs do not show what they promise"""
     def __init__(
         self,
         *,
         bundle: _builtins.bytes = ...,
         entries: _builtins.int = ...,
+        promises: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "entries", b"entries"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "entries", b"entries", "promises", b"promises"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
