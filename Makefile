@@ -59,6 +59,7 @@ bench: $(STAMP)
 	.venv-peer/bin/python -m pip install -q --disable-pip-version-check openmined.psi==2.0.6
 	$(BIN)/python benchmarks/lookup.py --peer-python .venv-peer/bin/python
 	$(BIN)/python benchmarks/horizontal.py
+	$(BIN)/python benchmarks/ledger.py
 
 clean:
 	rm -rf $(VENV) .venv-peer build *.egg-info .mypy_cache .ruff_cache .pytest_cache
