@@ -408,9 +408,7 @@ class LogBook:
             raise NotFound("no such tile in a signed head of this log")
         with db.reading(self._database) as connection:
             content = read_tile(connection, level, number)
-        if level == tiles.ENTRIES:
-            return tiles.pack(tiles.unpack(content)[:width])
-        return content[: width * merkle.HASH]
+        return tiles.cut(level, content, width)
 
     def nodes(self) -> merkle.Nodes:
         """The tree, read in transactions of its own."""
@@ -625,6 +623,3 @@ def random_id() -> bytes:
 def derived_id(*parts: bytes | str | int) -> bytes:
     """For an event that is to be recorded once, however often it happens."""
     return merkle.leaf_hash(frame("lianfang/v1/event-id", *parts))[: events.ID]
-
-
-SUITE = common_pb2.SUITE_RISTRETTO255_SHA512

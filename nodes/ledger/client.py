@@ -1,12 +1,11 @@
 """Reading other members' logs and asking their witnesses, over HTTPS that trusts one member at a time."""
 
 import asyncio
-import hashlib
 
 import httpx
 
 from protocols.errors import DecodeError
-from protocols.ledger import events, notes, tiles
+from protocols.ledger import checkpoints, events, notes, tiles
 
 from ..config import Home
 from ..identity.members import Member
@@ -107,8 +106,8 @@ class LedgerClient:
 
     async def cosigned(self, member: Member, origin: str) -> bytes | None:
         """The newest head of a log that the member has cosigned, unverified; `None` for never."""
-        name = hashlib.sha256(origin.encode()).hexdigest()
-        return await self._read(member, f"witness/{name}/checkpoint", _MAX_HEAD)
+        path = f"witness/{checkpoints.origin_hash(origin)}/checkpoint"
+        return await self._read(member, path, _MAX_HEAD)
 
     async def entries(self, member: Member, number: int, width: int, prefix: str = "") -> list[bytes]:
         """The first `width` entries of a bundle. Raises `PeerFailed` where they are not there or malformed."""
@@ -126,7 +125,7 @@ class LedgerClient:
 
     async def mirrored(self, member: Member, origin: str, start: int, end: int) -> list[bytes]:
         """Leaves [start, end) of a log out of the member's copy of it."""
-        prefix = f"mirror/{hashlib.sha256(origin.encode()).hexdigest()}/"
+        prefix = f"mirror/{checkpoints.origin_hash(origin)}/"
         leaves: list[bytes] = []
         for number in range(start // tiles.WIDTH, -(-end // tiles.WIDTH)):
             leaves += await self.entries(member, number, tiles.width(tiles.ENTRIES, number, end), prefix)

@@ -5,7 +5,6 @@ and written to a file with both signed heads.
 """
 
 import asyncio
-import hashlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import sqlalchemy as sa
-from lianfang.v1 import common_pb2, ledger_pb2
+from lianfang.v1 import common_pb2
 from sqlalchemy.dialects.sqlite import insert
 
 from protocols import merkle, statement
@@ -117,13 +116,11 @@ class Mirrors:
         with db.reading(self._database) as connection:
             rows = connection.execute(sa.select(schema.mirror.c.origin, schema.mirror.c.size)).all()
         for row in rows:
-            if hashlib.sha256(row.origin.encode()).hexdigest() == origin_hash:
+            if checkpoints.origin_hash(row.origin) == origin_hash:
                 if not 0 < width <= tiles.width(level, number, row.size):
                     break
                 content = self._read(row.origin)(level, number)
-                if level == tiles.ENTRIES:
-                    return tiles.pack(tiles.unpack(content)[:width])
-                return content[: width * merkle.HASH]
+                return tiles.cut(level, content, width)
         raise NotFound("no such tile in a copy of that log")
 
     def prove(self, member: Member, position: int) -> LogProof:
@@ -302,7 +299,7 @@ class Mirrors:
             logs.write_tiles(connection, schema.mirror_tile, changed, {"origin": origin})
 
     def _take(self, member: Member, start: int, head: Head) -> bool:
-        """Recompute the head from what is kept; whether it leads there, and then it counts."""
+        """Recompute the head from what is kept, and learn from its leaves; whether they lead there."""
         size = head.checkpoint.size
         if self.root(member, size) != head.checkpoint.root:
             return False
@@ -313,7 +310,6 @@ class Mirrors:
             skipped = max(0, start - first)
             # Before the head is stored, and twice where a crash comes between: it changes nothing.
             self._learn(member, first + skipped, entries[skipped:])
-        self._store(member, Mirrored(head, self._clock()))
         return True
 
     def _accuse(self, member: Member, known: Mirrored | None, head: Head, leaves: Sequence[bytes]) -> None:
@@ -326,8 +322,18 @@ class Mirrors:
         raise Refused(f"{member.name.name}: the entries of its log do not lead to its head", "MISBEHAVIOUR")
 
     def _store(self, member: Member, found: Mirrored) -> None:
+        values = {
+            "size": found.head.checkpoint.size,
+            "note": bytes(found.head.note),
+            "head_time": found.head.time,
+            "seen_at": found.seen_at,
+        }
         with db.writing(self._database) as connection:
-            self._store_in(connection, member, found)
+            connection.execute(
+                insert(schema.mirror)
+                .values(origin=member.log.name, **values)
+                .on_conflict_do_update(index_elements=["origin"], set_=values)
+            )
 
     def _check_ticks(self, member: Member, before: Head, now: Head) -> None:
         """A log grows at each tick, so its size bounds how many ticks it can have had."""
@@ -339,20 +345,6 @@ class Mirrors:
             self._gaps[member.id] = (
                 f"{missing} ticks are missing in the {now.time - before.time} s before {now.time}"
             )
-
-    @staticmethod
-    def _store_in(connection: sa.Connection, member: Member, found: Mirrored) -> None:
-        values = {
-            "size": found.head.checkpoint.size,
-            "note": bytes(found.head.note),
-            "head_time": found.head.time,
-            "seen_at": found.seen_at,
-        }
-        connection.execute(
-            insert(schema.mirror)
-            .values(origin=member.log.name, **values)
-            .on_conflict_do_update(index_elements=["origin"], set_=values)
-        )
 
     # -- what leaves say -------------------------------------------------------------------------------------
 
@@ -423,7 +415,6 @@ class Mirrors:
             what = f"broken promise: its log does not hold the event {row.event_id.hex()}"
             number = self._pins.alarm(member.id, "", what, receipt, bytes(found.head.note))
             if number is not None:
-                ledger_pb2.Receipt.FromString(receipt)
                 self._write_evidence(number, what, [bytes(found.head.note)])
 
     # -- contradictions --------------------------------------------------------------------------------------

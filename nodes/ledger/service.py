@@ -184,27 +184,6 @@ class LedgerAdminService(ledger_pb2_grpc.LedgerAdminServicer):
     def _find(self, event_id: bytes) -> list[Recorded]:
         return list(self._node.log.find(event_id=event_id))
 
-    async def _proofs(self, ids: list[bytes]) -> list[Evidence]:
-        node = self._node
-        found = []
-        for id_ in ids:
-            for each in await asyncio.to_thread(self._find, id_):
-                if each.position is None:
-                    raise NotFound("an event stands in no head yet; wait for the next tick")
-                proof = await asyncio.to_thread(node.log.prove, each.position)
-                found.append(Evidence(each.committed.opening, proof))
-            for receipt, position in await asyncio.to_thread(node.log.promised, id_):
-                owner = events.open_commitment(receipt.opening).event.log
-                member = node.book.current.get(owner)
-                if position is None:
-                    await node.mirrors.refresh(member)
-                    raise NotFound(
-                        f"the log of {member.name.name} does not hold an event that it promised, yet"
-                    )
-                proof = await asyncio.to_thread(node.mirrors.prove, member, position)
-                found.append(Evidence(receipt.opening, proof))
-        return found
-
     @wire.unary
     async def Reconcile(self, request: pb.ReconcileRequest, context: Any) -> Struct:
         """Both sides' records side by side, member by member."""

@@ -3,7 +3,6 @@
 The new state is compared and stored in one transaction, and in the mark, before the signature leaves.
 """
 
-import hashlib
 import time
 from collections.abc import Callable
 
@@ -108,6 +107,6 @@ class Witness:
         with db.reading(self._database) as connection:
             rows = connection.execute(sa.select(schema.witnessed.c.origin, schema.witnessed.c.note)).all()
         for row in rows:
-            if hashlib.sha256(row.origin.encode()).hexdigest() == origin_hash:
+            if checkpoints.origin_hash(row.origin) == origin_hash:
                 return bytes(row.note)
         return None

@@ -3,6 +3,7 @@
 No extension lines: none is written, and a head that has one is refused.
 """
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -39,6 +40,11 @@ class Checkpoint:
         if size == 0 and root != merkle.EMPTY:
             raise DecodeError("an empty tree has another root")
         return cls(lines[0], size, root)
+
+
+def origin_hash(origin: str) -> str:
+    """How tlog-witness names a log in a path: SHA-256 of its origin in lower-case hexadecimal."""
+    return hashlib.sha256(origin.encode()).hexdigest()
 
 
 def sign(checkpoint: Checkpoint, key: Ed25519PrivateKey) -> Note:

@@ -72,6 +72,13 @@ def unpack(data: bytes) -> list[bytes]:
     return entries
 
 
+def cut(level: int, content: bytes, width: int) -> bytes:
+    """The first `width` entries or hashes of a tile."""
+    if level == ENTRIES:
+        return pack(unpack(content)[:width])
+    return content[: width * merkle.HASH]
+
+
 def grow(size: int, leaves: Sequence[bytes], read: Reader) -> dict[tuple[int, int], bytes]:
     """New contents of every tile that changes when leaf hashes are appended to a tree of `size`."""
     changed: dict[tuple[int, int], bytes] = {}
