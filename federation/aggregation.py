@@ -205,6 +205,7 @@ class SecureSumService(sums_pb2_grpc.SecureSumServicer):
     def __init__(self, identify: Identify, find: Find, patience: Patience = Patience()) -> None:
         self._identify, self._find, self._patience = identify, find, patience
         self._rooms: dict[bytes, Room] = {}
+        self._called_off: dict[bytes, tuple[str, float]] = {}  # launches that failed: why, and when
 
     def status(self) -> dict[str, dict[str, Any]]:
         """Rooms by job hash, in hexadecimal."""
@@ -217,15 +218,18 @@ class SecureSumService(sums_pb2_grpc.SecureSumServicer):
         if first is None or first.WhichOneof("step") != "enter" or len(first.enter.job) != 32:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message names the job")
             return
-        room = await self._room(first.enter, party)
+        job = await self._find(first.enter.job, party)
+        if (called_off := self._called_off.get(first.enter.job)) is not None:
+            yield pb.SumToMember(abort=pb.SumAbort(phase="entry", reason=called_off[0]))
+            return
+        room = self._room(job, first.enter)
         if room is None:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many jobs are under way here")
             return
         async for message in room.join(party, first.enter.opened, request_iterator):
             yield message
 
-    async def _room(self, enter: pb.SumEnter, party: str) -> Room | None:
-        job = await self._find(enter.job, party)
+    def _room(self, job: Job, enter: pb.SumEnter) -> Room | None:
         self._forget()
         room = self._rooms.get(enter.job)
         if room is not None and room.outcome and enter.opened == 0:
@@ -243,9 +247,17 @@ class SecureSumService(sums_pb2_grpc.SecureSumServicer):
         for key, room in list(self._rooms.items()):
             if room.ended_at is not None and now - room.ended_at > _KEPT:
                 del self._rooms[key]
+        for key, (_, at) in list(self._called_off.items()):
+            if now - at > _KEPT:
+                del self._called_off[key]
 
-    async def end(self, job: bytes, why: str) -> None:
-        """End a job's room, if it is open."""
+    def launch(self, job: bytes) -> None:
+        """A job begins, perhaps once more: its parties may come."""
+        self._called_off.pop(job, None)
+
+    async def call_off(self, job: bytes, why: str) -> None:
+        """End a job's room, and turn away who comes to it later, until it is launched again."""
+        self._called_off[job] = (why, time.monotonic())
         room = self._rooms.get(job)
         if room is not None:
             await room.close(why)

@@ -124,7 +124,9 @@ class LearningAdminService(learning_pb2_grpc.LearningAdminServicer):
             request.result,
         )
         if self._rooms is not None and request.state == "failed":
-            await self._rooms.end(request.job, request.detail)  # nobody waits for who does not come
+            await self._rooms.call_off(request.job, request.detail)  # nobody waits for who does not come
+        elif self._rooms is not None and request.state == "running":
+            self._rooms.launch(request.job)
         return pb.JobReported()
 
     @wire.unary

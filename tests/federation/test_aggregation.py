@@ -168,6 +168,12 @@ def test_the_error_of_one_bank_reaches_the_others_without_its_rows(service):
         assert "1234.5" not in str(results[name])
 
 
+@pytest.mark.parametrize("service", ["called off"], indirect=True)
+def test_who_comes_after_the_launch_was_called_off_does_not_wait_for_the_others(service):
+    (name, learn), *_ = learners(service).items()
+    assert "entry: a bank takes no part" in str(service.run({name: learn})[name])
+
+
 def test_a_party_that_never_comes_ends_the_job_and_is_named(tmp_path):
     service = Service(tmp_path, World(3), "honest")
     try:

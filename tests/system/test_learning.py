@@ -120,6 +120,17 @@ def wait_for_state(network: Network, bank: str, name: str, states: set[str], sec
     return state
 
 
+def wait_for_sums(network: Network, bank: str, name: str, sums: int, seconds: float = 60) -> None:
+    """Until a job is under way at a bank, and has come so far."""
+    state = wait_for_state(network, bank, name, {"running"}, seconds)
+    end = time.monotonic() + seconds
+    while state["sums"] < sums:
+        assert time.monotonic() < end, state
+        assert state["state"] == "running", state
+        time.sleep(0.2)
+        state = state_of(network, bank, name)
+
+
 def models(network: Network, name: str) -> dict[str, Path]:
     return {bank: next(network.node(bank).glob(f"data/models/{name}-*/model.json")) for bank in BANKS}
 
@@ -250,6 +261,8 @@ def test_a_job_that_a_bank_has_not_approved_is_refused_and_named(federation):
         federation.run(bank, "job", "approve", str(path))
     federation.run("bank-b", "job", "revoke", str(path))
     assert "has not approved" in launch(federation, path, check=False)["detail"]
+    federation.run("bank-b", "job", "approve", str(path))
+    assert launch(federation, path)["state"] == "done"
 
 
 @pytest.mark.parametrize(
@@ -278,35 +291,32 @@ def test_a_job_that_does_not_fit_is_refused_at_approval_saying_why(federation, c
 def test_a_bank_killed_in_mid_run_ends_the_job_and_is_named(federation):
     path = new_job(federation, "killed", trees=400)
     command = launching(federation, path)
-    state = wait_for_state(federation, "bank-a", "killed", {"running"})
-    end = time.monotonic() + 60
-    while state["sums"] < 20:
-        assert time.monotonic() < end
-        state = state_of(federation, "bank-a", "killed")
+    wait_for_sums(federation, "bank-a", "killed", 20)
     federation.kill("bank-b-learn")
-    out, _ = command.communicate(timeout=90)
-    assert json.loads(out)["state"] == "failed"
-    for bank in ("bank-a", "bank-c"):
-        ended = wait_for_state(federation, bank, "killed", {"failed"})
-        assert re.search(r"(keys|upload|commit): .*bank/bank-b: did not answer in time", ended["detail"])
-        # The finished trees stay, marked as what they are.
-        folder = next(federation.node(bank).glob("data/models/killed-*-partial"))
-        kept = json.loads((folder / "model.json").read_bytes())["trees"]
-        assert 2 <= len(kept) < 400
-        card = json.loads((folder / "card.json").read_text())
-        assert "did not answer in time" in card["ended_early"]
-        assert card["data"]["rows"] == 24_000
-    # It comes back, and the next job runs.
-    federation.start_learning("bank-b")
-    time.sleep(0.5)
-    wait_for(federation, "bank-b-learn", r"(?s)SuperNode ID.*SuperNode ID")
+    try:
+        out, _ = command.communicate(timeout=90)
+        assert json.loads(out)["state"] == "failed"
+        for bank in ("bank-a", "bank-c"):
+            ended = wait_for_state(federation, bank, "killed", {"failed"})
+            assert re.search(r"(keys|upload|commit): .*bank/bank-b: did not answer in time", ended["detail"])
+            # The finished trees stay, marked as what they are.
+            folder = next(federation.node(bank).glob("data/models/killed-*-partial"))
+            kept = json.loads((folder / "model.json").read_bytes())["trees"]
+            assert 2 <= len(kept) < 400
+            card = json.loads((folder / "card.json").read_text())
+            assert "did not answer in time" in card["ended_early"]
+            assert card["data"]["rows"] == 24_000
+    finally:  # it comes back, and the next job runs
+        federation.start_learning("bank-b")
+        time.sleep(0.5)
+        wait_for(federation, "bank-b-learn", r"(?s)SuperNode ID.*SuperNode ID")
     assert launch(federation, new_job(federation, "after"))["state"] == "done"
 
 
 def test_a_bank_that_never_answers_is_named(federation):
     path = new_job(federation, "silent", trees=400)
     command = launching(federation, path)
-    wait_for_state(federation, "bank-a", "silent", {"running"})
+    wait_for_sums(federation, "bank-a", "silent", 2)  # all have entered
     os.kill(federation.pid("bank-c-learn"), signal.SIGSTOP)
     try:
         out, _ = command.communicate(timeout=120)
