@@ -53,7 +53,7 @@ def _throughput(
 
         async def one(number: int) -> None:
             while time.monotonic() < stop:
-                await asyncio.wrap_future(writer.submit(make(log)))
+                await writer.write(make(log))
                 counts[number] += 1
 
         async def run() -> None:

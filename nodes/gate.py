@@ -5,10 +5,10 @@ action begin. Requests that arrive together share one commit. A repeated query i
 once, refused with another request. Rules come from the policy file; contracts will be added here and nowhere else.
 """
 
+import asyncio
 import hashlib
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import grpc
@@ -133,7 +133,7 @@ def exhausted(message: str) -> Refused:
 
 
 class Gate:
-    """Decides in the writer's thread; `admit` may be called from any other, `submit` from the event loop."""
+    """Decides in the writer's thread; `admit` may be called from any other, `decide` from the event loop."""
 
     def __init__(
         self,
@@ -148,12 +148,15 @@ class Gate:
 
     def admit(self, ask: Ask) -> Decision:
         """Durably record and grant, or raise `Refused` (recorded too) or `StorageError` (nothing was)."""
-        return self.submit(ask).result()
+        return self._writer.submit(self._decision(ask)).result()
 
-    def submit(self, ask: Ask) -> "Future[Decision]":
-        """`admit` without waiting; a caller that has gone before its turn is not charged."""
+    def decide(self, ask: Ask) -> "asyncio.Future[Decision]":
+        """`admit` for the event loop; a caller that has gone before its turn is not charged."""
+        return self._writer.write(self._decision(ask))
+
+    def _decision(self, ask: Ask) -> Callable[[sa.Connection], Decision]:
         entry = self._answered(ask) if ask.action == EVALUATE else None
-        return self._writer.submit(lambda connection: self._decide(connection, ask, entry))
+        return lambda connection: self._decide(connection, ask, entry)
 
     def _answered(self, ask: Ask) -> Entry:
         """The event of a grant, committed to before the writer's turn."""
@@ -178,7 +181,7 @@ class Gate:
         try:
             self._rule(ask.member, ask.resource, ask.action, ask.purpose, ask.basis)
         except Refused:
-            self.submit(ask)  # decided again behind the others, and recorded
+            self._writer.submit(self._decision(ask))  # decided again behind the others, and recorded
             raise
 
     def purposes(self, member: Member, resource: str) -> list[int]:

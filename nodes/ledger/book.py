@@ -46,7 +46,7 @@ _DAY_MS = 86_400_000
 
 _INSERT = Prepared(
     insert(schema.ledger_entry).on_conflict_do_nothing(),
-    [column.name for column in schema.ledger_entry.columns if column.name != "position"],
+    [column.name for column in schema.ledger_entry.columns if column.name not in ("id", "position")],
 )
 _STORED = Prepared(
     sa.select(schema.ledger_entry.c.opening, schema.ledger_entry.c.include_by).where(
@@ -220,18 +220,15 @@ class LogBook:
                     f"this node's database is older than the head of {self.lost.size} leaves that it has signed",
                     "RESTORED",
                 )
-            waiting = writer.submit(self._count_waiting).result()
+            waiting = writer.submit(self._waiting).result()
             room = self.settings.leaves_a_tick
-            while room < waiting:
+            while room < len(waiting):
                 room *= 4
-            # What is real is spread over the steps as a shuffle of the whole tick would.
-            real = [True] * waiting + [False] * (room - waiting)
+            # Steps take at random what is real, so that they say nothing of what came when.
+            real: list[int | None] = [*waiting, *[None] * (room - len(waiting))]
             secrets.SystemRandom().shuffle(real)
             for i in range(0, room, STEP):
-                step = real[i : i + STEP]
-                take = sum(step)
-                append = functools.partial(self._append, take=take, fill=len(step) - take)
-                writer.submit(append).result()
+                writer.submit(functools.partial(self._append, step=real[i : i + STEP])).result()
             head: Future[Head] = writer.submit(self._sign)
             signed = head.result()
             self._mark.note_own(Seen(signed.checkpoint.size, signed.checkpoint.root))
@@ -239,39 +236,32 @@ class LogBook:
             return signed
 
     @staticmethod
-    def _count_waiting(connection: sa.Connection) -> int:
+    def _waiting(connection: sa.Connection) -> Sequence[int]:
         table = schema.ledger_entry
-        return int(
-            connection.execute(
-                sa.select(sa.func.count()).select_from(table).where(table.c.position.is_(None))
-            ).scalar_one()
-        )
+        return connection.execute(sa.select(table.c.id).where(table.c.position.is_(None))).scalars().all()
 
-    def _append(self, connection: sa.Connection, take: int, fill: int) -> None:
+    def _append(self, connection: sa.Connection, step: Sequence[int | None]) -> None:
+        """Append the entries of a step, and for each `None` a leaf that stands for nothing."""
         table = schema.ledger_entry
-        rows = connection.execute(
-            sa.select(table.c.key, table.c.leaf)
-            .where(table.c.position.is_(None))
-            .order_by(table.c.key)
-            .limit(take)
-        ).all()
-        leaves: list[tuple[bytes, bytes, bytes | None]] = [
-            (merkle.leaf_hash(row.leaf), row.leaf, row.key) for row in rows
+        chosen = [each for each in step if each is not None]
+        rows = connection.execute(sa.select(table.c.id, table.c.leaf).where(table.c.id.in_(chosen))).all()
+        leaves: list[tuple[bytes, bytes, int | None]] = [
+            (merkle.leaf_hash(row.leaf), row.leaf, row.id) for row in rows
         ]
-        for _ in range(fill):
+        for _ in range(len(step) - len(chosen)):
             leaf = events.dummy_leaf()
             leaves.append((merkle.leaf_hash(leaf), leaf, None))
         leaves.sort(key=lambda each: each[0])  # hashes of random bytes: the order of arrival is gone
         start = self._extend(connection, [(hash_, leaf) for hash_, leaf, _ in leaves])
         places = [
-            {"in_key": key, "in_position": start + i}
-            for i, (_, _, key) in enumerate(leaves)
-            if key is not None
+            {"in_id": row_id, "in_position": start + i}
+            for i, (_, _, row_id) in enumerate(leaves)
+            if row_id is not None
         ]
         if places:
             connection.execute(
                 table.update()
-                .where(table.c.key == sa.bindparam("in_key"))
+                .where(table.c.id == sa.bindparam("in_id"))
                 .values(position=sa.bindparam("in_position")),
                 places,
             )
@@ -483,7 +473,7 @@ class LogBook:
     def waiting(self) -> int:
         """Events that wait for the next tick."""
         with db.reading(self._database) as connection:
-            return self._count_waiting(connection)
+            return len(self._waiting(connection))
 
     # -- erasing and restoring -------------------------------------------------------------------------------
 

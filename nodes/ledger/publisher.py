@@ -165,9 +165,7 @@ class Publisher:
             return
         note = head.note.with_signatures(collected)
         cosigned = checkpoints.open_head(bytes(note), self._log.key, [member.witness for member in others])
-        await asyncio.wrap_future(
-            self._writer.submit(lambda connection: self._log.publish(connection, cosigned))
-        )
+        await self._writer.write(lambda connection: self._log.publish(connection, cosigned))
         self._log.announce(cosigned)
 
     async def _ask(self, member: Member, head: Head) -> Signature:

@@ -1,11 +1,13 @@
 """Asking: one question to all holders at once, each reported by itself."""
 
 import asyncio
+import functools
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import grpc
 from lianfang.v1 import common_pb2 as common
@@ -34,6 +36,7 @@ from .questions import Answer, Batch, Job, Questions
 from .sync import Synced, Syncer
 from .tables import Tables
 
+_T = TypeVar("_T")
 _log = logging.getLogger("lianfang.ask")
 _AT_ONCE = 4  # points that are blinded without leaving the event loop: 0.4 ms
 _SECONDS_PER_ELEMENT = 0.004  # allowed on top of the deadline for a batch's own arithmetic
@@ -88,6 +91,18 @@ class Finished:
     outcome: str
     detail: str
     charged: int
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A batch that is blinded and on record, and may be sent."""
+
+    question: Question
+    request: lookup_pb2.EvaluateRequest
+    recorded: Entry
+
+
+_Opening = asyncio.Future[dict[bytes, _Opened]]  # by query id
 
 
 class Asker:
@@ -222,13 +237,14 @@ class Asker:
         """Ask all targets at once. Each ends with one `Finished`; none waits for another."""
         told: asyncio.Queue[Answered | Finished] = asyncio.Queue()
         self._log.check_standing(PURPOSE_NAMES[job.purpose])
-        tasks = []
-        for target in targets:
-            batches = list(target.pending)
-            if target.copy is not None and target.trouble is None:
-                where = (target.copy.holder, target.copy.list, target.copy.epoch)
-                batches += [self._questions.prepare(job, *where, inputs) for inputs, _ in target.parts()]
-            tasks.append(asyncio.create_task(self._ask_one(job, target, batches, deadline, told)))
+        queues = [self._batches(job, target) for target in targets]
+        # Small questions to several holders wait for the disk once, together.
+        together = [queue[0] for queue in queues if queue and len(queue[0].inputs) <= limits.BATCH_INLINE]
+        opening = asyncio.ensure_future(self._open(job, together))
+        tasks = [
+            asyncio.create_task(self._ask_one(job, target, queue, opening, deadline, told))
+            for target, queue in zip(targets, queues, strict=True)
+        ]
         try:
             remaining = len(tasks)
             while remaining:
@@ -236,14 +252,73 @@ class Asker:
                 remaining -= isinstance(event, Finished)
                 yield event
         finally:
-            for task in tasks:
+            for task in (*tasks, opening):
                 task.cancel()
+
+    def _batches(self, job: Job, target: Target) -> list[Batch]:
+        """What is to be asked of a target: first again what has no answer yet."""
+        if target.copy is None or target.trouble is not None:
+            return []
+        where = (target.copy.holder, target.copy.list, target.copy.epoch)
+        new = [self._questions.prepare(job, *where, inputs) for inputs, _ in target.parts()]
+        return [*target.pending, *new]
+
+    async def _open(self, job: Job, batches: Sequence[Batch]) -> dict[bytes, _Opened]:
+        """Blind batches and record them, with the log's events, in one transaction.
+
+        Leaves out a batch whose epoch has gone.
+        """
+        begun = []
+        for batch in batches:
+            copy = self._syncer.copy(batch.holder, batch.list, batch.epoch)
+            if copy is None:
+                continue
+            question = Question(copy.public_key, batch.inputs, batch.seed)
+            if question.size <= _AT_ONCE:
+                blinded = question.request()
+            else:
+                blinded = await self._run(batch, question.request)
+            request = lookup_pb2.EvaluateRequest(
+                suite=common.SUITE_RISTRETTO255_SHA512,
+                list=batch.list,
+                epoch=batch.epoch,
+                query_id=batch.query_id,
+                purpose=job.purpose,  # type: ignore[arg-type]
+                basis=job.basis,  # type: ignore[arg-type]
+                case_commitment=job.case_commitment,
+                asker=batch.asker,
+                blinded=blinded,
+            )
+            entry = self._log.prepare(
+                ledger_pb2.EVENT_TYPE_QUERY_ASKED, batch.holder, batch.query_id, **event_fields(request)
+            )
+            begun.append((batch, question, request, entry))
+        if not begun:
+            return {}
+        recorded = await self._questions.begin(
+            job, [(batch, question.size, entry) for batch, question, _, entry in begun]
+        )
+        for (_, _, request, _), entry in zip(begun, recorded, strict=True):
+            request.receipt.CopyFrom(self._log.receipt(entry))
+        return {
+            batch.query_id: _Opened(question, request, entry)
+            for (batch, question, request, _), entry in zip(begun, recorded, strict=True)
+        }
+
+    async def _run(self, batch: Batch, work: Callable[..., _T], *arguments: Any) -> _T:
+        """Run `work(*arguments, runner)` off the event loop, on the worker processes where the batch is large."""
+        small = len(batch.inputs) <= limits.BATCH_INLINE
+        executor = self._fast if small else self._bulk
+        run = voprf.inline if small else self._workers.run
+        call = functools.partial(work, *arguments, run)
+        return await asyncio.get_running_loop().run_in_executor(executor, call)
 
     async def _ask_one(
         self,
         job: Job,
         target: Target,
         queue: list[Batch],
+        opening: _Opening,
         deadline: float,
         told: "asyncio.Queue[Answered | Finished]",
     ) -> None:
@@ -259,7 +334,7 @@ class Asker:
                 told.put_nowait(Answered(target, list(target.known.values()), done, total))
             while queue:
                 batch = queue.pop(0)
-                answers, replacement = await self._ask_batch(job, target, batch, deadline, charged)
+                answers, replacement = await self._ask_batch(job, target, batch, opening, deadline, charged)
                 if replacement is not None:
                     queue[:0] = replacement
                     continue
@@ -280,38 +355,21 @@ class Asker:
             )
 
     async def _ask_batch(
-        self, job: Job, target: Target, batch: Batch, deadline: float, charged: list[int]
+        self,
+        job: Job,
+        target: Target,
+        batch: Batch,
+        opening: _Opening,
+        deadline: float,
+        charged: list[int],
     ) -> tuple[list[Answer], list[Batch] | None]:
         """(answers, batches to ask instead); adds what the holder charged to `charged`."""
-        try:
-            copy = self._copy(batch)
-        except PeerFailed:
+        opened = (await asyncio.shield(opening)).get(batch.query_id)
+        if opened is None:
+            opened = (await self._open(job, [batch])).get(batch.query_id)
+        if opened is None:
             return [], await self._replace(job, target, batch)
-        small = len(batch.inputs) <= limits.BATCH_INLINE
-        executor = self._fast if small else self._bulk
-        run = voprf.inline if small else self._workers.run
-        loop = asyncio.get_running_loop()
-        question = Question(copy.public_key, batch.inputs, batch.seed)
-        if question.size <= _AT_ONCE:
-            blinded = question.request()
-        else:
-            blinded = await loop.run_in_executor(executor, question.request, run)
-        request = lookup_pb2.EvaluateRequest(
-            suite=common.SUITE_RISTRETTO255_SHA512,
-            list=batch.list,
-            epoch=batch.epoch,
-            query_id=batch.query_id,
-            purpose=job.purpose,  # type: ignore[arg-type]
-            basis=job.basis,  # type: ignore[arg-type]
-            case_commitment=job.case_commitment,
-            asker=batch.asker,
-            blinded=blinded,
-        )
-        entry = self._log.prepare(
-            ledger_pb2.EVENT_TYPE_QUERY_ASKED, batch.holder, batch.query_id, **event_fields(request)
-        )
-        recorded = await asyncio.wrap_future(self._questions.begin(job, batch, question.size, entry))
-        request.receipt.CopyFrom(self._log.receipt(recorded))
+        question, request, recorded = opened.question, opened.request, opened.recorded
         try:
             response = await self._send(
                 target, batch, request, deadline + _SECONDS_PER_ELEMENT * question.size
@@ -325,11 +383,9 @@ class Asker:
             raise
         charged[0] += 0 if response.repeated_answer else question.size
         promised = self._answered(target.member, request, response, recorded)
-        answers = await loop.run_in_executor(
-            executor, self._finish, batch, request.table_batch, question, response, run
-        )
+        answers = await self._run(batch, self._finish, batch, request.table_batch, question, response)
         budget = response.budget.SerializeToString()
-        await asyncio.wrap_future(self._questions.answered(job, batch, answers, budget, promised))
+        await self._questions.answered(job, batch, answers, budget, promised)
         target.budget = response.budget
         self._syncer.note_budget(batch.holder, batch.list, response.budget)
         return answers, None

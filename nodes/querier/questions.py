@@ -136,8 +136,7 @@ class Questions:
         job_id = self._vault.index(frame("job", case, purpose, basis))
         commitment = self._commitments.get(job_id)
         if commitment is None:
-            opened = self._writer.submit(lambda connection: self._open(connection, job_id, case))
-            commitment = await asyncio.wrap_future(opened)
+            commitment = await self._writer.write(lambda connection: self._open(connection, job_id, case))
             if len(self._commitments) > _CACHED:
                 self._commitments.clear()
             self._commitments[job_id] = commitment
@@ -201,14 +200,23 @@ class Questions:
         seed = secrets.token_bytes(lookup.SEED)
         return Batch(secrets.token_bytes(16), seed, inputs, holder, list_name, epoch, job.asker)
 
-    def begin(self, job: Job, batch: Batch, count: int, entry: Entry) -> "Future[Entry]":
-        """Record a batch of `count` elements after padding, and the log's event of it, in one transaction.
+    def begin(self, job: Job, batches: Sequence[tuple[Batch, int, Entry]]) -> "asyncio.Future[list[Entry]]":
+        """Record batches, each with its elements after padding and the log's event of it, in one transaction.
 
-        Once the future is set both are durable; it holds the event, which for a batch that was begun before is the
+        Once the future is set all are durable; it holds the events, which for a batch that was begun before is the
         one of then.
         """
+        rows = [self._row(job, batch, count) for batch, count, _ in batches]
+
+        def write(connection: sa.Connection) -> list[Entry]:
+            _BEGIN.run_many(connection, rows)
+            return [self._log.record(connection, entry) for _, _, entry in batches]
+
+        return self._writer.write(write)
+
+    def _row(self, job: Job, batch: Batch, count: int) -> dict[str, object]:
         stored = json.dumps({"seed": batch.seed.hex(), "inputs": [each.decode() for each in batch.inputs]})
-        row = {
+        return {
             "query_id": batch.query_id,
             "job": job.id,
             "holder": batch.holder,
@@ -224,19 +232,13 @@ class Questions:
             "secret": self._vault.encrypt(stored.encode(), _PURPOSE + batch.query_id),
         }
 
-        def write(connection: sa.Connection) -> Entry:
-            _BEGIN.run(connection, row)
-            return self._log.record(connection, entry)
-
-        return self._writer.submit(write)
-
     def end(self, batch: Batch, outcome: str) -> "Future[None]":
         """The batch will not be sent again (refused or void): its secrets are erased."""
         return self._writer.submit(lambda connection: _end(connection, batch.query_id, outcome))
 
     def answered(
         self, job: Job, batch: Batch, answers: Sequence[Answer], budget: bytes, promised: Promised
-    ) -> "Future[None]":
+    ) -> "asyncio.Future[None]":
         """Record a batch's answers, the holder's receipt and what budget is left, and erase its secrets, in one
         transaction.
         """
@@ -280,7 +282,7 @@ class Questions:
                 {"in_holder": batch.holder, "in_list": batch.list, "in_budget": budget, "in_at": now},
             )
 
-        return self._writer.submit(write)
+        return self._writer.write(write)
 
     # -- answers of before -----------------------------------------------------------------------------------
 

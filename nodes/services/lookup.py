@@ -178,7 +178,7 @@ class LookupService(lookup_pb2_grpc.LookupServicer):
             group.check_points(request.blinded)
         else:
             await loop.run_in_executor(executor, self._check_points, request.blinded, run)
-        decision = await asyncio.wrap_future(self._gate.submit(ask))
+        decision = await self._gate.decide(ask)
         key = self._epochs.key(request.list, request.epoch)
         evaluated, proof = await loop.run_in_executor(executor, lookup.answer, key, request.blinded, run)
         assert decision.entry is not None  # of an evaluation

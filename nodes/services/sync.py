@@ -61,7 +61,7 @@ class ListSyncService(sync_pb2_grpc.ListSyncServicer):
             frame(request.list, request.epoch, request.from_batch, request.from_offset),
             check=lambda: self._epochs.key(request.list, request.epoch),
         )
-        await asyncio.wrap_future(self._gate.submit(ask))
+        await self._gate.decide(ask)
         end = time.monotonic() + limits.PULL_SECONDS
         batches = await asyncio.to_thread(self._epochs.published, request.list, request.epoch)
         for batch in batches[request.from_batch - 1 :]:

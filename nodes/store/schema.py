@@ -243,7 +243,8 @@ supernode = Table(
 ledger_entry = Table(
     "ledger_entry",
     node,
-    Column("key", LargeBinary, primary_key=True),  # what makes an event the same
+    Column("id", Integer, primary_key=True),
+    Column("key", LargeBinary, nullable=False, unique=True),  # what makes an event the same
     Column("type", Integer, nullable=False),  # 0 for leaves in clear
     Column("peer", Text, nullable=False),
     Column("event_id", LargeBinary, nullable=False),
@@ -253,7 +254,6 @@ ledger_entry = Table(
     Column("leaf", LargeBinary, nullable=False),
     Column("opening", LargeBinary),  # encrypted; its destruction is the erasure
     Column("position", Integer, unique=True),  # in the log; empty until the tick
-    Index("ledger_waiting", "key", sqlite_where=text("position IS NULL")),
     Index("ledger_peer", "peer", "at"),
     Index("ledger_event", "event_id"),
     Index("ledger_case", "case_commitment", sqlite_where=text("case_commitment != x''")),

@@ -1,5 +1,6 @@
 """One writer for `node.db`: what arrives together shares one commit, and so one wait for the disk."""
 
+import asyncio
 import contextlib
 import logging
 import queue
@@ -14,7 +15,8 @@ from ..errors import NodeError, StorageError
 from . import engine as db
 
 _T = TypeVar("_T")
-_Work = tuple[Callable[[sa.Connection], Any], "Future[Any]"]
+_Done = Future[Any] | asyncio.Future[Any]
+_Work = tuple[Callable[[sa.Connection], Any], _Done]
 _TOGETHER = 256
 _log = logging.getLogger("lianfang.store")
 
@@ -35,11 +37,20 @@ class GroupWriter:
 
     def submit(self, work: Callable[[sa.Connection], _T]) -> "Future[_T]":
         """Queue a piece of work. Cancelling the future before its turn withdraws it."""
+        future: Future[_T] = Future()
+        self._put(work, future)
+        return future
+
+    def write(self, work: Callable[[sa.Connection], _T]) -> "asyncio.Future[_T]":
+        """`submit` for the event loop, which is woken once for all that came through together."""
+        future: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
+        self._put(work, future)
+        return future
+
+    def _put(self, work: Callable[[sa.Connection], Any], future: _Done) -> None:
         if self._closed:
             raise StorageError("the node is stopping")
-        future: Future[_T] = Future()
         self._queue.put((work, future))
-        return future
 
     def close(self) -> None:
         """Do what is queued, then stop."""
@@ -58,7 +69,7 @@ class GroupWriter:
                     break
             stopping = None in group
             # Whoever has gone meanwhile is passed over, and from here on cannot go.
-            work = [each for each in group if each is not None and each[1].set_running_or_notify_cancel()]
+            work = [each for each in group if each is not None and _begins(each[1])]
             if work:
                 self._together(work)
         if self._connection is not None:
@@ -94,8 +105,31 @@ class GroupWriter:
         except Exception as error:  # a defect must not leave callers waiting for ever
             _log.exception("a transaction failed")
             outcomes = [NodeError(f"the node's store failed: {type(error).__name__}")] * len(group)
+        loops: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
         for (_, future), outcome in zip(group, outcomes, strict=True):
-            if isinstance(outcome, Exception):
-                future.set_exception(outcome)
+            if isinstance(future, asyncio.Future):
+                loops.setdefault(future.get_loop(), []).append((future, outcome))
             else:
-                future.set_result(outcome)
+                _settle(future, outcome)
+        for loop, settled in loops.items():
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and who waited with it
+                loop.call_soon_threadsafe(_settle_all, settled)
+
+
+def _begins(future: _Done) -> bool:
+    if isinstance(future, asyncio.Future):
+        return not future.cancelled()
+    return future.set_running_or_notify_cancel()
+
+
+def _settle(future: _Done, outcome: Any) -> None:
+    if isinstance(outcome, Exception):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
+
+
+def _settle_all(settled: list[tuple[asyncio.Future[Any], Any]]) -> None:
+    for future, outcome in settled:
+        if not future.done():  # its caller has gone
+            _settle(future, outcome)

@@ -13,6 +13,7 @@ def upgrade() -> None:
     """Add the tables."""
     op.create_table(
         "ledger_entry",
+        sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("key", sa.LargeBinary(), nullable=False),
         sa.Column("type", sa.Integer(), nullable=False),
         sa.Column("peer", sa.Text(), nullable=False),
@@ -23,7 +24,8 @@ def upgrade() -> None:
         sa.Column("leaf", sa.LargeBinary(), nullable=False),
         sa.Column("opening", sa.LargeBinary(), nullable=True),
         sa.Column("position", sa.Integer(), nullable=True),
-        sa.PrimaryKeyConstraint("key"),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("key"),
         sa.UniqueConstraint("position"),
     )
     op.create_index(
@@ -35,9 +37,6 @@ def upgrade() -> None:
     )
     op.create_index("ledger_event", "ledger_entry", ["event_id"], unique=False)
     op.create_index("ledger_peer", "ledger_entry", ["peer", "at"], unique=False)
-    op.create_index(
-        "ledger_waiting", "ledger_entry", ["key"], unique=False, sqlite_where=sa.text("position IS NULL")
-    )
     op.create_table(
         "ledger_head",
         sa.Column("size", sa.Integer(), nullable=False),
@@ -113,7 +112,6 @@ def downgrade() -> None:
     op.drop_table("ledger_tree")
     op.drop_table("ledger_tile")
     op.drop_table("ledger_head")
-    op.drop_index("ledger_waiting", table_name="ledger_entry", sqlite_where=sa.text("position IS NULL"))
     op.drop_index("ledger_peer", table_name="ledger_entry")
     op.drop_index("ledger_event", table_name="ledger_entry")
     op.drop_index("ledger_case", table_name="ledger_entry", sqlite_where=sa.text("case_commitment != x''"))
