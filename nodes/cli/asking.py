@@ -218,10 +218,9 @@ def _ask(request: pb.QueryRequest, config: Path, json: bool, plan: bool, yes: bo
             tasks: dict[tuple[str, str], TaskID] = {}
             for event in node.Query(request):
                 gathered.take(event)
-                kind = event.WhichOneof("event")
-                if kind == "plan" and not json and not ask_first:
+                if event.HasField("plan") and not json and not ask_first:
                     results.show_plan(gathered)
-                elif kind == "progress":
+                elif event.HasField("progress"):
                     key = (event.progress.member, event.progress.list)
                     if key not in tasks:
                         tasks[key] = bars.add_task(" / ".join(key), total=event.progress.total, note="")

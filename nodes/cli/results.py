@@ -32,14 +32,12 @@ class Gathered:
 
     def take(self, event: pb.QueryEvent) -> None:
         """Add one event."""
-        kind = event.WhichOneof("event")
-        if kind == "plan":
+        if event.HasField("plan"):
             self.plan = event.plan
             self.problems = {problem.index: problem for problem in event.plan.problems}
-        elif kind == "answers":
-            for answer in event.answers.answers:
-                self.answers[answer.index][(answer.member, answer.list)] = answer
-        elif kind == "holder":
+        for answer in event.answers.answers:
+            self.answers[answer.index][(answer.member, answer.list)] = answer
+        if event.HasField("holder"):
             self.holders[(event.holder.member, event.holder.list)] = event.holder
 
     @property

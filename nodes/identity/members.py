@@ -39,7 +39,7 @@ class Member:
     log_key: bytes
     witness_key: bytes
 
-    @property
+    @functools.cached_property
     def id(self) -> str:
         """The SPIFFE id."""
         return str(self.name)

@@ -295,23 +295,25 @@ class Asker:
             begun.append((batch, question, request, entry))
         if not begun:
             return {}
-        recorded = await self._questions.begin(
+        recording = self._questions.begin(
             job, [(batch, question.size, entry) for batch, question, _, entry in begun]
         )
-        for (_, _, request, _), entry in zip(begun, recorded, strict=True):
+        for _, _, request, entry in begun:  # while the disk is waited for; nothing is sent before
             request.receipt.CopyFrom(self._log.receipt(entry))
-        return {
-            batch.query_id: _Opened(question, request, entry)
-            for (batch, question, request, _), entry in zip(begun, recorded, strict=True)
-        }
+        opened = {}
+        for (batch, question, request, entry), recorded in zip(begun, await recording, strict=True):
+            if recorded is not entry:  # it was begun before
+                request.receipt.CopyFrom(self._log.receipt(recorded))
+            opened[batch.query_id] = _Opened(question, request, recorded)
+        return opened
 
-    async def _run(self, batch: Batch, work: Callable[..., _T], *arguments: Any) -> _T:
+    def _run(self, batch: Batch, work: Callable[..., _T], *arguments: Any) -> "asyncio.Future[_T]":
         """Run `work(*arguments, runner)` off the event loop, on the worker processes where the batch is large."""
         small = len(batch.inputs) <= limits.BATCH_INLINE
         executor = self._fast if small else self._bulk
         run = voprf.inline if small else self._workers.run
         call = functools.partial(work, *arguments, run)
-        return await asyncio.get_running_loop().run_in_executor(executor, call)
+        return asyncio.get_running_loop().run_in_executor(executor, call)
 
     async def _ask_one(
         self,
@@ -382,8 +384,13 @@ class Asker:
                 await asyncio.wrap_future(self._questions.end(batch, "refused"))
             raise
         charged[0] += 0 if response.repeated_answer else question.size
-        promised = self._answered(target.member, request, response, recorded)
-        answers = await self._run(batch, self._finish, batch, request.table_batch, question, response)
+        finishing = self._run(batch, self._finish, batch, request.table_batch, question, response)
+        try:
+            promised = self._answered(target.member, request, response, recorded)
+        except BaseException:
+            finishing.cancel()
+            raise
+        answers = await finishing
         budget = response.budget.SerializeToString()
         await self._questions.answered(job, batch, answers, budget, promised)
         target.budget = response.budget

@@ -289,16 +289,20 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             return
         if not places:
             return
+        kept: dict[tuple[str, str], list[pb.QueryAnswer]] = {}  # of small questions: a message costs as much
         async for event in node.asker.ask(job, targets, deadline):
+            where = (event.target.member.id, event.target.list_name)
             if isinstance(event, Finished):
-                yield pb.QueryEvent(holder=_finished(event))
+                answers = kept.pop(where, [])
+                yield pb.QueryEvent(answers=pb.QueryAnswers(answers=answers), holder=_finished(event))
                 continue
             answers = list(_answers(event, places))
+            if event.total <= limits.BATCH_INLINE:  # over before anybody could watch
+                kept.setdefault(where, []).extend(answers)
+                continue
             for i in range(0, len(answers), _ANSWERS_A_MESSAGE):
                 chunk = answers[i : i + _ANSWERS_A_MESSAGE]
                 yield pb.QueryEvent(answers=pb.QueryAnswers(answers=chunk))
-            if event.total <= limits.BATCH_INLINE:
-                continue  # over before anybody could watch
             yield pb.QueryEvent(
                 progress=pb.QueryProgress(
                     member=event.target.member.name.name,

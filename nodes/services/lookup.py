@@ -180,14 +180,16 @@ class LookupService(lookup_pb2_grpc.LookupServicer):
             await loop.run_in_executor(executor, self._check_points, request.blinded, run)
         decision = await self._gate.decide(ask)
         key = self._epochs.key(request.list, request.epoch)
-        evaluated, proof = await loop.run_in_executor(executor, lookup.answer, key, request.blinded, run)
+        evaluating = loop.run_in_executor(executor, lookup.answer, key, request.blinded, run)
         assert decision.entry is not None  # of an evaluation
+        receipt = self._log.receipt(decision.entry)
+        evaluated, proof = await evaluating
         return pb.EvaluateResponse(
             evaluated=evaluated,
             proof=proof,
             budget=decision.budget,
             repeated_answer=decision.repeated,
-            receipt=self._log.receipt(decision.entry),
+            receipt=receipt,
         )
 
     def _asked(self, request: pb.EvaluateRequest, ask: Ask) -> Committed:
