@@ -289,7 +289,7 @@ class LyingHolder(node_pb2_grpc.NodeInfoServicer, sync_pb2_grpc.ListSyncServicer
             for each in signed:
                 leaf = events.statement_leaf(each)
                 connection.execute(
-                    "INSERT OR IGNORE INTO ledger_entry VALUES (?, 0, '', x'', x'', 0, 0, ?, NULL, NULL)",
+                    "INSERT OR IGNORE INTO ledger_entry VALUES (NULL, ?, 0, '', x'', x'', 0, 0, ?, NULL, NULL)",
                     (clear_key(leaf), leaf),
                 )
         deadline = time.monotonic() + 30
