@@ -122,6 +122,8 @@ class LogBook:
         # A head was handed out of which this database knows nothing: it was restored from a backup.
         known = self.signed.checkpoint.size if self.signed else 0
         self.lost: Seen | None = mark.own if mark.own.size > known else None
+        if self.lost is not None:
+            self._published = None  # an older head than others have seen: nobody is to see it again
 
     # -- recording, in a transaction of the caller -----------------------------------------------------------
 
@@ -518,6 +520,7 @@ class LogBook:
                         table.update().where(table.c.key == row.key).values(position=places[row.leaf])
                     )
             note = checkpoints.sign(Checkpoint(self.origin, lost.size, root), self._keys.log)
+            connection.execute(schema.ledger_head.update().values(published_at=None))
             connection.execute(
                 insert(schema.ledger_head)
                 .values(size=lost.size, note=bytes(note), signed_at=self._clock())
@@ -525,7 +528,6 @@ class LogBook:
             )
         self._mark.note_own(lost)
         self.signed = checkpoints.open_head(bytes(note), self.key, ())
-        self._published = None  # an older head: nobody is to see it again
         self.lost = None
 
     @staticmethod

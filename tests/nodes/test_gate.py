@@ -178,10 +178,15 @@ def test_an_idle_member_earns_no_credit(make_gate, policy_file, members, holder,
 
 
 def test_a_caller_that_goes_is_not_charged_and_stops_nothing(gate, members):
-    busy = threading.Event()
+    begun, busy = threading.Event(), threading.Event()
+
+    def hold(_connection):
+        begun.set()
+        busy.wait(10)
 
     async def come_and_go():
-        held = gate._writer.write(lambda _connection: busy.wait(10))
+        held = gate._writer.write(hold)
+        await asyncio.to_thread(begun.wait, 10)
         futures = [gate.decide(ask(members["centre"], 1)) for _ in range(50)]
         for future in futures[1:]:
             future.cancel()
@@ -194,7 +199,7 @@ def test_a_caller_that_goes_is_not_charged_and_stops_nothing(gate, members):
 
     async def leave():  # its loop ends before the decision
         busy.clear()
-        gate._writer.write(lambda _connection: busy.wait(10))
+        gate._writer.write(hold)
         gate.decide(ask(members["centre"], 1))
 
     asyncio.run(leave())
