@@ -234,6 +234,7 @@ def growth() -> None:
 
 def deployed() -> None:
     """30 trees of depth 6 at three banks: real processes, mutual TLS, Flower."""
+    from nodes.contracts import draft as drafts
     from nodes.demo.network import Network
 
     network = Network(Path(tempfile.mkdtemp(prefix="lf-bench-")), learning=True)
@@ -251,8 +252,7 @@ def deployed() -> None:
             *("train", "new", "--name", "bench", "--dataset", "credit", "--label", "y", "--no-test"),
             *("--features", ",".join(CREDIT), "--out", str(job), "--set", "trees=30", "--set", "depth=6"),
         )
-        for bank in parts:
-            network.run(bank, "job", "approve", str(job))
+        network.agree(drafts.over_job(job.read_bytes(), 30, 365, time.time()), "bank-a")
         while any("SuperNode ID" not in network.log(f"{bank}-learn").read_text() for bank in parts):
             time.sleep(0.5)
         import json

@@ -16,10 +16,11 @@ from pathlib import Path
 
 import grpc
 from lianfang.v1 import admin_pb2 as pb
-from lianfang.v1 import admin_pb2_grpc, ledger_pb2, lookup_pb2, lookup_pb2_grpc
+from lianfang.v1 import admin_pb2_grpc, contract_pb2, ledger_pb2, lookup_pb2, lookup_pb2_grpc
 
 from nodes.cli.lists import Format, _Upload
-from nodes.demo.network import Network, free_port
+from nodes.contracts import draft as drafts
+from nodes.demo.network import CONTRACT, Network, free_port
 from nodes.identity.authority import Authority, make_request, read_request
 from nodes.identity.keys import NodeKeys
 from nodes.identity.members import MemberBook
@@ -32,14 +33,18 @@ from protocols.statement import parse
 
 BANKS = ("bank-a", "bank-b", "bank-c")
 POLICY = """
-[[allow]]
-members = ["*"]
-purposes = ["payment"]
-budget = { epoch = 100000000, day = 100000000, burst = 100000000, burst_seconds = 1 }
 [budgets."*"]
 epoch = 1000000000
 day = 1000000000
 """
+
+
+def agree(network: Network) -> None:
+    """A contract that lets everybody ask as much as these measurements do."""
+    draft = drafts.load(CONTRACT)
+    for grant in draft.lookup.grants:
+        grant.budget.CopyFrom(contract_pb2.Allowance(epoch=10**8, day=10**8, burst=10**8, burst_seconds=1))
+    network.agree(draft, "bank-a")
 
 
 def admin(network: Network, name: str) -> admin_pb2_grpc.AdminStub:
@@ -253,6 +258,7 @@ def main(entries: int, count: int) -> dict:
         network.start()
         for name in (*BANKS, "centre"):
             (network.node(name) / "policy.toml").write_text(POLICY)
+        agree(network)
         imports = []
         for i, bank in enumerate(BANKS):
             path = network.folder / f"{bank}.csv"

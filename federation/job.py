@@ -11,13 +11,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from protocols.contract import job_hash
 from protocols.encoding import frame
 from protocols.sums.cohorts import MINIMUM
 
 from .errors import JobError
 from .models import registry
 
-_DOMAIN = "lianfang/v1/job"
+_SCHEMA_DOMAIN = "lianfang/v1/job-schema"
 MAX_BYTES = 500_000  # of a descriptor
 # A column's name is what a person can read in a table.
 Column = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f\[\]]{1,100}$")]
@@ -90,7 +91,16 @@ class JobDescriptor(BaseModel):
 
     def hash(self) -> bytes:
         """32 bytes that stand for the job."""
-        return hashlib.sha256(frame(_DOMAIN, self.to_bytes())).digest()
+        return job_hash(self.to_bytes())
+
+    def schema_hash(self) -> bytes:
+        """32 bytes that stand for which rows and columns are used: the dataset's, or the lists' entries."""
+        columns = (
+            (*self.features, self.label)
+            if self.kind == "train"
+            else (*self.categories, self.since, self.until)
+        )
+        return hashlib.sha256(frame(_SCHEMA_DOMAIN, self.kind, self.dataset, *columns)).digest()
 
     def model_settings(self) -> BaseModel:
         """Raise `JobError` naming a setting that is out of range."""

@@ -2,10 +2,11 @@
 
 `admit` returns once the decision, the charge and the log's event are on disk, in one transaction; only then may the
 action begin. Requests that arrive together share one commit. A repeated query id is answered from the record: charged
-once, refused with another request. Rules come from the policy file; contracts will be added here and nowhere else.
+once, refused with another request. Rules come from the contracts in force, narrowed by the policy file.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import time
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from protocols.encoding import frame
 from protocols.ledger.events import Committed
 
 from . import limits, policy
+from .contracts.rules import Rules, Terms
 from .errors import Refused
 from .identity.members import Member
 from .ledger.book import Entry, LogBook, derived_id
@@ -57,8 +59,17 @@ _EPOCHS = Prepared(
 )
 
 
+def _burst() -> sa.Select[tuple[int]]:
+    decision = schema.decision
+    return sa.select(sa.func.coalesce(sa.func.sum(decision.c.count), 0)).where(
+        decision.c.peer == sa.bindparam("in_peer"),
+        decision.c.resource == sa.bindparam("in_resource"),
+        decision.c.at > sa.bindparam("in_since"),
+    )
+
+
 def _used() -> sa.Select[tuple[int, int, int, int, int]]:
-    table, decision = schema.usage, schema.decision
+    table = schema.usage
     mine = table.c.peer == sa.bindparam("in_peer")
     current = table.c.epoch >= sa.bindparam("in_first")
     today = table.c.day == sa.bindparam("in_day")
@@ -66,15 +77,7 @@ def _used() -> sa.Select[tuple[int, int, int, int, int]]:
     def total(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
         return sa.func.coalesce(sa.func.sum(sa.case((condition, table.c.evaluations), else_=0)), 0)
 
-    burst = (
-        sa.select(sa.func.coalesce(sa.func.sum(decision.c.count), 0))
-        .where(
-            decision.c.peer == sa.bindparam("in_peer"),
-            decision.c.resource == sa.bindparam("in_resource"),
-            decision.c.at > sa.bindparam("in_since"),
-        )
-        .scalar_subquery()
-    )
+    burst = _burst().scalar_subquery()
     return sa.select(
         total(mine & current).label("mine"),
         total(mine & today).label("mine_today"),
@@ -85,6 +88,7 @@ def _used() -> sa.Select[tuple[int, int, int, int, int]]:
 
 
 _USED = Prepared(_used())
+_BURST = Prepared(_burst())
 _CHARGE = Prepared(
     insert(schema.usage).on_conflict_do_update(
         index_elements=["peer", "resource", "epoch", "day"],
@@ -139,7 +143,7 @@ class Gate:
         self,
         database: sa.Engine,
         writer: GroupWriter,
-        rules: policy.PolicyFile,
+        rules: Rules,
         log: LogBook,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -155,10 +159,13 @@ class Gate:
         return self._writer.write(self._decision(ask))
 
     def _decision(self, ask: Ask) -> Callable[[sa.Connection], Decision]:
-        entry = self._answered(ask) if ask.action == EVALUATE else None
+        entry = None
+        if ask.action == EVALUATE:
+            with contextlib.suppress(Refused):  # in its turn it is refused, and that is recorded
+                entry = self._answered(ask, self._terms(ask).contract)
         return lambda connection: self._decide(connection, ask, entry)
 
-    def _answered(self, ask: Ask) -> Entry:
+    def _answered(self, ask: Ask, contract: bytes) -> Entry:
         """The event of a grant, committed to before the writer's turn."""
         return self._log.prepare(
             ledger_pb2.EVENT_TYPE_QUERY_ANSWERED,
@@ -174,25 +181,33 @@ class Gate:
             case_commitment=ask.case_commitment,
             asker=ask.asker,
             peer_leaf=ask.receipt[1].commitment if ask.receipt else b"",
+            contract=contract,
         )
 
     def precheck(self, ask: Ask) -> None:
         """The rules alone: keeps strangers from costing work. Raises `Refused`, which is recorded too."""
         try:
-            self._rule(ask.member, ask.resource, ask.action, ask.purpose, ask.basis)
+            self._terms(ask)
         except Refused:
             self._writer.submit(self._decision(ask))  # decided again behind the others, and recorded
             raise
 
+    def check_pull(self, member: Member, resource: str) -> None:
+        """May a pull that was admitted go on? Raises `Refused`."""
+        self._rules.sync(member, resource)
+
     def purposes(self, member: Member, resource: str) -> list[int]:
         """Purposes the member may ask for; empty where it may not use the list at all."""
-        rule = self._rules.current.rule(member.name, resource)
-        return [policy.PURPOSES[each] for each in rule.purposes] if rule else []
+        return self._rules.purposes(member, resource)
 
     def budget(self, member: Member, resource: str) -> pb.Budget:
-        """What the member has left for a list."""
+        """What the member has left for a list; all zero where it may not use it."""
+        try:
+            terms = self._rules.use(member, resource)
+        except Refused:
+            return pb.Budget()
         with db.reading(self._database) as connection:
-            return self._budget(connection, member, resource)
+            return self._budget(connection, member, resource, terms)
 
     # -- in the writer's thread ------------------------------------------------------------------------------
 
@@ -211,21 +226,18 @@ class Gate:
                 "QUERY_ID_REUSED",
                 grpc.StatusCode.ALREADY_EXISTS,
             )
-        if ask.action == TRAIN:
-            if not self._rules.current.approves(ask.resource):
-                raise Refused(f"this node has not approved the job {ask.resource[:12] or '(none)'}", "JOB")
-            self._log.check_standing(TRAIN)
-        else:
-            self._rule(ask.member, ask.resource, ask.action, ask.purpose, ask.basis)
         now = self._clock()
-        if ask.action == SYNC:
-            return self._decide_sync(connection, ask, now)
         if ask.action == TRAIN:
+            agreed = self._rules.train(ask.request_hash).hash
+            self._log.check_standing(TRAIN)
             ask.check()
             if known is None:
                 self._insert(connection, ask, now, ask.query_id)
-                self._event(connection, ask, ledger_pb2.EVENT_TYPE_JOB_ENTERED, ask.query_id)
+                self._event(connection, ask, ledger_pb2.EVENT_TYPE_JOB_ENTERED, ask.query_id, contract=agreed)
             return Decision(known is not None, pb.Budget())
+        terms = self._terms(ask)
+        if ask.action == SYNC:
+            return self._decide_sync(connection, ask, now, terms)
         if known is None and ask.asked_at is not None:
             skew = abs(now - ask.asked_at)
             if skew > limits.CLOCK_SKEW.total_seconds():
@@ -235,16 +247,17 @@ class Gate:
                     grpc.StatusCode.FAILED_PRECONDITION,
                 )
         ask.check()
-        assert entry is not None  # of an evaluation
+        if entry is None or entry.committed.event.contract != terms.contract:  # contracts changed meanwhile
+            entry = self._answered(ask, terms.contract)
         if known is None:
             self._log.check_standing(policy.PURPOSE_NAMES[ask.purpose])
         if known is not None:
             if known[2] >= limits.RETRIES_ANSWERED:
                 raise exhausted("this question has been answered often enough; ask a new one")
             _REPEATED.run(connection, {"in_id": known[0], "in_repeats": known[2] + 1})
-            budget = self._budget(connection, ask.member, ask.resource)
+            budget = self._budget(connection, ask.member, ask.resource, terms)
             return Decision(True, budget, self._log.record(connection, entry))
-        budget = self._budget(connection, ask.member, ask.resource, ask.epoch)
+        budget = self._budget(connection, ask.member, ask.resource, terms, ask.epoch)
         if ask.count:
             self._charge(connection, ask, now, budget)
         self._insert(connection, ask, now, ask.query_id)
@@ -259,6 +272,7 @@ class Gate:
         kind: "ledger_pb2.EventType.ValueType",
         event_id: bytes,
         reason: str = "",
+        contract: bytes = b"",
     ) -> None:
         entry = self._log.prepare(
             kind,
@@ -271,6 +285,7 @@ class Gate:
             count=ask.count,
             request_hash=ask.request_hash[:32],
             reason=reason,
+            contract=contract,
         )
         self._log.record(connection, entry)
 
@@ -295,7 +310,7 @@ class Gate:
             },
         )
 
-    def _decide_sync(self, connection: sa.Connection, ask: Ask, now: float) -> Decision:
+    def _decide_sync(self, connection: sa.Connection, ask: Ask, now: float, terms: Terms) -> Decision:
         """Pulls cost no evaluations; one row counts a day's, so that a million of them fill no disk."""
         ask.check()
         table = schema.decision
@@ -309,22 +324,14 @@ class Gate:
             connection.execute(table.update().where(mine).values(repeats=times + 1, at=now))
         else:
             self._insert(connection, ask, now, row_id)
-            self._event(connection, ask, ledger_pb2.EVENT_TYPE_LIST_PULLED, row_id)
+            pulled = ledger_pb2.EVENT_TYPE_LIST_PULLED
+            self._event(connection, ask, pulled, row_id, contract=terms.contract)
         return Decision(False, pb.Budget())
 
-    def _rule(self, member: Member, resource: str, action: str, purpose: int, basis: int) -> policy.Rule:
-        rule = self._rules.current.rule(member.name, resource)
-        if rule is None:
-            raise Refused(f"{member.name.name} may not use the list {resource}", "POLICY")
-        if action == SYNC and not rule.sync:
-            raise Refused(f"{member.name.name} may not sync the list {resource}", "POLICY")
-        if action == EVALUATE:
-            name = policy.PURPOSE_NAMES.get(purpose, "none")
-            if name not in rule.purposes:
-                raise Refused(f"{member.name.name} may not ask {resource} for the purpose {name}", "PURPOSE")
-            if rule.bases and policy.BASIS_NAMES.get(basis) not in rule.bases:
-                raise Refused(f"{member.name.name} may not ask {resource} on this legal basis", "BASIS")
-        return rule
+    def _terms(self, ask: Ask) -> Terms:
+        if ask.action == SYNC:
+            return self._rules.sync(ask.member, ask.resource)
+        return self._rules.evaluate(ask.member, ask.resource, ask.purpose, ask.basis)
 
     # -- budgets ---------------------------------------------------------------------------------------------
 
@@ -348,16 +355,13 @@ class Gate:
         )
 
     def _budget(
-        self, connection: sa.Connection, member: Member, resource: str, epoch: int | None = None
+        self, connection: sa.Connection, member: Member, resource: str, terms: Terms, epoch: int | None = None
     ) -> pb.Budget:
         """What is left for questions of `epoch`, by default the newest one."""
-        rules = self._rules.current
-        rule = rules.rule(member.name, resource)
-        if rule is None:
-            return pb.Budget()
-        whole = rules.list_budget(resource)
+        whole = self._rules.list_budget(resource)
         epochs = [row[0] for row in _EPOCHS.run(connection, {"in_list": resource})]
         now = self._clock()
+        (limit, seconds), *others = terms.bursts
         mine, mine_today, everyone, everyone_today, burst = _USED.run(
             connection,
             {
@@ -365,26 +369,32 @@ class Gate:
                 "in_resource": resource,
                 "in_first": epochs[0] if epochs else 0,
                 "in_day": int(now // _DAY),
-                "in_since": now - rule.budget.burst_seconds,
+                "in_since": now - seconds,
             },
         ).fetchone()
         credit = 0
         if epochs and epoch in (None, epochs[-1]):
             # What an epoch before has answered may be asked again of the new one, and of that one only.
             credit = min(whole.renewal_credit, self._renewal(connection, resource, member.id, epochs))
-        epoch_limit = rule.budget.epoch + credit
+        epoch_limit = terms.epoch + credit
 
         def left(limit: int, spent: int) -> int:
             return max(0, limit - spent)
 
+        tightest = (left(limit, burst), limit, seconds)
+        for limit, seconds in others:
+            if seconds != terms.bursts[0][1]:
+                values = {"in_peer": member.id, "in_resource": resource, "in_since": now - seconds}
+                (burst,) = _BURST.run(connection, values).fetchone()
+            tightest = min(tightest, (left(limit, burst), limit, seconds))
         return pb.Budget(
             epoch_limit=epoch_limit,
             epoch_left=min(left(epoch_limit, mine), left(whole.epoch + credit, everyone)),
-            day_limit=rule.budget.day,
-            day_left=min(left(rule.budget.day, mine_today), left(whole.day, everyone_today)),
-            burst_limit=rule.budget.burst,
-            burst_left=left(rule.budget.burst, burst),
-            burst_seconds=rule.budget.burst_seconds,
+            day_limit=terms.day,
+            day_left=min(left(terms.day, mine_today), left(whole.day, everyone_today)),
+            burst_left=tightest[0],
+            burst_limit=tightest[1],
+            burst_seconds=tightest[2],
         )
 
     @staticmethod

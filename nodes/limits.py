@@ -13,6 +13,9 @@ IMPORT_COLUMNS = 200
 CELL_CHARACTERS = 4_000
 BAD_ROWS_SHOWN = 1_000  # reported one by one; all of them are counted
 CLOCK_SKEW = timedelta(minutes=5)
+OPEN_PROPOSALS = 100  # contracts of one member that wait for a decision here
+PROPOSALS_A_DAY = 200  # contracts of one member, whatever became of them
+PROPOSED_BYTES_A_DAY = 20_000_000
 RECEIPT_SECONDS = (
     3 * 3600
 )  # within which a receipt must promise its entry: two of the longest ticks, and clocks

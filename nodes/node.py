@@ -18,6 +18,8 @@ from grpc_reflection.v1alpha import reflection
 from lianfang.v1 import (
     admin_pb2,
     admin_pb2_grpc,
+    contract_pb2,
+    contract_pb2_grpc,
     ledger_pb2,
     ledger_pb2_grpc,
     lookup_pb2,
@@ -30,6 +32,9 @@ from lianfang.v1 import (
 
 from . import limits
 from .config import Home
+from .contracts.book import ContractBook
+from .contracts.courier import Courier
+from .contracts.rules import Rules
 from .errors import ConfigError, NodeError, Refused
 from .gate import Gate
 from .holder.epochs import Epochs
@@ -70,6 +75,7 @@ _PEER_SERVICES = [
     sync_pb2.DESCRIPTOR.services_by_name["ListSync"].full_name,
     lookup_pb2.DESCRIPTOR.services_by_name["Lookup"].full_name,
     ledger_pb2.DESCRIPTOR.services_by_name["Ledger"].full_name,
+    contract_pb2.DESCRIPTOR.services_by_name["Contracts"].full_name,
 ]
 _ADMIN_SERVICE = admin_pb2.DESCRIPTOR.services_by_name["Admin"].full_name
 TEND_SECONDS = 30.0
@@ -143,7 +149,9 @@ class Node:
             self.log,
         )
         self.writer = GroupWriter(self.database)
-        self.gate = Gate(self.database, self.writer, self.policy, self.log)
+        self.contracts = ContractBook(self.database, self.log, self.keys, self.book, home.name)
+        self.rules = Rules(self.contracts, self.policy, str(home.name))
+        self.gate = Gate(self.database, self.writer, self.rules, self.log)
         self.pins = Pins(self.database)
         self.ledger_client = LedgerClient(home)
         self.mirrors = Mirrors(
@@ -188,7 +196,9 @@ class Node:
             settings.ask,
             self.capture,
             self.log,
+            self.rules,
         )
+        self.courier = Courier(self.contracts, self.peers, str(home.name))
         self._authenticator = wire.Authenticator(self.book)
         self._lookup = LookupService(
             self._authenticator, self.epochs, self.gate, self.workers, self.capture, self.log
@@ -203,6 +213,7 @@ class Node:
 
     async def start(self) -> str:
         """Answer members on `node.listen` and the node's own people on the socket; returns the address."""
+        from .contracts.service import ContractAdminService, ContractService
         from .ledger.service import LedgerAdminService, LedgerService
         from .services.admin import AdminService
 
@@ -227,6 +238,9 @@ class Node:
         sync_pb2_grpc.add_ListSyncServicer_to_server(sync, server)
         lookup_pb2_grpc.add_LookupServicer_to_server(self._lookup, server)
         ledger_pb2_grpc.add_LedgerServicer_to_server(LedgerService(self._authenticator, self.log), server)
+        contract_pb2_grpc.add_ContractsServicer_to_server(
+            ContractService(self._authenticator, self.contracts), server
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         admin = grpc.aio.server(options=wire.ADMIN_OPTIONS)
         self._add_learning(server, admin)
@@ -240,6 +254,7 @@ class Node:
             raise ConfigError(f"{self.home.file}: node.listen: cannot listen on {address}") from error
         admin_pb2_grpc.add_AdminServicer_to_server(AdminService(self), admin)
         ledger_pb2_grpc.add_LedgerAdminServicer_to_server(LedgerAdminService(self), admin)
+        contract_pb2_grpc.add_ContractAdminServicer_to_server(ContractAdminService(self.contracts), admin)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, admin)
         reflection.enable_server_reflection([_ADMIN_SERVICE, reflection.SERVICE_NAME], admin)
         self._listen_on_socket(admin)
@@ -251,7 +266,13 @@ class Node:
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         self._tasks = [
             asyncio.create_task(work)
-            for work in (self._tend(), self._keep_in_touch(), self.publisher.run(), self.mirrors.run())
+            for work in (
+                self._tend(),
+                self._keep_in_touch(),
+                self.publisher.run(),
+                self.mirrors.run(),
+                self.courier.run(),
+            )
         ]
         return f"{address.rpartition(':')[0]}:{port}"
 

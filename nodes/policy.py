@@ -1,11 +1,9 @@
-"""Who may ask for what, and how often: `policy.toml`, read by the gate and by nothing else.
+"""What `policy.toml` narrows the contracts to: read by the gate and by nothing else.
 
-The first `[[allow]]` that names the member and the list decides. What no rule allows is refused.
+Without `[[allow]]` the contracts alone decide. Else the first one that names the member and the list narrows what they
+allow, and what none names is refused.
 """
 
-import re
-import threading
-import tomllib
 from pathlib import Path
 
 from lianfang.v1 import common_pb2 as pb
@@ -13,7 +11,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .config import explain, read_toml
 from .errors import ConfigError
-from .files import write_atomic
 from .identity.names import MemberName
 
 PURPOSES = {
@@ -75,27 +72,15 @@ class Rule(_Model):
         return bool(wanted & set(self.members)) and bool({"*", list_name} & set(self.lists))
 
 
-class ApprovedJob(_Model):
-    """A job of learning that this node takes part in, by the hash of its descriptor."""
-
-    hash: str = Field(pattern="^[0-9a-f]{64}$")
-    name: str = ""
-
-
 class Policy(_Model):
     """The whole file."""
 
     allow: list[Rule] = []
-    jobs: list[ApprovedJob] = []
     budgets: dict[str, ListBudget] = {}
 
     def rule(self, member: MemberName, list_name: str) -> Rule | None:
         """The rule that decides, or None where nothing is allowed."""
         return next((rule for rule in self.allow if rule.names(member, list_name)), None)
-
-    def approves(self, job: str) -> bool:
-        """Whether a job, by its hash in hexadecimal, is approved."""
-        return any(each.hash == job for each in self.jobs)
 
     def list_budget(self, list_name: str) -> ListBudget:
         """The list-wide bound."""
@@ -120,11 +105,6 @@ def load(path: Path) -> Policy:
     return policy
 
 
-def without_job(text: str, job: str) -> str:
-    """The file's text without the approval of a job, as `approve_job` writes it."""
-    return re.sub(rf'\n*\[\[jobs\]\]\nhash = "{job}"\nname = "[a-z0-9-]*"\n', "\n", text)
-
-
 class PolicyFile:
     """The policy, read again when the file changes. A broken file keeps the last good one and says so."""
 
@@ -133,29 +113,6 @@ class PolicyFile:
         self._stamp = path.stat().st_mtime_ns if path.exists() else 0
         self._policy = load(path)
         self.trouble = ""
-        self._writing = threading.Lock()
-
-    def approve_job(self, job: str, name: str) -> None:
-        """Add a job to the file; raises `ConfigError` where the file is broken."""
-        with self._writing:
-            if load(self._path).approves(job):
-                return
-            text = self._path.read_text("utf-8").rstrip("\n")
-            self._replace(text + f'\n\n[[jobs]]\nhash = "{job}"\nname = "{name}"\n')
-
-    def revoke_job(self, job: str) -> None:
-        """Take a job off the file; raises `ConfigError` where a person wrote it in another form."""
-        with self._writing:
-            self._replace(without_job(self._path.read_text("utf-8"), job))
-            if load(self._path).approves(job):
-                raise ConfigError(f"{self._path}: take the job {job[:12]} out by hand")
-
-    def _replace(self, text: str) -> None:
-        try:
-            Policy(**tomllib.loads(text))
-        except (tomllib.TOMLDecodeError, ValidationError) as error:
-            raise ConfigError(f"{self._path}: its jobs cannot be changed here, edit it by hand") from error
-        write_atomic(self._path, text.encode())
 
     @property
     def current(self) -> Policy:
@@ -172,20 +129,14 @@ class PolicyFile:
 
 
 TEMPLATE = """\
-# Who may ask this node for what. The first [[allow]] that names the member and the list decides;
-# what no rule allows is refused. Budgets count evaluations, padded, per member and list.
+# Contracts say who may ask this node for what. This file narrows them: the first [[allow]] that names the
+# member and the list does, and once there is one, what none names is refused. Budgets count evaluations, padded.
 
-[[allow]]
-members = ["role:centre"]        # "*", "role:bank", a member's name or its spiffe:// id
-lists = ["*"]
-purposes = ["case-investigation", "payment"]
-budget = { epoch = 400000, day = 150000, burst = 70000, burst_seconds = 60 }
-
-[[allow]]
-members = ["role:bank", "role:payment"]
-lists = ["*"]
-purposes = ["account-opening", "payment"]
-budget = { epoch = 20000, day = 5000, burst = 1200, burst_seconds = 60 }
+# [[allow]]
+# members = ["role:centre"]        # "*", "role:bank", a member's name or its spiffe:// id
+# lists = ["*"]
+# purposes = ["case-investigation", "payment"]
+# budget = { epoch = 400000, day = 150000, burst = 70000, burst_seconds = 60 }
 
 # All members together: bounds those who pool what they learn.
 [budgets."*"]

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from cryptography import x509
 
 from protocols import group
+from protocols.contract import State, waiting_for
 from protocols.label import Basis, Category, Status, slug
 
 from .errors import NodeError, Refused
@@ -68,9 +69,22 @@ def status(node: "Node") -> dict[str, Any]:
         ],
         "asked_of_us_today": [{"member": p, "list": r, "evaluations": n} for p, r, n in used],
         "refused_today": [{"member": p, "list": r, "reason": why, "times": n} for p, r, why, n in refused],
+        "contracts": contract_counts(node),
         "alarms": [{**each, "at": iso(each["at"])} for each in node.pins.alarms()],
         "ledger": ledger(node),
         "policy_trouble": node.policy.trouble,
+    }
+
+
+def contract_counts(node: "Node") -> dict[str, int]:
+    """How many are in force, how many wait, and for how many of those this node's own word is missing."""
+    now, own = node.contracts.now(), str(node.home.name)
+    held = node.contracts.all()
+    open_ = [each for each in held if each.state(now) is State.PROPOSED]
+    return {
+        "active": sum(each.state(now) is State.ACTIVE for each in held),
+        "proposed": len(open_),
+        "to_decide_here": sum(own in waiting_for(each.terms, each.acts) for each in open_),
     }
 
 
@@ -181,21 +195,21 @@ async def peers(node: "Node", probe: bool) -> dict[str, Any]:
 
 
 def _budgets(node: "Node") -> list[dict[str, Any]]:
-    rules = node.policy.current
     out = []
     for name in node.lists.names():
         for member in node.peers.others(str(node.home.name)):
-            rule = rules.rule(member.name, name)
-            if rule is None:
+            try:
+                terms = node.rules.use(member, name)
+            except Refused:
                 continue
             epoch_days = node.home.config.lists.epoch_days
-            daily = min(rule.budget.day, rule.budget.epoch / epoch_days)
+            daily = min(terms.day, terms.epoch / epoch_days)
             out.append(
                 {
                     "member": member.name.name,
                     "list": name,
-                    "day": rule.budget.day,
-                    "epoch": rule.budget.epoch,
+                    "day": terms.day,
+                    "epoch": terms.epoch,
                     "days_to_enumerate": round(PHONE_SPACE / daily) if daily else -1,
                 }
             )
@@ -228,6 +242,7 @@ async def diagnose(node: "Node") -> dict[str, Any]:
         "workers": node.workers.count,
         "key_troubles": troubles,
         "policy_trouble": node.policy.trouble,
+        "contracts": contract_counts(node),
         "capture": bool(node.home.capture),
         "ledger": await asyncio.to_thread(ledger, node),
         "budgets": await asyncio.to_thread(_budgets, node),

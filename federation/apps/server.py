@@ -34,7 +34,7 @@ def launch(
     job: JobDescriptor,
     nodes: int,
     naming: AbstractContextManager[None] | None = None,
-    trouble: Callable[[str], None] = lambda _why: None,
+    trouble: Callable[[str], object] = lambda _why: None,
     timeout: float = 86_400.0,
 ) -> dict[int, str]:
     """Run a job of `nodes` nodes: all that are connected are asked, and who is no party says so.

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from . import asking, checks, demonstration, jobs, learning, ledger, lists, network
+from . import asking, checks, contracts, demonstration, jobs, learning, ledger, lists, network
 from .i18n import t
 
 app = typer.Typer(
@@ -35,6 +35,7 @@ def options(
 
 app.add_typer(network.ca_app, name="ca")
 app.add_typer(lists.app, name="list")
+app.add_typer(contracts.app, name="contract")
 app.add_typer(jobs.job_app, name="job")
 app.add_typer(jobs.train_app, name="train")
 app.add_typer(jobs.stats_app, name="stats")

@@ -61,6 +61,15 @@ def status(config: Config = HERE, json: Json = False) -> None:
             ),
             markup=False,
         )
+        agreed = document["contracts"]
+        out.print(
+            t(
+                f"contracts: {agreed['active']} in force, {agreed['proposed']} proposed, {agreed['to_decide_here']} to "
+                "decide here",
+                f"合约：{agreed['active']} 份生效，{agreed['proposed']} 份待批准，{agreed['to_decide_here']} 份待本方决定",
+            ),
+            markup=False,
+        )
         if ledger["unpublished_seconds"]:
             seconds = ledger["unpublished_seconds"]
             text = t(
@@ -149,10 +158,9 @@ def _check_files(home: Home, report: _Report) -> None:
     if loaded is not None:
         report.add(OK, t("keys", "密钥"), t("present, 0600", "齐全，权限 0600"))
     rules = report.attempt(t("policy", "策略"), lambda: policy.load(home.policy))
-    if rules is not None and not rules.allow:
-        report.add(WARN, t("policy", "策略"), t("nobody may ask", "未允许任何成员"), str(home.policy))
-    elif rules is not None:
-        report.add(OK, t("policy", "策略"), f"{len(rules.allow)} × [[allow]]")
+    if rules is not None:
+        said = t("the contracts alone decide", "完全由合约决定")
+        report.add(OK, t("policy", "策略"), f"{len(rules.allow)} × [[allow]]" if rules.allow else said)
     paths = (home.certs / "ca.crt", home.certs / "node.crt")
     read = report.attempt(
         t("certificate", "证书"), lambda: [x509.load_pem_x509_certificate(p.read_bytes()) for p in paths]
@@ -225,6 +233,21 @@ def _check_running(home: Home, report: _Report) -> None:
         if trouble:
             report.add(BAD, t("node", "节点"), trouble)
     _check_ledger(document["ledger"], report)
+    agreed = document["contracts"]
+    propose = t(
+        "nothing is exchanged without one: `lianfang contract propose`",
+        "没有合约则不交换任何内容：`lianfang contract propose`",
+    )
+    decide = t("`lianfang contract list`", "`lianfang contract list`")
+    report.add(
+        OK if agreed["active"] and not agreed["to_decide_here"] else WARN,
+        t("contracts", "合约"),
+        t(
+            f"{agreed['active']} in force, {agreed['to_decide_here']} to decide here",
+            f"{agreed['active']} 份生效，{agreed['to_decide_here']} 份待本方决定",
+        ),
+        decide if agreed["to_decide_here"] else "" if agreed["active"] else propose,
+    )
     for each in document["peers"]:
         _check_peer(each, report)
     for each in document["budgets"]:
@@ -233,7 +256,7 @@ def _check_running(home: Home, report: _Report) -> None:
             f"{each['list']}: {each['member']} could try 10^7 phone numbers in {days:,} days",
             f"{each['list']}：{each['member']} 遍历 10^7 个手机号需 {days:,} 天",
         )
-        advice = t("lower its day or epoch budget in policy.toml", "请在 policy.toml 中降低其额度")
+        advice = t("narrow its day or epoch budget in policy.toml", "请在 policy.toml 中收紧其额度")
         easy = 0 < days < _EASY_DAYS
         report.add(WARN if easy else OK, t("budget", "额度"), text, advice if easy else "")
 

@@ -57,6 +57,14 @@ _WORDS |= {
     "payment": "支付",
     "case-investigation": "案件调查",
     "screening": "筛查",
+    "proposed": "待批准",
+    "active": "生效",
+    "rejected": "已拒绝",
+    "revoked": "已终止",
+    "approved": "已批准",
+    "lookup": "名单查询",
+    "job": "联合任务",
+    "psi": "集合求交",
 }
 
 

@@ -11,16 +11,17 @@ import typer
 from cryptography import x509
 from lianfang.v1 import learning_pb2 as pb
 from lianfang.v1 import learning_pb2_grpc
+from rich.markup import escape
 
 from ..config import Home
 from ..identity.members import MemberBook
 from ..identity.names import Role
 from . import common
 from .common import HERE, CommandError, Config, Json, as_dict, err, out, print_json
-from .i18n import t
+from .i18n import t, word
 from .learning import Set, learning, settings_of
 
-job_app = typer.Typer(no_args_is_help=True, help=t("jobs that this node approves", "本节点批准的任务"))
+job_app = typer.Typer(no_args_is_help=True, help=t("jobs of learning", "联合学习任务"))
 train_app = typer.Typer(no_args_is_help=True, help=t("train a model together", "联合训练模型"))
 stats_app = typer.Typer(no_args_is_help=True, help=t("count together", "联合统计"))
 learn_app = typer.Typer(no_args_is_help=True, help=t("this node's part in Flower", "本节点的 Flower 进程"))
@@ -80,8 +81,8 @@ def _write(path: Path, job: Any, json: bool) -> None:
     _describe(job)
     out.print(
         t(
-            f"Wrote {path}. Each party checks it and runs: lianfang job approve {path.name}",
-            f"已写入 {path}。各方核对后运行：lianfang job approve {path.name}",
+            f"Wrote {path}. One party proposes it: lianfang contract propose {path.name}",
+            f"已写入 {path}。由一方提出合约：lianfang contract propose {path.name}",
         ),
         markup=False,
     )
@@ -241,42 +242,6 @@ def job_show(file: JobFile, json: Json = False) -> None:
         _describe(job)
 
 
-@job_app.command("approve", help=t("Let a job in at this node.", "本节点批准任务。"))
-def job_approve(file: JobFile, config: Config = HERE, json: Json = False) -> None:
-    """Check a job against this node's rows and code, and enter it in the policy."""
-    with learning(), _desk(config) as (_, desk):
-        document = as_dict(desk.Approve(pb.JobFile(descriptor=_read(file).to_bytes())))
-        if json:
-            print_json(document)
-            return
-        out.print(
-            t(
-                f"Approved {document['name']} ({document['job'][:12]}).",
-                f"已批准 {document['name']}（{document['job'][:12]}）。",
-            )
-        )
-
-
-@job_app.command("revoke", help=t("Take an approval back.", "撤回批准。"))
-def job_revoke(
-    job: Annotated[str, typer.Argument(help=t("hash or file", "哈希或文件"))],
-    config: Config = HERE,
-    json: Json = False,
-) -> None:
-    """The job's next task is refused."""
-    with learning(), _desk(config) as (_, desk):
-        text = _read(Path(job)).hash().hex() if Path(job).exists() else job
-        try:
-            reference = pb.JobReference(hash=bytes.fromhex(text))
-        except ValueError as error:
-            raise CommandError(t(f"{job} is neither a file nor a hash", f"{job} 既非文件也非哈希")) from error
-        document = as_dict(desk.Revoke(reference))
-        if json:
-            print_json(document)
-            return
-        out.print(t(f"Revoked {document['name']}.", f"已撤回 {document['name']}。"))
-
-
 @job_app.command("list", help=t("Jobs and how they stand.", "任务及状态。"))
 def job_list(config: Config = HERE, json: Json = False) -> None:
     """Newest change first."""
@@ -291,19 +256,18 @@ def job_list(config: Config = HERE, json: Json = False) -> None:
             t("kind", "类型"),
             t("state", "状态"),
             t("sums", "求和"),
-            t("approved", "批准"),
+            t("contract", "合约"),
             t("detail", "说明"),
             t("changed", "更新"),
         )
         for each in jobs:
-            approved = t("yes", "是") if each["approved"] else t("no", "否")
             shown.add_row(
                 f"{each['name']} {each['job'][:12]}",
                 each["kind"],
                 each["state"],
                 f"{each['sums']:.0f}",
-                approved,
-                each["detail"],
+                f"{each['contract'][:12]} {word(each['contract_state'])}",
+                escape(each["detail"]),
                 each["at"],
             )
         out.print(shown)
@@ -327,7 +291,7 @@ def _launch(file: Path, config: Path, json: bool) -> None:
                     "SuperLink 未运行：`lianfang learn serve`",
                 )
             )
-        desk.Approve(pb.JobFile(descriptor=job.to_bytes()))
+        desk.Launch(pb.JobFile(descriptor=job.to_bytes()))
         port = home.config.learn.superlink.rpartition(":")[2]
         control = flower.Control(f"localhost:{port}", certificate.read_bytes())
         try:

@@ -235,10 +235,20 @@ def ca_revoke(
 
 
 @ca_app.command("reissue", help=t("Sign the member list anew.", "重新签署成员名单。"))
-def ca_reissue(folder: CaFolder = Path("ca"), json: Json = False) -> None:
+def ca_reissue(
+    folder: CaFolder = Path("ca"),
+    regulator_signs: Annotated[
+        bool | None,
+        typer.Option(
+            "--regulator-signs/--no-regulator-signs",
+            help=t("new contracts need the regulators' signatures too", "新合约是否还须监管方签署"),
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
     """Sign the member list anew before it expires (90 days); hand members.bin to any node."""
     with errors():
-        version = Authority(folder).reissue()
+        version = Authority(folder).reissue(regulator_signs)
         path = folder / "members.bin"
         if json:
             print_json({"member_list": str(path), "member_list_version": version})

@@ -9,14 +9,21 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
+from google.protobuf.json_format import MessageToDict
+from lianfang.v1 import contract_pb2, contract_pb2_grpc
+
+from ..contracts import draft as drafts
 from ..errors import NodeError
+from ..services import wire
 
 _FILE = Path(__file__).with_name("network.toml")
+CONTRACT = Path(__file__).with_name("contract.toml")
 START_SECONDS = 90.0
 STOP_SECONDS = 40.0
 
@@ -257,6 +264,50 @@ class Network:
             said = "\n".join(filter(None, [done.stdout.strip(), (done.stderr or "").strip()]))
             raise Failed(f"{name}: lianfang {arguments[0]} ended with {done.returncode}: {said}")
         return done
+
+    @contextlib.contextmanager
+    def contracts(self, name: str) -> Iterator[contract_pb2_grpc.ContractAdminStub]:
+        """A member's contracts, on its socket."""
+        with wire.admin_channel(self.node(name) / "data" / "admin.sock") as channel:
+            yield contract_pb2_grpc.ContractAdminStub(channel)
+
+    def agree(self, draft: contract_pb2.Contract, proposer: str) -> str:
+        """Propose a contract, approve it at every signer, wait until all see it in force; its hash."""
+        with self.contracts(proposer) as node:
+            made = MessageToDict(node.Propose(draft).document)
+        name: str = made["contract"]
+        for signer in made["signers"]:
+            if signer != proposer:
+                self.wait_for_contract(signer, name, "proposed")
+                approval = contract_pb2.ContractDecision(
+                    contract=name, action=contract_pb2.ContractAct.ACTION_APPROVE
+                )
+                with self.contracts(signer) as node:
+                    node.Decide(approval)
+        for signer in made["signers"]:
+            self.wait_for_contract(signer, name, "active")
+        return name
+
+    def agree_on_lookups(self, lists: Sequence[str] = ()) -> str:
+        """The demonstration's contract, over more lists where given; its hash."""
+        draft = drafts.load(CONTRACT)
+        for grant in draft.lookup.grants:
+            grant.lists.extend(lists)
+        return self.agree(draft, "bank-a")
+
+    def wait_for_contract(self, member: str, contract: str, state: str) -> None:
+        """Until a contract stands so at a member; raises `Failed`."""
+        end, request = time.monotonic() + START_SECONDS, contract_pb2.ListContractsRequest(contract=contract)
+        with self.contracts(member) as node:
+            while time.monotonic() < end:
+                try:
+                    if node.List(request).document["state"] == state:
+                        return
+                except grpc.RpcError as error:
+                    if error.code() is not grpc.StatusCode.NOT_FOUND:
+                        raise
+                time.sleep(0.05)
+        raise Failed(f"{member}: the contract {contract[:12]} does not become {state}")
 
     def json(self, name: str, *arguments: str, text: str | None = None, check: bool = True) -> Any:
         """A reporting command's JSON."""

@@ -30,7 +30,7 @@ from ..ledger import bundle as bundles
 from ..policy import PURPOSE_NAMES
 from . import story as stories
 from . import views
-from .network import Network, program, running
+from .network import CONTRACT, Network, program, running
 from .story import Story
 
 
@@ -78,10 +78,12 @@ def run(folder: Path | None, seed: int, entries: int) -> bool:
         )
         with running(place / "network", capture=True, learning=True) as network:
             _show_members(network)
-            _act(3, t("Each bank imports and seals its own list", "各银行导入并加密封装自己的名单"))
+            _act(3, t("They agree on who may ask what: a contract", "先订合约：谁可以问什么"))
+            _agree(network, checks)
+            _act(4, t("Each bank imports and seals its own list", "各银行导入并加密封装自己的名单"))
             _import(network, story, files, checks)
             _act(
-                4,
+                5,
                 t(
                     "The centre syncs the sealed lists: noise without the keys",
                     "中心同步加密名单：没有密钥只是噪声",
@@ -89,23 +91,23 @@ def run(folder: Path | None, seed: int, entries: int) -> bool:
             )
             _sync(network, checks)
             _act(
-                5, t("One question of 1,000 identifiers to three banks at once", "1000 个标识同时问三家银行")
+                6, t("One question of 1,000 identifiers to three banks at once", "1000 个标识同时问三家银行")
             )
             document = _ask(network, story, files, checks)
             _act(
-                6,
+                7,
                 t(
                     "What each side has learnt, from the captured messages",
                     "各方知道了什么（根据抓取的报文）",
                 ),
             )
             _learnt(network, story, document, checks)
-            _act(7, t("A bank runs into its budget", "一家银行用完额度"))
+            _act(8, t("A bank runs into its budget", "一家银行用完额度"))
             _budget(network, story, checks)
-            _act(8, t("A foreign certificate is refused", "外来证书被拒绝"))
+            _act(9, t("A foreign certificate is refused", "外来证书被拒绝"))
             _foreign(network, checks)
             _act(
-                9,
+                10,
                 t(
                     "Three banks train one model; the coordinator sees neither data nor sums",
                     "三家银行联合训练一个模型；协调方看不到数据与求和结果",
@@ -113,7 +115,7 @@ def run(folder: Path | None, seed: int, entries: int) -> bool:
             )
             _train(network, seed, checks)
             _act(
-                10,
+                11,
                 t(
                     "The evidence of the case: recorded by both sides, witnessed by four, checked offline",
                     "案件证据：双方记录，四方见证，离线核验",
@@ -214,6 +216,34 @@ def _show_members(network: Network) -> None:
         name = MemberName(network.settings.network, Role(member.role), member.name)
         shown.add_row(str(name), str(network.pid(member.name)), f"127.0.0.1:{network.ports[member.name]}")
     out.print(shown)
+
+
+def _agree(network: Network, checks: _Checks) -> None:
+    """Before the contract is in force a question is refused; then one proposes and the others approve."""
+    banks = stories.BANKS
+    refused = network.json("centre", "sync", check=False)
+    checks.expect(
+        t("without a contract no bank offers the centre a list", "没有合约，任何银行都不向中心提供名单"),
+        not any(step["list"] for step in refused),
+    )
+    done = network.run(banks[0], "contract", "propose", str(CONTRACT))
+    out.print(done.stdout.rstrip(), markup=False)
+    (proposed,) = network.json(banks[0], "contract", "list")
+    name = proposed["contract"]
+    for member in (*banks[1:], "centre"):
+        network.wait_for_contract(member, name, "proposed")
+        done = network.run(member, "contract", "approve", name[:12])
+        out.print(f"{member}: {done.stdout.strip()}", markup=False)
+    for member in (*banks, "centre"):
+        network.wait_for_contract(member, name, "active")
+    logged = []
+    for member in (*banks, "centre"):
+        (stands,) = network.json(member, "contract", "list")
+        logged.append((stands["state"], len(stands["acts"])))
+    checks.expect(
+        t("signed by all four, in force at each of them", "四方均已签署，合约在各方生效"),
+        logged == [("active", 4)] * 4,
+    )
 
 
 def _import(network: Network, story: Story, files: dict[str, Path], checks: _Checks) -> None:

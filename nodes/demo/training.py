@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from federation.data import Block
 from federation.models import registry
 from federation.split import train_and_test
 
+from ..contracts import draft as drafts
 from .network import Network
 
 BANKS = ("bank-a", "bank-b", "bank-c")
@@ -45,7 +47,7 @@ def _write(path: Path, block: Block) -> None:
 
 
 def train(network: Network) -> tuple[dict[str, Any], dict[str, Path]]:
-    """Write the job, approve it at every bank, launch it; how it ended and each bank's model file."""
+    """Write the job, agree on it, launch it; how it ended and each bank's model file."""
     job = network.folder / "training.json"
     settings = [word for name, value in _SETTINGS.items() for word in ("--set", f"{name}={value}")]
     network.run(
@@ -53,8 +55,7 @@ def train(network: Network) -> tuple[dict[str, Any], dict[str, Path]]:
         *("train", "new", "--name", "accounts", "--dataset", "accounts", "--label", LABEL),
         *("--features", ",".join(generate.FEATURES), "--out", str(job), *settings),
     )
-    for bank in BANKS:
-        network.run(bank, "job", "approve", str(job))
+    network.agree(drafts.over_job(job.read_bytes(), 30, 365, time.time()), BANKS[0])
     outcome = json.loads(network.run("coordinator", "train", "run", str(job), "--json").stdout)
     found = {bank: sorted(network.node(bank).glob("data/models/accounts-*/model.json")) for bank in BANKS}
     return outcome, {bank: files[0] for bank, files in found.items() if files}

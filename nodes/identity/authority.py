@@ -256,9 +256,15 @@ class Authority:
         self._publish(message)
         return Bundle(certificate, self.certificate, self.members.signed)
 
-    def reissue(self) -> int:
-        """Sign the member list anew, unchanged, before it expires; returns its version."""
-        self._publish(self.members.message())
+    def reissue(self, regulator_signs: bool | None = None) -> int:
+        """Sign the member list anew before it expires; returns its version.
+
+        `regulator_signs`: from now on contracts need the regulators' signatures too, or no longer.
+        """
+        message = self.members.message()
+        if regulator_signs is not None:
+            message.regulator_signs = regulator_signs
+        self._publish(message)
         return self.members.version
 
     def revoke(self, name: str) -> list[str]:

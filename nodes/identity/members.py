@@ -129,10 +129,15 @@ class MemberList:
                 entry.log_key,
                 entry.witness_key,
             )
+        self.regulator_signs = self._pb.regulator_signs
         self._revoked = {bytes(entry.serial): entry.id for entry in self._pb.revoked}
 
     def __iter__(self) -> Iterator[Member]:
         return iter(self._members.values())
+
+    def has(self, member_id: str) -> bool:
+        """Whether a SPIFFE id is a member's."""
+        return member_id in self._members
 
     def witnesses(self, owner: str) -> list[Member]:
         """Who witnesses a member's log: every other member but coordinators, which keep nothing."""

@@ -1,6 +1,6 @@
 """The desk: which jobs this node takes part in, how they stand, and which cohorts summed over the same rows.
 
-Approval is an entry in the policy file, read by the gate alone; the descriptor is kept beside it in the database.
+A job is let in by its contract, which holds the descriptor and is signed by all parties.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization as ser
 from cryptography.hazmat.primitives.asymmetric import ec
-from lianfang.v1 import ledger_pb2
+from lianfang.v1 import contract_pb2, ledger_pb2
 from sqlalchemy.dialects.sqlite import insert
 
 from federation import data
@@ -24,19 +24,19 @@ from federation.apps import bundle
 from federation.errors import LearningError
 from federation.job import JobDescriptor
 from federation.version import code_hash
+from protocols.contract import State
 from protocols.encoding import frame
-from protocols.ledger import events
 from protocols.sums import cohorts
 from protocols.sums.errors import SumAborted
 from protocols.sums.job import Job, Party
 
 from ..config import DatasetSection, Home
+from ..contracts.book import JOB, ContractBook
 from ..errors import NotFound, Refused, invalid
 from ..gate import TRAIN, Ask, Gate
 from ..identity.members import Member, MemberBook
 from ..identity.names import Role
 from ..ledger.book import LogBook, derived_id
-from ..policy import PolicyFile
 from ..store import engine as db
 from ..store import schema
 
@@ -51,68 +51,61 @@ class Desk:
         self,
         database: sa.Engine,
         gate: Gate,
-        policy: PolicyFile,
+        contracts_: ContractBook,
         book: MemberBook,
         home: Home,
         log: LogBook,
     ) -> None:
         self._log = log
         self._runs: dict[bytes, bytes] = {}  # job → the query id under which its run was admitted
-        self._database, self._gate, self._policy = database, gate, policy
+        self._database, self._gate, self._contracts = database, gate, contracts_
         self._book, self._home = book, home
         self._own = str(home.name)
         self._registered: dict[str, bytes] = {}
 
     # -- jobs ------------------------------------------------------------------------------------------------
 
-    def approve(self, descriptor: bytes) -> dict[str, Any]:
-        """Check a job against this node, its rows and its code, and let it in.
+    def check_terms(self, terms: contract_pb2.Contract) -> None:
+        """Before this node signs a contract over a job: does it fit this node, its rows and its code?
 
-        Raises `Refused` saying what does not fit; nothing is changed then.
+        Raises `Refused` saying what does not.
         """
         try:
-            job = JobDescriptor.read(descriptor)
+            job = JobDescriptor.read(terms.job.descriptor)
+            if terms.job.descriptor != job.to_bytes():
+                raise Refused("the descriptor is not in its one encoding", "JOB")
+            if terms.job.schema_hash != job.schema_hash():
+                raise Refused("the contract's schema hash is not the descriptor's", "JOB")
+            if list(terms.parties) != sorted({*job.parties, job.coordinator}):
+                raise Refused("the contract's parties are not the job's parties and coordinator", "JOB")
             self._check(job)
         except LearningError as error:
             raise Refused(str(error), "JOB") from error
-        self._policy.approve_job(job.hash().hex(), job.name)
-        now = time.time()
-        values = {"descriptor": descriptor.strip(), "state": "approved", "detail": "", "sums": 0, "at": now}
+
+    def launch(self, descriptor: bytes) -> dict[str, Any]:
+        """A run of a job is about to be started here. Raises `Refused` where no contract over it is in force."""
+        try:
+            job = JobDescriptor.read(descriptor)
+        except LearningError as error:
+            raise Refused(str(error), "JOB") from error
+        if job.coordinator != self._own:
+            raise Refused(f"{job.name} is coordinated by {job.coordinator}", "COORDINATOR")
+        self._contracts.job(job.hash())
         with db.writing(self._database) as connection:
-            connection.execute(
-                insert(schema.learning_job)
-                .values(hash=job.hash(), **values)
-                .on_conflict_do_update(
-                    index_elements=["hash"], set_=values, where=schema.learning_job.c.state != "running"
-                )
-            )
-            self._contract(connection, job.hash(), ledger_pb2.ContractEvent.ACTION_APPROVED, now)
+            self._remember(connection, job, "launched")
         return {"job": job.hash().hex(), "name": job.name}
 
-    def revoke(self, job_hash: bytes) -> dict[str, Any]:
-        """Take a job off the policy: its next task is refused."""
-        job = self.find(job_hash)
-        self._policy.revoke_job(job_hash.hex())
-        with db.writing(self._database) as connection:
-            self._contract(connection, job_hash, ledger_pb2.ContractEvent.ACTION_REVOKED, time.time())
-        self.report(job_hash, "revoked", "", 0)
-        return {"job": job_hash.hex(), "name": job.name}
-
-    def _contract(
-        self,
-        connection: sa.Connection,
-        job_hash: bytes,
-        action: "ledger_pb2.ContractEvent.Action.ValueType",
-        at: float,
-    ) -> None:
-        event = ledger_pb2.ContractEvent(
-            network=self._home.name.network,
-            kind=ledger_pb2.ContractEvent.KIND_TRAINING_JOB,
-            contract=job_hash,
-            action=action,
-            at=int(at),
+    @staticmethod
+    def _remember(connection: sa.Connection, job: JobDescriptor, state: str) -> bool:
+        """A job's row; whether it was not running."""
+        table = schema.learning_job
+        values = {"state": state, "detail": "", "sums": 0, "at": time.time()}
+        done = connection.execute(
+            insert(table)
+            .values(hash=job.hash(), descriptor=job.to_bytes(), **values)
+            .on_conflict_do_update(index_elements=["hash"], set_=values, where=table.c.state != "running")
         )
-        self._log.record_clear(connection, events.contract_leaf(event))
+        return bool(done.rowcount)
 
     def _check(self, job: JobDescriptor) -> None:
         network = self._home.name.network
@@ -156,38 +149,44 @@ class Desk:
         return self._home.file.parent / path
 
     def find(self, job_hash: bytes) -> JobDescriptor:
-        """A known job; raises `NotFound`."""
-        with db.reading(self._database) as connection:
-            row = connection.execute(sa.select(schema.learning_job).filter_by(hash=job_hash)).first()
-        if row is None:
-            raise NotFound(f"the job {job_hash.hex()[:12] or '(none)'} is not known here")
-        return JobDescriptor.read(row.descriptor)
+        """A job that a contract here is over, in force or not; raises `NotFound`."""
+        for held in self._contracts.over_job(job_hash):
+            with contextlib.suppress(LearningError):  # of another version, or nonsense
+                return JobDescriptor.read(held.terms.job.descriptor)
+        raise NotFound(f"the job {job_hash.hex()[:12] or '(none)'} is not known here")
 
     def jobs(self, job_hash: bytes = b"") -> list[dict[str, Any]]:
-        """All jobs, newest change first."""
-        statement = sa.select(schema.learning_job).order_by(schema.learning_job.c.at.desc())
-        if job_hash:
-            statement = statement.filter_by(hash=job_hash)
+        """All jobs that contracts are over, newest change first; those without a run stand as their contract does."""
         with db.reading(self._database) as connection:
-            rows = connection.execute(statement).all()
-        policy = self._policy.current
-        out = []
-        for row in rows:
-            job = JobDescriptor.read(row.descriptor)
-            out.append(
-                {
-                    "job": row.hash.hex(),
-                    "name": job.name,
-                    "kind": job.kind,
-                    "state": row.state,
-                    "detail": row.detail,
-                    "sums": row.sums,
-                    "approved": policy.approves(row.hash.hex()),
-                    "parties": [name.rpartition("/")[2] for name in job.parties],
-                    "at": datetime.fromtimestamp(row.at, UTC).isoformat(timespec="seconds"),
-                }
-            )
-        return out
+            rows = {row.hash: row for row in connection.execute(sa.select(schema.learning_job)).all()}
+        out: dict[bytes, dict[str, Any]] = {}
+        now = self._contracts.now()
+        held_ = self._contracts.over_job(job_hash) if job_hash else self._contracts.all()
+        for held in sorted(
+            held_, key=lambda each: each.state(now) is not State.ACTIVE
+        ):  # what is in force first
+            if held.kind != JOB or held.job_hash in out:
+                continue
+            key = held.job_hash
+            try:
+                job = JobDescriptor.read(held.terms.job.descriptor)
+            except LearningError:  # of another version, or nonsense: it cannot be approved here
+                continue
+            row, stands = rows.get(key), str(held.state(now))
+            at = row.at if row is not None else held.terms.proposed_at
+            out[key] = {
+                "job": key.hex(),
+                "name": job.name,
+                "kind": job.kind,
+                "state": row.state if row is not None else stands,
+                "detail": row.detail if row is not None else "",
+                "sums": row.sums if row is not None else 0,
+                "contract": held.hash.hex(),
+                "contract_state": stands,
+                "parties": [name.rpartition("/")[2] for name in job.parties],
+                "at": datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds"),
+            }
+        return sorted(out.values(), key=lambda each: str(each["at"]), reverse=True)
 
     def report(
         self,
@@ -197,9 +196,12 @@ class Desk:
         sums: int,
         round_: str = "",
         result: bytes = b"",
-    ) -> None:
-        """How a job stands, from this node's learning process. Rounds and the end are events of the log."""
-        if state not in ("running", "done", "failed", "revoked"):
+    ) -> str:
+        """How a job stands, from this node's learning process. Rounds and the end are events of the log.
+
+        Says why the run may not go on where its contract has ended meanwhile; empty where it may.
+        """
+        if state not in ("running", "done", "failed"):
             raise invalid(f"{state!r} is no state of a job")
         with db.writing(self._database) as connection:
             connection.execute(
@@ -213,6 +215,12 @@ class Desk:
             elif round_:
                 begun = ledger_pb2.EVENT_TYPE_JOB_ROUND
                 self._event(connection, begun, job_hash, round_, number=sums, reason=round_[:100])
+        if state == "running":
+            try:
+                self._contracts.job(job_hash)
+            except Refused as error:
+                return str(error)
+        return ""
 
     def _event(
         self,
@@ -279,13 +287,7 @@ class Desk:
             raise Refused("this node does not know the job", "JOB")
         _check_code(job)
         with db.writing(self._database) as connection:
-            table = schema.learning_job
-            begun = connection.execute(
-                table.update()
-                .where(table.c.hash == job_hash, table.c.state != "running")
-                .values(state="running", detail="", sums=0, at=time.time())
-            )
-            if not begun.rowcount:
+            if not self._remember(connection, job, "running"):
                 raise Refused("the job is under way here already", RUNNING)
             self._runs[job_hash] = query_id
             return job, self._earlier(connection, job)
@@ -333,8 +335,9 @@ class Desk:
     def secure_job(self, job_hash: bytes, party: str) -> Job:
         """For the coordinator's room: a job that is approved here, of which `party` is one."""
         job = self.find(job_hash)
-        if not self._policy.current.approves(job_hash.hex()) or job.coordinator != self._own:
-            raise Refused("the coordinator has not approved this job", "JOB")
+        if job.coordinator != self._own:
+            raise Refused(f"{job.name} is coordinated by {job.coordinator}", "COORDINATOR")
+        self._contracts.job(job_hash)
         if party not in job.parties:
             raise Refused(f"{party} is no party of this job", "NOT_A_PARTY")
         return secure_job(job, self._book)

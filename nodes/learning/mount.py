@@ -8,6 +8,7 @@ from lianfang.v1 import learning_pb2_grpc, sums_pb2_grpc
 
 from federation.aggregation import Patience, SecureSumService
 
+from ..contracts.book import JOB
 from ..services import wire
 from .desk import Desk
 from .service import LearningAdminService, LearningService
@@ -30,7 +31,8 @@ class Mount:
     """One per node that learns."""
 
     def __init__(self, node: "Node", authenticator: wire.Authenticator, coordinates: bool) -> None:
-        self.desk = Desk(node.database, node.gate, node.policy, node.book, node.home, node.log)
+        self.desk = Desk(node.database, node.gate, node.contracts, node.book, node.home, node.log)
+        node.contracts.check_before_signing(JOB, self.desk.check_terms)
         settings = node.home.config.learn
         self._rooms: SecureSumService | None = None
         self._peer: LearningService | None = None

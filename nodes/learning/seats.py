@@ -30,6 +30,7 @@ from .desk import secure_job
 
 _log = logging.getLogger("lianfang.learn")
 _REPORT_SECONDS = 1.0
+_SILENT_SECONDS = 60.0  # a run goes on without its node, which alone knows whether it may
 
 
 class SeatRefused(LearningError):
@@ -78,15 +79,19 @@ class NodeSeats:
         sums: int = 0,
         round_: str = "",
         result: bytes = b"",
-    ) -> None:
-        """Tell the node how the job stands. What a node that is down misses, only a later report tells it."""
+    ) -> str | None:
+        """Tell the node how the job stands. What a node that is down misses, only a later report tells it.
+
+        Says why the run may not go on; empty where it may, `None` where the node did not take the report.
+        """
         try:
             report = pb.JobReport(
                 job=job_hash, state=state, detail=detail, sums=sums, round=round_, result=result
             )
-            self._desk.Report(report, timeout=30)
+            return self._desk.Report(report, timeout=30).stop
         except grpc.RpcError as error:
             _log.warning("the node did not take a report: %s", error.details())
+            return None
 
     def seat(self, job: JobDescriptor, admitted: pb.Seat) -> Seat:
         """Rows loaded, keys at hand, stream not yet opened. Raises `LearningError`."""
@@ -107,7 +112,18 @@ class NodeSeats:
             earlier=[frozenset(each.members) for each in admitted.earlier],
             record=record,
         )
-        told, current = 0.0, ""
+        told, current, heard = 0.0, "", time.monotonic()
+
+        def go_on(label: str, number: int, begun: str) -> None:
+            """Raise `SeatRefused` where the node says no, or has said nothing for too long."""
+            nonlocal heard
+            stop = self.report(job_hash, "running", label, number, begun)
+            if stop is None and time.monotonic() - heard > _SILENT_SECONDS:
+                stop = "its node does not answer"
+            elif stop is not None:
+                heard = time.monotonic()
+            if stop:
+                raise SeatRefused(f"{own} stops: {stop}", "CONTRACT")
 
         def watch(ask: Ask, number: int) -> None:
             nonlocal told, current
@@ -115,9 +131,10 @@ class NodeSeats:
             begun = round_ if round_ != current else ""
             if begun or time.monotonic() - told > _REPORT_SECONDS:
                 told, current = time.monotonic(), round_
-                self.report(job_hash, "running", ask.label, number, begun)
+                go_on(ask.label, number, begun)
 
         def finish(result: Any, cost: Cost) -> None:
+            go_on("saving", cost.sums, "")
             where = self._save(job, result, member.cohort)
             _log.info(
                 "job %s: %s, %d sums; computing %.2f s, cryptography %.2f s, waiting %.2f s",

@@ -58,14 +58,9 @@ class LearningAdminService(learning_pb2_grpc.LearningAdminServicer):
         self._desk, self._peers, self._lists, self._home, self._rooms = desk, peers, lists, home, rooms
 
     @wire.unary
-    async def Approve(self, request: pb.JobFile, context: Any) -> Struct:
-        """Check a job and let it in."""
-        return wire.struct(await asyncio.to_thread(self._desk.approve, request.descriptor))
-
-    @wire.unary
-    async def Revoke(self, request: pb.JobReference, context: Any) -> Struct:
-        """Take a job off the policy."""
-        return wire.struct(await asyncio.to_thread(self._desk.revoke, request.hash))
+    async def Launch(self, request: pb.JobFile, context: Any) -> Struct:
+        """See learning.proto."""
+        return wire.struct(await asyncio.to_thread(self._desk.launch, request.descriptor))
 
     @wire.unary
     async def Jobs(self, request: pb.JobsRequest, context: Any) -> Struct:
@@ -114,7 +109,7 @@ class LearningAdminService(learning_pb2_grpc.LearningAdminServicer):
     @wire.unary
     async def Report(self, request: pb.JobReport, context: Any) -> pb.JobReported:
         """How a job stands."""
-        await asyncio.to_thread(
+        stop = await asyncio.to_thread(
             self._desk.report,
             request.job,
             request.state,
@@ -127,7 +122,7 @@ class LearningAdminService(learning_pb2_grpc.LearningAdminServicer):
             await self._rooms.call_off(request.job, request.detail)  # nobody waits for who does not come
         elif self._rooms is not None and request.state == "running":
             self._rooms.launch(request.job)
-        return pb.JobReported()
+        return pb.JobReported(stop=stop)
 
     @wire.unary
     async def Started(self, request: pb.LearningStarted, context: Any) -> pb.JobReported:

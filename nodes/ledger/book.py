@@ -21,6 +21,7 @@ from sqlalchemy.dialects.sqlite import insert
 
 from protocols import merkle, statement
 from protocols.encoding import frame
+from protocols.errors import MisuseError
 from protocols.ledger import checkpoints, events, notes, tiles
 from protocols.ledger.checkpoints import Checkpoint, Head
 from protocols.ledger.events import Committed
@@ -164,7 +165,9 @@ class LogBook:
         return Entry(entry.key, self._open(entry.key, stored), include_by)
 
     def record_clear(self, connection: sa.Connection, leaf: bytes) -> None:
-        """A leaf that everybody may read; the same one twice is one."""
+        """A leaf that everybody may read; the same one twice is one. Raises `MisuseError` for one that nobody parses."""
+        if len(leaf) > events.MAX_LEAF:
+            raise MisuseError(f"a leaf has at most {events.MAX_LEAF} bytes")
         _INSERT.run(
             connection,
             {

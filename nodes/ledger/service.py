@@ -228,6 +228,7 @@ class LedgerAdminService(ledger_pb2_grpc.LedgerAdminServicer):
                     "purpose": PURPOSE_NAMES.get(event.purpose, ""),
                     "reason": event.reason,
                     "digest": event.digest.hex(),
+                    "contract": event.contract.hex(),
                     "position": -1 if each.position is None else each.position,
                     "published": each.position is not None and each.position < published,
                 }

@@ -2,14 +2,26 @@
 gRPC checks the DNS name, never the SPIFFE URI, so the pin is what tells one member from another."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import grpc
-from lianfang.v1 import learning_pb2_grpc, ledger_pb2_grpc, lookup_pb2_grpc, node_pb2_grpc, sync_pb2_grpc
+from lianfang.v1 import (
+    contract_pb2_grpc,
+    learning_pb2_grpc,
+    ledger_pb2_grpc,
+    lookup_pb2_grpc,
+    node_pb2,
+    node_pb2_grpc,
+    sync_pb2_grpc,
+)
 
 from ..errors import NodeError, Refused
 from ..identity.keys import NodeKeys
 from ..identity.members import Member, MemberBook
 from ..services import wire
+
+_T = TypeVar("_T")
 
 
 class PeerFailed(NodeError):
@@ -45,6 +57,7 @@ class Peer:
         self.lookup = lookup_pb2_grpc.LookupStub(channel)
         self.learning = learning_pb2_grpc.LearningStub(channel)
         self.ledger = ledger_pb2_grpc.LedgerStub(channel)
+        self.contracts = contract_pb2_grpc.ContractsStub(channel)
 
 
 class Peers:
@@ -69,6 +82,23 @@ class Peers:
         peer = Peer(channel)
         self._open[member.id] = (pin, peer)
         return peer
+
+    async def introducing(self, member: Member, call: Callable[[Peer], Awaitable[_T]], timeout: float) -> _T:
+        """Make a call; where the member has not heard of us or of our new certificate, show it the list that names
+        us, and call again. Raises `PeerFailed`.
+        """
+        peer = self.get(member)
+        try:
+            try:
+                return await call(peer)
+            except grpc.aio.AioRpcError as error:
+                if wire.reason_of(error) not in ("NOT_A_MEMBER", "UNBOUND_CERTIFICATE"):
+                    raise
+                introduction = node_pb2.IntroduceRequest(member_list=self._book.current.signed)
+                await peer.info.Introduce(introduction, timeout=timeout)
+                return await call(peer)
+        except grpc.aio.AioRpcError as error:
+            raise failed(member, error) from error
 
     def others(self, own_id: str) -> list[Member]:
         """All members but this node."""

@@ -22,6 +22,7 @@ from protocols.sealed import ListEpoch
 
 from .. import limits
 from ..config import AskSection
+from ..contracts.rules import Rules
 from ..errors import NodeError, Refused
 from ..gate import Promised
 from ..identity.members import Member
@@ -119,8 +120,9 @@ class Asker:
         settings: AskSection,
         capture: wire.Capture,
         log: LogBook,
+        rules: Rules,
     ) -> None:
-        self._log = log
+        self._log, self._rules = log, rules
         self._name, self._peers, self._syncer, self._tables = name, peers, syncer, tables
         self._questions, self._workers, self._settings = questions, workers, settings
         self._capture = capture
@@ -159,6 +161,11 @@ class Asker:
         kept, pending = self._questions.recall(job, inputs, again)
         for target in targets:
             if target.copy is not None and target.trouble is None:
+                try:
+                    self._rules.check_own(target.member, target.copy.list, job.purpose, job.basis)
+                except Refused as error:
+                    target.trouble = ("refused", str(error))
+                    continue
                 try:
                     self._fill(inputs, target, kept, pending)
                 except NodeError as error:

@@ -176,20 +176,9 @@ class Syncer:
         """Ask a member for its node information; raises `PeerFailed` or `Refused`."""
         request = node_pb2.GetInfoRequest(member_list_version=self._book.current.version)
         self._capture.record("out", "GetInfo", member.id, request)
-        peer = self._peers.get(member)
-        try:
-            try:
-                response = await peer.info.GetInfo(request, timeout=timeout)
-            except grpc.aio.AioRpcError as error:
-                if wire.reason_of(error) not in ("NOT_A_MEMBER", "UNBOUND_CERTIFICATE"):
-                    raise
-                # It has not heard of us, or of our new certificate: show it the list that names us.
-                await peer.info.Introduce(
-                    node_pb2.IntroduceRequest(member_list=self._book.current.signed), timeout=timeout
-                )
-                response = await peer.info.GetInfo(request, timeout=timeout)
-        except grpc.aio.AioRpcError as error:
-            raise failed(member, error) from error
+        response = await self._peers.introducing(
+            member, lambda peer: peer.info.GetInfo(request, timeout=timeout), timeout
+        )
         self._capture.record("in", "GetInfo", member.id, response)
         if response.member != member.id:
             raise Refused(f"{member.endpoint} says it is {response.member}, not {member.id}", "WRONG_MEMBER")

@@ -74,7 +74,8 @@ class ListSyncService(sync_pb2_grpc.ListSyncServicer):
             if offset > size:
                 raise invalid(f"batch {batch.number} has {size} bytes, not {offset}")
             while offset < size:
-                self._authenticator.member(context)  # who is revoked meanwhile gets no more
+                # Who is revoked meanwhile gets no more, nor does one whose contract has ended.
+                self._gate.check_pull(self._authenticator.member(context), request.list)
                 if time.monotonic() > end:
                     raise Refused("the pull took too long; take it up again", "TIMEOUT", _DEADLINE)
                 content = await asyncio.to_thread(_read, path, offset, limits.SYNC_CHUNK)

@@ -261,6 +261,8 @@ def status_of(error: Exception, remote: bool = False) -> tuple[grpc.StatusCode, 
 async def _abort(context: "grpc.aio.ServicerContext[Any, Any]", method: str, error: Exception) -> None:
     remote = bool(context.auth_context().get("x509_pem_cert"))
     status, reason, message = status_of(error, remote)
+    if remote:
+        message = plain(message)  # what a peer sent may be quoted in it
     if remote and isinstance(error, StorageError | ConfigError):
         _log.error("%s failed: %s", method, error)
     if status is grpc.StatusCode.INTERNAL:

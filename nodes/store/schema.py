@@ -258,6 +258,23 @@ ledger_entry = Table(
     Index("ledger_event", "event_id"),
     Index("ledger_case", "case_commitment", sqlite_where=text("case_commitment != x''")),
 )
+contract = Table(
+    "contract",
+    node,
+    Column("hash", LargeBinary, primary_key=True),
+    Column("body", LargeBinary, nullable=False),  # canonical Contract
+    Column("at", Float, nullable=False),  # when it was first heard of
+)
+contract_act = Table(
+    "contract_act",
+    node,
+    Column("contract", LargeBinary),
+    Column("party", Text),
+    Column("action", Integer),
+    Column("at", Integer, nullable=False),  # seconds, as signed
+    Column("signature", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("contract", "party", "action"),
+)
 ledger_tree = Table(
     "ledger_tree",
     node,

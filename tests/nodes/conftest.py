@@ -1,12 +1,16 @@
 """A node's parts without its servers."""
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from lianfang.v1 import contract_pb2
 
 from nodes.config import LedgerSection, ListsSection
+from nodes.contracts.book import ContractBook, Held
+from nodes.contracts.rules import Rules
 from nodes.gate import Gate
 from nodes.holder.epochs import Epochs
 from nodes.holder.lists import ImportOutcome, ListStore, today
@@ -14,7 +18,7 @@ from nodes.holder.rows import RowOptions, prepare_chunk
 from nodes.identity import keys as node_keys
 from nodes.identity.authority import Authority, make_request, read_request
 from nodes.identity.keys import NodeKeys
-from nodes.identity.members import Member
+from nodes.identity.members import Member, MemberBook
 from nodes.identity.names import MemberName, Role
 from nodes.ledger.book import LogBook
 from nodes.ledger.mark import Mark
@@ -22,6 +26,7 @@ from nodes.policy import PolicyFile
 from nodes.store import engine as db
 from nodes.store.writer import GroupWriter
 from nodes.workers import Workers
+from protocols import contract
 from protocols.ledger.checkpoints import Head
 
 NETWORK = "test.example"
@@ -104,22 +109,66 @@ def holder(make_holder) -> Holder:
     return make_holder()
 
 
+class Institutions:
+    """A real CA with its members' keys."""
+
+    def __init__(self, folder: Path, roles: dict[str, Role]) -> None:
+        self.folder = folder
+        self.ca = Authority.create(folder / "ca", NETWORK)
+        self.keys: dict[str, NodeKeys] = {}
+        for name, role in roles.items():
+            node_keys.create(folder / name / "keys")
+            member = MemberName(NETWORK, role, name)
+            self.keys[str(member)] = keys = NodeKeys.load(folder / name / "keys")
+            self.ca.sign(read_request(make_request(keys, member, "127.0.0.1:1", "127.0.0.1:2")))
+
+    def book(self) -> MemberBook:
+        return MemberBook(self.folder / "ca" / "members.bin", self.ca.certificate)
+
+    def contracts(self, database, log: LogBook, name: str, clock=time.time) -> ContractBook:
+        member = self.ca.members.find(name)
+        return ContractBook(database, log, self.keys[member.id], self.book(), member.name, clock)
+
+
+def everybody_signs(book: ContractBook, held: Held, keys: dict[str, NodeKeys]) -> Held:
+    """The other signers' approvals arrive."""
+    for signer in held.terms.signers:
+        if not any(act.party == signer for act in held.acts):
+            at = held.terms.proposed_at
+            act = contract.sign(keys[signer].signing, held.hash, signer, contract.APPROVE, at)
+            held = book.told(signer, contract_pb2.SignedContract(contract=held.data, acts=[*held.acts, act]))
+    return held
+
+
+def lookups(
+    holder: str, askers: Sequence[str], now: float, lists=("fraud", "other"), **budget: int
+) -> contract_pb2.Contract:
+    """A draft that lets `askers` do everything."""
+    allowance = {"epoch": 10**9, "day": 10**9, "burst": 10**9, "burst_seconds": 1} | budget
+    draft = contract_pb2.Contract(title="everything", expires_at=int(now + 86_400 * 400), retention_days=30)
+    draft.lookup.grants.extend(
+        contract_pb2.Grant(
+            holder=holder,
+            asker=asker,
+            lists=lists,
+            purposes=[1, 2, 3, 4],
+            budget=contract_pb2.Allowance(**allowance),
+        )
+        for asker in askers
+    )
+    return draft
+
+
 @pytest.fixture(scope="session")
-def members(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Member]:
-    """Members of a real CA: three banks and the centre."""
-    folder = tmp_path_factory.mktemp("network")
-    ca = Authority.create(folder / "ca", NETWORK)
-    for name, role in (
-        ("holder", Role.BANK),
-        ("bank-b", Role.BANK),
-        ("bank-c", Role.BANK),
-        ("centre", Role.CENTRE),
-    ):
-        node_keys.create(folder / name / "keys")
-        keys = NodeKeys.load(folder / name / "keys")
-        request = make_request(keys, MemberName(NETWORK, role, name), "127.0.0.1:1", "127.0.0.1:2")
-        ca.sign(read_request(request))
-    return {member.name.name: member for member in ca.members}
+def institutions(tmp_path_factory: pytest.TempPathFactory) -> Institutions:
+    """Three banks and the centre."""
+    roles = {"holder": Role.BANK, "bank-b": Role.BANK, "bank-c": Role.BANK, "centre": Role.CENTRE}
+    return Institutions(tmp_path_factory.mktemp("network"), roles)
+
+
+@pytest.fixture(scope="session")
+def members(institutions: Institutions) -> dict[str, Member]:
+    return {member.name.name: member for member in institutions.ca.members}
 
 
 @pytest.fixture
@@ -133,14 +182,28 @@ def policy_file(tmp_path: Path) -> Callable[[str], PolicyFile]:
 
 
 @pytest.fixture
-def make_gate(holder: Holder) -> Iterator[Callable[..., Gate]]:
+def make_gate(holder: Holder, institutions: Institutions) -> Iterator[Callable[..., Gate]]:
     made: list[GroupWriter] = []
 
-    def make(rules: PolicyFile, **options) -> Gate:
+    def make(file: PolicyFile, draft: contract_pb2.Contract | None = None, **options) -> Gate:
+        """With a contract that lets the others do everything, or the given one."""
         writer = GroupWriter(holder.database)  # type: ignore[attr-defined]
         made.append(writer)
         publish(holder.log, writer)  # type: ignore[attr-defined]
-        return Gate(holder.database, writer, rules, holder.log, **options)  # type: ignore[attr-defined]
+        clock = options.get("clock", time.time)
+        book = institutions.contracts(holder.database, holder.log, "holder", clock)  # type: ignore[attr-defined]
+        if not book.all():
+            held = book.propose(draft or lookups("holder", ("bank-b", "bank-c", "centre"), clock()))
+            everybody_signs(book, held, institutions.keys)
+        gate = Gate(
+            holder.database,  # type: ignore[attr-defined]
+            writer,
+            Rules(book, file, str(holder.name)),
+            holder.log,  # type: ignore[attr-defined]
+            **options,
+        )
+        gate.contracts = book  # type: ignore[attr-defined]
+        return gate
 
     yield make
     for writer in made:

@@ -2,11 +2,13 @@
 
 import json
 import threading
+import time
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization as ser
 from cryptography.hazmat.primitives.asymmetric import ec
+from lianfang.v1 import contract_pb2
 
 from federation.errors import JobError
 from federation.job import JobDescriptor, make
@@ -14,7 +16,10 @@ from federation.version import code_hash
 from nodes import policy
 from nodes.cli.network import Place, create_node
 from nodes.config import Home
-from nodes.errors import ConfigError, Refused
+from nodes.contracts import draft as drafts
+from nodes.contracts.book import JOB, ContractBook
+from nodes.contracts.rules import Rules
+from nodes.errors import Refused
 from nodes.gate import Gate
 from nodes.identity import authority
 from nodes.identity.keys import NodeKeys
@@ -23,7 +28,8 @@ from nodes.identity.names import MemberName, Role
 from nodes.learning.desk import Desk, _overlap, bundle_hash
 from nodes.store import engine as db
 from nodes.store.writer import GroupWriter
-from tests.nodes.conftest import make_log, publish
+from protocols import contract
+from tests.nodes.conftest import everybody_signs, make_log, publish
 
 NETWORK = "test.example"
 BANKS = [str(MemberName(NETWORK, Role.BANK, f"bank-{c}")) for c in "abcd"]
@@ -60,15 +66,29 @@ def desk(network, tmp_path):
     database = db.connect(tmp_path / "node.db", "node")
     rules = tmp_path / "policy.toml"
     rules.write_text(policy.TEMPLATE)
-    file = policy.PolicyFile(rules)
     writer = GroupWriter(database)
-    log = make_log(database, NodeKeys.load(home.keys), home.name, tmp_path)
+    keys = NodeKeys.load(home.keys)
+    log = make_log(database, keys, home.name, tmp_path)
     publish(log, writer)
     book = MemberBook(home.certs / "members.bin", ca)
-    made = Desk(database, Gate(database, writer, file, log), file, book, home, log)
-    made.policy_path = rules
+    contracts = ContractBook(database, log, keys, book, home.name)
+    gate = Gate(database, writer, Rules(contracts, policy.PolicyFile(rules), str(home.name)), log)
+    made = Desk(database, gate, contracts, book, home, log)
+    contracts.check_before_signing(JOB, made.check_terms)
+    made.contracts = contracts
+    made.keys = {each.id: NodeKeys.load(network / each.name.name / "keys") for each in book.current}
     yield made
     writer.close()
+
+
+def propose(desk, descriptor):
+    """At this node; nobody else has signed yet."""
+    return desk.contracts.propose(drafts.over_job(descriptor.to_bytes(), 30, 365, time.time()))
+
+
+def approve(desk, descriptor):
+    """By everybody."""
+    return everybody_signs(desk.contracts, propose(desk, descriptor), desk.keys)
 
 
 def job(**changes) -> JobDescriptor:
@@ -96,9 +116,12 @@ def stats(since: str, until: str) -> JobDescriptor:
 
 def test_a_job_is_let_in_by_its_hash_and_its_bundle(desk):
     descriptor = job()
-    with pytest.raises(Refused, match="has not approved"):
+    with pytest.raises(Refused, match="no contract over the job .* none was proposed here"):
         desk.take_seat(descriptor.hash(), bytes.fromhex(bundle_hash()))
-    desk.approve(descriptor.to_bytes())
+    held = propose(desk, descriptor)
+    with pytest.raises(Refused, match="waits for bank-b, bank-c, bank-d, coordinator"):
+        desk.take_seat(descriptor.hash(), bytes.fromhex(bundle_hash()))
+    everybody_signs(desk.contracts, held, desk.keys)
     seat, earlier = desk.take_seat(descriptor.hash(), bytes.fromhex(bundle_hash()))
     assert seat == descriptor
     assert earlier == []
@@ -107,8 +130,10 @@ def test_a_job_is_let_in_by_its_hash_and_its_bundle(desk):
     desk.report(descriptor.hash(), "done", "", 3)
     with pytest.raises(Refused, match=r"the bundle 0{12}, which this job does not name"):
         desk.take_seat(descriptor.hash(), bytes(32))
-    desk.revoke(descriptor.hash())
-    with pytest.raises(Refused, match="has not approved"):
+    assert desk.report(descriptor.hash(), "running", "tree 1", 7) == ""
+    desk.contracts.decide(held.hash.hex(), contract.REVOKE)
+    assert "was revoked by bank-a" in desk.report(descriptor.hash(), "running", "tree 2", 9)
+    with pytest.raises(Refused, match="was revoked by bank-a"):
         desk.take_seat(descriptor.hash(), bytes.fromhex(bundle_hash()))
 
 
@@ -117,7 +142,7 @@ def test_a_job_is_let_in_by_its_hash_and_its_bundle(desk):
     [
         ({"code": "1" * 64}, "learning code 111111111111"),
         ({"bundle": "1" * 64}, "bundle 111111111111"),
-        ({"parties": BANKS[1:]}, "is no party of this job"),
+        ({"parties": BANKS[1:]}, "is no party of the contract"),
         ({"network": "other.example"}, "of the network other.example"),
         ({"coordinator": BANKS[0], "parties": BANKS[1:]}, "is no party|code|coordinates"),
         ({"features": ["a", "c"]}, "no column c"),
@@ -126,14 +151,12 @@ def test_a_job_is_let_in_by_its_hash_and_its_bundle(desk):
     ],
 )
 def test_a_job_that_does_not_fit_changes_nothing(desk, changes, message):
-    before = desk.policy_path.read_text()
     if "coordinator" in changes:
-        assert desk.approve(job(**changes).to_bytes())  # this node would coordinate it
+        assert propose(desk, job(**changes))  # this node would coordinate it
         return
     with pytest.raises(Exception, match=message):
-        desk.approve(job(**changes).to_bytes())
-    assert desk.policy_path.read_text() == before
-    assert desk.jobs() == []
+        propose(desk, job(**changes))
+    assert desk.contracts.all() == desk.jobs() == []
 
 
 @pytest.mark.parametrize(
@@ -173,7 +196,7 @@ def test_a_file_that_is_no_job_is_refused(data):
 def test_cohorts_over_the_same_rows_differ_by_nobody_or_by_many(desk):
     first, second = job(), job(seed=1)
     for each in (first, second):
-        desk.approve(each.to_bytes())
+        approve(desk, each)
     desk.record_cohort(first.hash(), BANKS)
     desk.record_cohort(second.hash(), BANKS)
     with pytest.raises(Refused, match="differs from an earlier cohort"):
@@ -184,7 +207,7 @@ def test_cohorts_over_the_same_rows_differ_by_nobody_or_by_many(desk):
 def test_of_two_jobs_side_by_side_only_one_cohort_gets_through(desk):
     descriptors = [job(seed=seed) for seed in (1, 2)]
     for each in descriptors:
-        desk.approve(each.to_bytes())
+        approve(desk, each)
         desk.take_seat(each.hash(), bytes.fromhex(bundle_hash()))
     outcomes = []
 
@@ -213,7 +236,7 @@ def test_statistics_over_times_that_overlap_are_over_the_same_rows(desk):
         stats("2026-07-02", ""),
     )
     for each in (june, longer, july):
-        desk.approve(each.to_bytes())
+        approve(desk, each)
     desk.record_cohort(june.hash(), BANKS)
     with pytest.raises(Refused, match="differs"):
         desk.record_cohort(longer.hash(), BANKS[:3])
@@ -223,20 +246,21 @@ def test_statistics_over_times_that_overlap_are_over_the_same_rows(desk):
     assert not _overlap("credit", "stats::")
 
 
-def test_the_policy_takes_many_approvals_at_once_and_never_breaks(desk):
-    descriptors = [job(seed=seed) for seed in range(12)]
-    threads = [threading.Thread(target=desk.approve, args=(each.to_bytes(),)) for each in descriptors]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    loaded = policy.load(desk.policy_path)
-    assert {each.hash for each in loaded.jobs} == {each.hash().hex() for each in descriptors}
-    assert loaded.allow == policy.Policy(**__import__("tomllib").loads(policy.TEMPLATE)).allow
-    desk.policy_path.write_text("jobs = []\n" + policy.TEMPLATE)
-    with pytest.raises(ConfigError, match="edit it by hand"):
-        desk.approve(job(seed=99).to_bytes())
-    policy.load(desk.policy_path)
+def test_a_contract_that_is_not_its_jobs_is_not_signed(desk):
+    whole = drafts.over_job(job().to_bytes(), 30, 365, time.time())
+    for field, value, message in (
+        ("schema_hash", bytes(32), "schema hash"),
+        ("descriptor", json.dumps(json.loads(job().to_bytes())).encode(), "canonical|encoding"),
+    ):
+        draft = contract_pb2.Contract()
+        draft.CopyFrom(whole)
+        setattr(draft.job, field, value)
+        with pytest.raises(Refused, match=message):
+            desk.contracts.propose(draft)
+    del whole.parties[-1]
+    with pytest.raises(Refused, match="parties are not the job's"):
+        desk.contracts.propose(whole)
+    assert desk.jobs() == []
 
 
 def test_flower_keys_are_checked_before_they_are_kept(desk):
@@ -261,7 +285,8 @@ def test_flower_keys_are_checked_before_they_are_kept(desk):
 
 def test_what_was_running_when_the_learning_process_ended_has_failed(desk):
     descriptor = job()
-    desk.approve(descriptor.to_bytes())
+    approve(desk, descriptor)
+    desk.take_seat(descriptor.hash(), bytes.fromhex(bundle_hash()))
     desk.report(descriptor.hash(), "running", "tree 1", 7)
     desk.interrupted()
     (found,) = desk.jobs()

@@ -33,12 +33,35 @@ def make_network(name: str, capture: bool = False) -> Network:
     return Network(Path(tempfile.mkdtemp(prefix=f"lf-{name}-")), capture)
 
 
+# Lists that tests make; a contract names the lists it is about.
+LISTS = (
+    "awful",
+    "big",
+    "damaged",
+    "lies",
+    "mass",
+    "pooled",
+    "quick",
+    "round",
+    "sdn",
+    "turning",
+    "typo",
+    "whole",
+)
+
+
+def start(network: Network) -> None:
+    """Processes up, and a contract between the banks and the centre in force."""
+    network.start()
+    network.agree_on_lookups(LISTS)
+
+
 @pytest.fixture(scope="session")
 def network() -> Iterator[Network]:
     """Three banks and the centre, up for the whole session. Tests use lists and cases of their own."""
     made = make_network("shared", capture=True)
     try:
-        made.start()
+        start(made)
         yield made
     finally:
         made.stop()
@@ -50,7 +73,7 @@ def own_network() -> Iterator[Network]:
     """A network that a test may kill, revoke and break."""
     made = make_network("own")
     try:
-        made.start()
+        start(made)
         yield made
     finally:
         made.stop()

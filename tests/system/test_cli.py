@@ -71,6 +71,17 @@ def test_from_nothing_to_an_answer_by_the_readmes_commands(tmp_path_factory):
         path = write_list(base / "list.csv", [("phone", value, "gambling", "3") for value in phones(0, 5)])
         run("list", "import", path, "--list", "fraud", "-c", base / "bank-x")
         # bank-x was signed before the centre and has not heard of it: the centre shows it the CA's newer list.
+        terms = run("contract", "template").stdout.replace(
+            'holder = ["bank-a", "bank-b"]', 'holder = "bank-x"'
+        )
+        (base / "contract.toml").write_text(terms)
+        done = run("contract", "propose", base / "contract.toml", "--json", "-c", base / "centre")
+        contract = json.loads(done.stdout)["contract"]
+        deadline = time.monotonic() + 30
+        while run("contract", "approve", contract[:12], "-c", base / "bank-x", check=False).returncode:
+            assert time.monotonic() < deadline
+        while "active" not in run("contract", "show", contract[:12], "-c", base / "centre").stdout:
+            assert time.monotonic() < deadline
         run("sync", "-c", base / "centre")
         done = run(
             *(

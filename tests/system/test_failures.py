@@ -20,7 +20,7 @@ from nodes.ledger.book import clear_key
 from protocols import group, sealed, statement, voprf
 from protocols.ledger import events
 from protocols.sealed import BatchHash, ListEpoch
-from tests.system.conftest import Wire, import_phones, outcomes, phones, query, write_list
+from tests.system.conftest import Wire, import_phones, outcomes, phones, query, start, write_list
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def broken():
 
     made = Network(Path(tempfile.mkdtemp(prefix="lf-broken-")))
     try:
-        made.start()
+        start(made)
         for i, bank in enumerate(("bank-a", "bank-b", "bank-c")):
             import_phones(made, bank, phones(i * 10, 30))
         made.run("centre", "sync")

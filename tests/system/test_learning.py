@@ -22,6 +22,7 @@ from federation.apps import bundle
 from federation.job import JobDescriptor
 from federation.models.trees import Grower, TreeSettings
 from nodes.config import Home
+from nodes.contracts import draft as drafts
 from nodes.demo.network import Network, program
 from nodes.learning import flower, processes
 from tests.system.conftest import import_phones, phones
@@ -86,9 +87,22 @@ def new_job(network: Network, name: str, *options: str, approve=BANKS, trees: in
         *("--features", str(part("bank-a")), "--out", str(path)),
         *("--set", f"trees={trees}", "--set", "depth=3", *options),
     )
-    for bank in approve:
-        network.run(bank, "job", "approve", str(path))
+    if approve:
+        agree(network, path, approve)
     return path
+
+
+def agree(network: Network, path: Path, approve=BANKS) -> str:
+    """The contract over a job, proposed by the first; in force where all banks approve."""
+    draft = drafts.over_job(path.read_bytes(), 30, 365, time.time())
+    if set(approve) >= set(BANKS):
+        return network.agree(draft, "bank-a")
+    with network.contracts("bank-a") as node:
+        name = node.Propose(draft).document["contract"]
+    for member in (*approve[1:], "coordinator"):
+        network.wait_for_contract(member, name, "proposed")
+        network.run(member, "contract", "approve", name)
+    return name
 
 
 def launch(network: Network, path: Path, check: bool = True) -> dict:
@@ -228,8 +242,7 @@ def test_secure_statistics_reach_the_centre_without_any_banks_figure(federation)
         import_phones(federation, bank, phones(100, 2), category="phishing")
     path = federation.folder / "week.json"
     federation.run("centre", "stats", "new", "--name", "week", "--out", str(path))
-    for member in (*BANKS, "centre"):
-        federation.run(member, "job", "approve", str(path))
+    agree(federation, path)
     assert launch(federation, path)["state"] == "done"
     (document,) = federation.json("centre", "stats", "show", "week")
     assert document["counts"]["gambling"] == sum(sizes.values())
@@ -246,23 +259,50 @@ def test_secure_statistics_reach_the_centre_without_any_banks_figure(federation)
     assert "fewer than 3 parties contribute" in done.stderr
 
 
-def test_a_job_that_a_bank_has_not_approved_is_refused_and_named(federation):
+def start_run(network: Network, path: Path) -> None:
+    """As a coordinator that does not ask its own node: what the gates say then."""
+    job = JobDescriptor.read(path.read_bytes())
+    home = Home(network.node("coordinator"))
+    port = home.config.learn.superlink.rpartition(":")[2]
+    control = flower.Control(f"localhost:{port}", (home.data / "learn" / "superlink.crt").read_bytes())
+    control.start(bundle.build(), job.hash())
+    control.close()
+
+
+def test_a_job_whose_contract_a_bank_has_not_approved_is_refused_and_named(federation):
     path = new_job(federation, "unapproved", approve=("bank-a", "bank-b"))
     outcome = launch(federation, path, check=False)
-    assert outcome["state"] == "failed"
-    assert "bank/bank-c: this node has not approved the job" in outcome["detail"]
-    for bank in ("bank-a", "bank-b"):  # they need not wait for it
-        assert "bank-c" in wait_for_state(federation, bank, "unapproved", {"failed"}, 10)["detail"]
+    assert "waits for bank-c" in outcome["detail"]
+    start_run(federation, path)
+    wait_for(federation, "coordinator-learn", "run ended: no contract over the job .* waits for bank-c")
+    refused = federation.json("coordinator", "status")["refused_today"]
+    assert any(each["reason"] == "CONTRACT" for each in refused)
     assert not list(federation.node("bank-a").glob("data/models/unapproved-*"))
-    refused = federation.json("bank-c", "status")["refused_today"]
-    assert any(each["reason"] == "JOB" for each in refused)
-    # A bank that takes its approval back is not trained with either.
-    for bank in BANKS:
-        federation.run(bank, "job", "approve", str(path))
-    federation.run("bank-b", "job", "revoke", str(path))
-    assert "has not approved" in launch(federation, path, check=False)["detail"]
-    federation.run("bank-b", "job", "approve", str(path))
+    (name,) = (
+        each["contract"]
+        for each in federation.json("bank-c", "contract", "list")
+        if each["title"] == "unapproved"
+    )
+    federation.run("bank-c", "contract", "approve", name)
+    for bank in (*BANKS, "coordinator"):
+        federation.wait_for_contract(bank, name, "active")
     assert launch(federation, path)["state"] == "done"
+    # A bank that ends the contract is not trained with again.
+    federation.run("bank-b", "contract", "revoke", name)
+    federation.wait_for_contract("coordinator", name, "revoked")
+    assert "was revoked by bank-b" in launch(federation, path, check=False)["detail"]
+
+
+def test_a_contract_that_is_revoked_in_mid_run_ends_the_run(federation):
+    path = new_job(federation, "stopped", approve=(), trees=400)
+    name = agree(federation, path)
+    command = launching(federation, path)
+    wait_for_sums(federation, "bank-a", "stopped", 5)
+    federation.run("bank-b", "contract", "revoke", name)
+    out, _ = command.communicate(timeout=90)
+    assert json.loads(out)["state"] == "failed"
+    for bank in BANKS:
+        assert "was revoked by bank-b" in wait_for_state(federation, bank, "stopped", {"failed"})["detail"]
 
 
 @pytest.mark.parametrize(
@@ -273,16 +313,16 @@ def test_a_job_that_a_bank_has_not_approved_is_refused_and_named(federation):
         ({"dataset": "unknown"}, r"learn.datasets.unknown is not configured here \(configured: credit\)"),
         ({"code": "0" * 64}, "the job is for learning code 000000000000, installed is"),
         ({"network": "other.example"}, "of the network other.example"),
-        ({"parties": [f"spiffe://lianfang.example/bank/bank-{c}" for c in "bcd"]}, "bank-d is not a member"),
+        ({"parties": [f"spiffe://lianfang.example/bank/bank-{c}" for c in "bcd"]}, "bank-d. names 0 members"),
         ({"settings": {"depth": 99}}, "trees.depth"),
         ({"parties": ["spiffe://lianfang.example/bank/bank-a"]}, "parties"),
     ],
 )
-def test_a_job_that_does_not_fit_is_refused_at_approval_saying_why(federation, change, message):
+def test_a_job_that_does_not_fit_is_not_proposed_saying_why(federation, change, message):
     document = json.loads(new_job(federation, "fits", approve=()).read_bytes()) | change
     path = federation.folder / "misfit.json"
     path.write_text(json.dumps(document, sort_keys=True, separators=(",", ":")))
-    done = federation.run("bank-a", "job", "approve", str(path), check=False)
+    done = federation.run("bank-a", "contract", "propose", str(path), check=False)
     assert done.returncode == 1
     assert re.search(message, done.stderr.replace("\n", " ")), done.stderr
     assert "Traceback" not in done.stderr
@@ -414,7 +454,6 @@ def test_a_hostile_bundle_is_never_unpacked_and_is_named_and_logged(federation, 
     hostile = bytes(build_fab_from_disk(folder))
     digest = hashlib.sha256(hostile).hexdigest()
     job = JobDescriptor.read(new_job(federation, "hostile").read_bytes())
-    federation.run("coordinator", "job", "approve", str(federation.folder / "hostile.json"))
     home = Home(federation.node("coordinator"))
     port = home.config.learn.superlink.rpartition(":")[2]
     certificate = home.data / "learn" / "superlink.crt"

@@ -26,7 +26,7 @@ from protocols.ledger import checkpoints, events, tiles
 from protocols.ledger.proofs import LogProof
 from protocols.ledger.witnessing import AddCheckpoint
 from protocols.statement import parse
-from tests.system.conftest import Wire, import_phones, make_network, outcomes, phones, query
+from tests.system.conftest import Wire, import_phones, make_network, outcomes, phones, query, start
 
 POINT = group.multiply_base((5).to_bytes(32, "little"))
 
@@ -36,7 +36,7 @@ def witnessed():
     """A network of this module's own."""
     made = make_network("ledger")
     try:
-        made.start()
+        start(made)
         import_phones(made, "bank-a", phones(0, 30))
         made.run("centre", "sync", "bank-a")
         yield made
@@ -98,7 +98,7 @@ def test_any_reader_of_tiles_finds_the_published_head_in_the_log(witnessed, cent
         assert hashes == b"".join(merkle.leaf_hash(leaf) for leaf in leaves)
         assert merkle.reference_root(leaves) == head.checkpoint.root
         said = {events.parse_leaf(leaf).WhichOneof("body") for leaf in leaves}
-        assert said == {"commitment", "member", "statement"}
+        assert said == {"commitment", "contract", "member", "statement"}
         for path in ("/tile/0/x999/000", "/tile/0/000.p/256", "/tile/9/000", "/tile/0/..%2f000", "/nothing"):
             assert http.get(path, extensions=name).status_code == 404
         assert http.post("/checkpoint", extensions=name).status_code == 405

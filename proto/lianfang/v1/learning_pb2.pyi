@@ -87,25 +87,6 @@ class JobFile(_message.Message):
 Global___JobFile: _TypeAlias = JobFile  # noqa: Y015
 
 @_typing.final
-class JobReference(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    HASH_FIELD_NUMBER: _builtins.int
-    hash: _builtins.bytes
-    def __init__(
-        self,
-        *,
-        hash: _builtins.bytes = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hash", b"hash"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___JobReference: _TypeAlias = JobReference  # noqa: Y015
-
-@_typing.final
 class JobsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -341,12 +322,17 @@ Global___JobReport: _TypeAlias = JobReport  # noqa: Y015
 class JobReported(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    STOP_FIELD_NUMBER: _builtins.int
+    stop: _builtins.str
+    """why the run may not go on; empty: it may"""
     def __init__(
         self,
+        *,
+        stop: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["stop", b"stop"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

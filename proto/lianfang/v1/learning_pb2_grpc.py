@@ -111,14 +111,9 @@ class LearningAdminStub:
         Args:
             channel: A grpc.Channel.
         """
-        self.Approve = channel.unary_unary(
-                '/lianfang.v1.LearningAdmin/Approve',
+        self.Launch = channel.unary_unary(
+                '/lianfang.v1.LearningAdmin/Launch',
                 request_serializer=lianfang_dot_v1_dot_learning__pb2.JobFile.SerializeToString,
-                response_deserializer=google_dot_protobuf_dot_struct__pb2.Struct.FromString,
-                _registered_method=True)
-        self.Revoke = channel.unary_unary(
-                '/lianfang.v1.LearningAdmin/Revoke',
-                request_serializer=lianfang_dot_v1_dot_learning__pb2.JobReference.SerializeToString,
                 response_deserializer=google_dot_protobuf_dot_struct__pb2.Struct.FromString,
                 _registered_method=True)
         self.Jobs = channel.unary_unary(
@@ -167,14 +162,9 @@ class LearningAdminServicer:
     """On the node's 0600 socket.
     """
 
-    def Approve(self, request, context):
-        """Missing associated documentation comment in .proto file."""
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def Revoke(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+    def Launch(self, request, context):
+        """At the coordinator, before a run: is a contract over the job in force?
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -230,14 +220,9 @@ class LearningAdminServicer:
 
 def add_LearningAdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
-            'Approve': grpc.unary_unary_rpc_method_handler(
-                    servicer.Approve,
+            'Launch': grpc.unary_unary_rpc_method_handler(
+                    servicer.Launch,
                     request_deserializer=lianfang_dot_v1_dot_learning__pb2.JobFile.FromString,
-                    response_serializer=google_dot_protobuf_dot_struct__pb2.Struct.SerializeToString,
-            ),
-            'Revoke': grpc.unary_unary_rpc_method_handler(
-                    servicer.Revoke,
-                    request_deserializer=lianfang_dot_v1_dot_learning__pb2.JobReference.FromString,
                     response_serializer=google_dot_protobuf_dot_struct__pb2.Struct.SerializeToString,
             ),
             'Jobs': grpc.unary_unary_rpc_method_handler(
@@ -293,7 +278,7 @@ class LearningAdmin:
     """
 
     @staticmethod
-    def Approve(request,
+    def Launch(request,
             target,
             options=(),
             channel_credentials=None,
@@ -306,35 +291,8 @@ class LearningAdmin:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/lianfang.v1.LearningAdmin/Approve',
+            '/lianfang.v1.LearningAdmin/Launch',
             lianfang_dot_v1_dot_learning__pb2.JobFile.SerializeToString,
-            google_dot_protobuf_dot_struct__pb2.Struct.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def Revoke(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/lianfang.v1.LearningAdmin/Revoke',
-            lianfang_dot_v1_dot_learning__pb2.JobReference.SerializeToString,
             google_dot_protobuf_dot_struct__pb2.Struct.FromString,
             options,
             channel_credentials,

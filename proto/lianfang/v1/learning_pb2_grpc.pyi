@@ -62,8 +62,8 @@ class LearningAdminStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> LearningAdminAsyncStub: ...
-    Approve: _grpc.UnaryUnaryMultiCallable[_learning_pb2.JobFile, _struct_pb2.Struct]
-    Revoke: _grpc.UnaryUnaryMultiCallable[_learning_pb2.JobReference, _struct_pb2.Struct]
+    Launch: _grpc.UnaryUnaryMultiCallable[_learning_pb2.JobFile, _struct_pb2.Struct]
+    """At the coordinator, before a run: is a contract over the job in force?"""
     Jobs: _grpc.UnaryUnaryMultiCallable[_learning_pb2.JobsRequest, _struct_pb2.Struct]
     Enter: _grpc.UnaryUnaryMultiCallable[_learning_pb2.EnrolRequest, _learning_pb2.EnrolResponse]
     SuperNodes: _grpc.UnaryUnaryMultiCallable[_learning_pb2.SuperNodesRequest, _learning_pb2.SuperNodesResponse]
@@ -78,8 +78,8 @@ class LearningAdminAsyncStub(LearningAdminStub):
     """On the node's 0600 socket."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    Approve: _aio.UnaryUnaryMultiCallable[_learning_pb2.JobFile, _struct_pb2.Struct]  # type: ignore[assignment]
-    Revoke: _aio.UnaryUnaryMultiCallable[_learning_pb2.JobReference, _struct_pb2.Struct]  # type: ignore[assignment]
+    Launch: _aio.UnaryUnaryMultiCallable[_learning_pb2.JobFile, _struct_pb2.Struct]  # type: ignore[assignment]
+    """At the coordinator, before a run: is a contract over the job in force?"""
     Jobs: _aio.UnaryUnaryMultiCallable[_learning_pb2.JobsRequest, _struct_pb2.Struct]  # type: ignore[assignment]
     Enter: _aio.UnaryUnaryMultiCallable[_learning_pb2.EnrolRequest, _learning_pb2.EnrolResponse]  # type: ignore[assignment]
     SuperNodes: _aio.UnaryUnaryMultiCallable[_learning_pb2.SuperNodesRequest, _learning_pb2.SuperNodesResponse]  # type: ignore[assignment]
@@ -93,18 +93,12 @@ class LearningAdminServicer(metaclass=_abc_1.ABCMeta):
     """On the node's 0600 socket."""
 
     @_abc_1.abstractmethod
-    def Approve(
+    def Launch(
         self,
         request: _learning_pb2.JobFile,
         context: _ServicerContext,
-    ) -> _typing.Union[_struct_pb2.Struct, _abc.Awaitable[_struct_pb2.Struct]]: ...
-
-    @_abc_1.abstractmethod
-    def Revoke(
-        self,
-        request: _learning_pb2.JobReference,
-        context: _ServicerContext,
-    ) -> _typing.Union[_struct_pb2.Struct, _abc.Awaitable[_struct_pb2.Struct]]: ...
+    ) -> _typing.Union[_struct_pb2.Struct, _abc.Awaitable[_struct_pb2.Struct]]:
+        """At the coordinator, before a run: is a contract over the job in force?"""
 
     @_abc_1.abstractmethod
     def Jobs(

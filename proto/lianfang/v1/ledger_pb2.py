@@ -24,63 +24,60 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from lianfang.v1 import common_pb2 as lianfang_dot_v1_dot_common__pb2
+from lianfang.v1 import contract_pb2 as lianfang_dot_v1_dot_contract__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18lianfang/v1/ledger.proto\x12\x0blianfang.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x18lianfang/v1/common.proto\"\x95\x01\n\x04Leaf\x12\x13\n\tstatement\x18\x01 \x01(\x0cH\x00\x12*\n\x06member\x18\x02 \x01(\x0b\x32\x18.lianfang.v1.MemberEventH\x00\x12.\n\x08\x63ontract\x18\x03 \x01(\x0b\x32\x1a.lianfang.v1.ContractEventH\x00\x12\x14\n\ncommitment\x18\x04 \x01(\x0cH\x00\x42\x06\n\x04\x62ody\"\xe8\x01\n\x0bMemberEvent\x12\x0f\n\x07network\x18\x01 \x01(\t\x12\x0e\n\x06member\x18\x02 \x01(\t\x12/\n\x06\x63hange\x18\x03 \x01(\x0e\x32\x1f.lianfang.v1.MemberEvent.Change\x12\x14\n\x0clist_version\x18\x04 \x01(\x04\x12\x12\n\nentry_hash\x18\x05 \x01(\x0c\"]\n\x06\x43hange\x12\x16\n\x12\x43HANGE_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x43HANGE_ADMITTED\x10\x01\x12\x12\n\x0e\x43HANGE_REMOVED\x10\x02\x12\x12\n\x0e\x43HANGE_CHANGED\x10\x03\"\xa0\x02\n\rContractEvent\x12\x0f\n\x07network\x18\x01 \x01(\t\x12-\n\x04kind\x18\x02 \x01(\x0e\x32\x1f.lianfang.v1.ContractEvent.Kind\x12\x10\n\x08\x63ontract\x18\x03 \x01(\x0c\x12\x31\n\x06\x61\x63tion\x18\x04 \x01(\x0e\x32!.lianfang.v1.ContractEvent.Action\x12\n\n\x02\x61t\x18\x05 \x01(\x03\"3\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11KIND_TRAINING_JOB\x10\x01\"I\n\x06\x41\x63tion\x12\x16\n\x12\x41\x43TION_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x41\x43TION_APPROVED\x10\x01\x12\x12\n\x0e\x41\x43TION_REVOKED\x10\x02\"\x83\x03\n\x05\x45vent\x12\x0b\n\x03log\x18\x01 \x01(\t\x12$\n\x04type\x18\x02 \x01(\x0e\x32\x16.lianfang.v1.EventType\x12\n\n\x02id\x18\x03 \x01(\x0c\x12\x0c\n\x04peer\x18\x04 \x01(\t\x12\x10\n\x08resource\x18\x05 \x01(\t\x12\r\n\x05\x65poch\x18\x06 \x01(\r\x12!\n\x05suite\x18\x07 \x01(\x0e\x32\x12.lianfang.v1.Suite\x12%\n\x07purpose\x18\x08 \x01(\x0e\x32\x14.lianfang.v1.Purpose\x12&\n\x05\x62\x61sis\x18\t \x01(\x0e\x32\x17.lianfang.v1.LegalBasis\x12\r\n\x05\x63ount\x18\n \x01(\x04\x12\n\n\x02\x61t\x18\x0b \x01(\x03\x12\x14\n\x0crequest_hash\x18\x0c \x01(\x0c\x12\x17\n\x0f\x63\x61se_commitment\x18\r \x01(\x0c\x12\r\n\x05\x61sker\x18\x0e \x01(\x0c\x12\x11\n\tpeer_leaf\x18\x0f \x01(\x0c\x12\x0e\n\x06reason\x18\x10 \x01(\t\x12\x0e\n\x06\x64igest\x18\x11 \x01(\x0c\x12\x0e\n\x06number\x18\x12 \x01(\x04\"&\n\x07Opening\x12\r\n\x05\x65vent\x18\x01 \x01(\x0c\x12\x0c\n\x04salt\x18\x02 \x01(\x0c\"W\n\x07Receipt\x12%\n\x07opening\x18\x01 \x01(\x0b\x32\x14.lianfang.v1.Opening\x12\x12\n\ninclude_by\x18\x02 \x01(\x03\x12\x11\n\tsignature\x18\x03 \x01(\x0c\":\n\rEventsRequest\x12\r\n\x05since\x18\x01 \x01(\x03\x12\r\n\x05until\x18\x02 \x01(\x03\x12\x0b\n\x03ids\x18\x03 \x03(\x0c\"\x95\x01\n\x0e\x45ventsResponse\x12\x32\n\x07\x65ntries\x18\x01 \x03(\x0b\x32!.lianfang.v1.EventsResponse.Entry\x1aO\n\x05\x45ntry\x12%\n\x07opening\x18\x01 \x01(\x0b\x32\x14.lianfang.v1.Opening\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x10\n\x08included\x18\x03 \x01(\x08\"\r\n\x0bHeadRequest\"E\n\x0cHeadResponse\x12\'\n\x06status\x18\x01 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0c\n\x04note\x18\x02 \x01(\x0c\")\n\x0cProveRequest\x12\n\n\x02id\x18\x01 \x01(\x0c\x12\r\n\x05index\x18\x02 \x01(\x04\"\x8d\x01\n\rProveResponse\x12\x30\n\x06proofs\x18\x01 \x03(\x0b\x32 .lianfang.v1.ProveResponse.Proof\x1aJ\n\x05Proof\x12\x0b\n\x03log\x18\x01 \x01(\t\x12\r\n\x05proof\x18\x02 \x01(\t\x12%\n\x07opening\x18\x03 \x01(\x0b\x32\x14.lianfang.v1.Opening\"6\n\rBundleRequest\x12\x13\n\x0b\x63\x61se_number\x18\x01 \x01(\t\x12\x10\n\x08query_id\x18\x02 \x01(\x0c\"C\n\x0e\x42undleResponse\x12\x0e\n\x06\x62undle\x18\x01 \x01(\x0c\x12\x0f\n\x07\x65ntries\x18\x02 \x01(\r\x12\x10\n\x08promises\x18\x03 \x01(\r\"A\n\x10ReconcileRequest\x12\r\n\x05since\x18\x01 \x01(\x03\x12\r\n\x05until\x18\x02 \x01(\x03\x12\x0f\n\x07members\x18\x03 \x03(\t\"1\n\x11ListEventsRequest\x12\r\n\x05since\x18\x01 \x01(\x03\x12\r\n\x05limit\x18\x02 \x01(\r\"!\n\x0eMonitorRequest\x12\x0f\n\x07\x63ompare\x18\x01 \x01(\x08*\xba\x02\n\tEventType\x12\x1a\n\x16\x45VENT_TYPE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x45VENT_TYPE_QUERY_ASKED\x10\x01\x12\x1d\n\x19\x45VENT_TYPE_QUERY_ANSWERED\x10\x02\x12\x16\n\x12\x45VENT_TYPE_REFUSED\x10\x03\x12\x1a\n\x16\x45VENT_TYPE_LIST_PULLED\x10\x04\x12\x1a\n\x16\x45VENT_TYPE_JOB_ENTERED\x10\x05\x12\x18\n\x14\x45VENT_TYPE_JOB_ROUND\x10\x06\x12\x18\n\x14\x45VENT_TYPE_JOB_ENDED\x10\x07\x12\x15\n\x11\x45VENT_TYPE_APPEAL\x10\x08\x12\x1d\n\x19\x45VENT_TYPE_APPEAL_OUTCOME\x10\t\x12\x1c\n\x18\x45VENT_TYPE_CONFIGURATION\x10\n2M\n\x06Ledger\x12\x43\n\x06\x45vents\x12\x1a.lianfang.v1.EventsRequest\x1a\x1b.lianfang.v1.EventsResponse0\x01\x32\x94\x03\n\x0bLedgerAdmin\x12;\n\x04Head\x12\x18.lianfang.v1.HeadRequest\x1a\x19.lianfang.v1.HeadResponse\x12>\n\x05Prove\x12\x19.lianfang.v1.ProveRequest\x1a\x1a.lianfang.v1.ProveResponse\x12\x41\n\x06\x42undle\x12\x1a.lianfang.v1.BundleRequest\x1a\x1b.lianfang.v1.BundleResponse\x12\x43\n\tReconcile\x12\x1d.lianfang.v1.ReconcileRequest\x1a\x17.google.protobuf.Struct\x12?\n\x07Monitor\x12\x1b.lianfang.v1.MonitorRequest\x1a\x17.google.protobuf.Struct\x12?\n\x04List\x12\x1e.lianfang.v1.ListEventsRequest\x1a\x17.google.protobuf.Structb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18lianfang/v1/ledger.proto\x12\x0blianfang.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x18lianfang/v1/common.proto\x1a\x1alianfang/v1/contract.proto\"\x95\x01\n\x04Leaf\x12\x13\n\tstatement\x18\x01 \x01(\x0cH\x00\x12*\n\x06member\x18\x02 \x01(\x0b\x32\x18.lianfang.v1.MemberEventH\x00\x12.\n\x08\x63ontract\x18\x03 \x01(\x0b\x32\x1a.lianfang.v1.ContractEventH\x00\x12\x14\n\ncommitment\x18\x04 \x01(\x0cH\x00\x42\x06\n\x04\x62ody\"\xe8\x01\n\x0bMemberEvent\x12\x0f\n\x07network\x18\x01 \x01(\t\x12\x0e\n\x06member\x18\x02 \x01(\t\x12/\n\x06\x63hange\x18\x03 \x01(\x0e\x32\x1f.lianfang.v1.MemberEvent.Change\x12\x14\n\x0clist_version\x18\x04 \x01(\x04\x12\x12\n\nentry_hash\x18\x05 \x01(\x0c\"]\n\x06\x43hange\x12\x16\n\x12\x43HANGE_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x43HANGE_ADMITTED\x10\x01\x12\x12\n\x0e\x43HANGE_REMOVED\x10\x02\x12\x12\n\x0e\x43HANGE_CHANGED\x10\x03\"Y\n\rContractEvent\x12\x0f\n\x07network\x18\x01 \x01(\t\x12\x10\n\x08\x63ontract\x18\x02 \x01(\x0c\x12%\n\x03\x61\x63t\x18\x03 \x01(\x0b\x32\x18.lianfang.v1.ContractAct\"\x95\x03\n\x05\x45vent\x12\x0b\n\x03log\x18\x01 \x01(\t\x12$\n\x04type\x18\x02 \x01(\x0e\x32\x16.lianfang.v1.EventType\x12\n\n\x02id\x18\x03 \x01(\x0c\x12\x0c\n\x04peer\x18\x04 \x01(\t\x12\x10\n\x08resource\x18\x05 \x01(\t\x12\r\n\x05\x65poch\x18\x06 \x01(\r\x12!\n\x05suite\x18\x07 \x01(\x0e\x32\x12.lianfang.v1.Suite\x12%\n\x07purpose\x18\x08 \x01(\x0e\x32\x14.lianfang.v1.Purpose\x12&\n\x05\x62\x61sis\x18\t \x01(\x0e\x32\x17.lianfang.v1.LegalBasis\x12\r\n\x05\x63ount\x18\n \x01(\x04\x12\n\n\x02\x61t\x18\x0b \x01(\x03\x12\x14\n\x0crequest_hash\x18\x0c \x01(\x0c\x12\x17\n\x0f\x63\x61se_commitment\x18\r \x01(\x0c\x12\r\n\x05\x61sker\x18\x0e \x01(\x0c\x12\x11\n\tpeer_leaf\x18\x0f \x01(\x0c\x12\x0e\n\x06reason\x18\x10 \x01(\t\x12\x0e\n\x06\x64igest\x18\x11 \x01(\x0c\x12\x0e\n\x06number\x18\x12 \x01(\x04\x12\x10\n\x08\x63ontract\x18\x13 \x01(\x0c\"&\n\x07Opening\x12\r\n\x05\x65vent\x18\x01 \x01(\x0c\x12\x0c\n\x04salt\x18\x02 \x01(\x0c\"W\n\x07Receipt\x12%\n\x07opening\x18\x01 \x01(\x0b\x32\x14.lianfang.v1.Opening\x12\x12\n\ninclude_by\x18\x02 \x01(\x03\x12\x11\n\tsignature\x18\x03 \x01(\x0c\":\n\rEventsRequest\x12\r\n\x05since\x18\x01 \x01(\x03\x12\r\n\x05until\x18\x02 \x01(\x03\x12\x0b\n\x03ids\x18\x03 \x03(\x0c\"\x95\x01\n\x0e\x45ventsResponse\x12\x32\n\x07\x65ntries\x18\x01 \x03(\x0b\x32!.lianfang.v1.EventsResponse.Entry\x1aO\n\x05\x45ntry\x12%\n\x07opening\x18\x01 \x01(\x0b\x32\x14.lianfang.v1.Opening\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x10\n\x08included\x18\x03 \x01(\x08\"\r\n\x0bHeadRequest\"E\n\x0cHeadResponse\x12\'\n\x06status\x18\x01 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0c\n\x04note\x18\x02 \x01(\x0c\")\n\x0cProveRequest\x12\n\n\x02id\x18\x01 \x01(\x0c\x12\r\n\x05index\x18\x02 \x01(\x04\"\x8d\x01\n\rProveResponse\x12\x30\n\x06proofs\x18\x01 \x03(\x0b\x32 .lianfang.v1.ProveResponse.Proof\x1aJ\n\x05Proof\x12\x0b\n\x03log\x18\x01 \x01(\t\x12\r\n\x05proof\x18\x02 \x01(\t\x12%\n\x07opening\x18\x03 \x01(\x0b\x32\x14.lianfang.v1.Opening\"6\n\rBundleRequest\x12\x13\n\x0b\x63\x61se_number\x18\x01 \x01(\t\x12\x10\n\x08query_id\x18\x02 \x01(\x0c\"C\n\x0e\x42undleResponse\x12\x0e\n\x06\x62undle\x18\x01 \x01(\x0c\x12\x0f\n\x07\x65ntries\x18\x02 \x01(\r\x12\x10\n\x08promises\x18\x03 \x01(\r\"A\n\x10ReconcileRequest\x12\r\n\x05since\x18\x01 \x01(\x03\x12\r\n\x05until\x18\x02 \x01(\x03\x12\x0f\n\x07members\x18\x03 \x03(\t\"1\n\x11ListEventsRequest\x12\r\n\x05since\x18\x01 \x01(\x03\x12\r\n\x05limit\x18\x02 \x01(\r\"!\n\x0eMonitorRequest\x12\x0f\n\x07\x63ompare\x18\x01 \x01(\x08*\xba\x02\n\tEventType\x12\x1a\n\x16\x45VENT_TYPE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x45VENT_TYPE_QUERY_ASKED\x10\x01\x12\x1d\n\x19\x45VENT_TYPE_QUERY_ANSWERED\x10\x02\x12\x16\n\x12\x45VENT_TYPE_REFUSED\x10\x03\x12\x1a\n\x16\x45VENT_TYPE_LIST_PULLED\x10\x04\x12\x1a\n\x16\x45VENT_TYPE_JOB_ENTERED\x10\x05\x12\x18\n\x14\x45VENT_TYPE_JOB_ROUND\x10\x06\x12\x18\n\x14\x45VENT_TYPE_JOB_ENDED\x10\x07\x12\x15\n\x11\x45VENT_TYPE_APPEAL\x10\x08\x12\x1d\n\x19\x45VENT_TYPE_APPEAL_OUTCOME\x10\t\x12\x1c\n\x18\x45VENT_TYPE_CONFIGURATION\x10\n2M\n\x06Ledger\x12\x43\n\x06\x45vents\x12\x1a.lianfang.v1.EventsRequest\x1a\x1b.lianfang.v1.EventsResponse0\x01\x32\x94\x03\n\x0bLedgerAdmin\x12;\n\x04Head\x12\x18.lianfang.v1.HeadRequest\x1a\x19.lianfang.v1.HeadResponse\x12>\n\x05Prove\x12\x19.lianfang.v1.ProveRequest\x1a\x1a.lianfang.v1.ProveResponse\x12\x41\n\x06\x42undle\x12\x1a.lianfang.v1.BundleRequest\x1a\x1b.lianfang.v1.BundleResponse\x12\x43\n\tReconcile\x12\x1d.lianfang.v1.ReconcileRequest\x1a\x17.google.protobuf.Struct\x12?\n\x07Monitor\x12\x1b.lianfang.v1.MonitorRequest\x1a\x17.google.protobuf.Struct\x12?\n\x04List\x12\x1e.lianfang.v1.ListEventsRequest\x1a\x17.google.protobuf.Structb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lianfang.v1.ledger_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_EVENTTYPE']._serialized_start=2058
-  _globals['_EVENTTYPE']._serialized_end=2372
-  _globals['_LEAF']._serialized_start=98
-  _globals['_LEAF']._serialized_end=247
-  _globals['_MEMBEREVENT']._serialized_start=250
-  _globals['_MEMBEREVENT']._serialized_end=482
-  _globals['_MEMBEREVENT_CHANGE']._serialized_start=389
-  _globals['_MEMBEREVENT_CHANGE']._serialized_end=482
-  _globals['_CONTRACTEVENT']._serialized_start=485
-  _globals['_CONTRACTEVENT']._serialized_end=773
-  _globals['_CONTRACTEVENT_KIND']._serialized_start=647
-  _globals['_CONTRACTEVENT_KIND']._serialized_end=698
-  _globals['_CONTRACTEVENT_ACTION']._serialized_start=700
-  _globals['_CONTRACTEVENT_ACTION']._serialized_end=773
-  _globals['_EVENT']._serialized_start=776
-  _globals['_EVENT']._serialized_end=1163
-  _globals['_OPENING']._serialized_start=1165
-  _globals['_OPENING']._serialized_end=1203
-  _globals['_RECEIPT']._serialized_start=1205
-  _globals['_RECEIPT']._serialized_end=1292
-  _globals['_EVENTSREQUEST']._serialized_start=1294
-  _globals['_EVENTSREQUEST']._serialized_end=1352
-  _globals['_EVENTSRESPONSE']._serialized_start=1355
-  _globals['_EVENTSRESPONSE']._serialized_end=1504
-  _globals['_EVENTSRESPONSE_ENTRY']._serialized_start=1425
-  _globals['_EVENTSRESPONSE_ENTRY']._serialized_end=1504
-  _globals['_HEADREQUEST']._serialized_start=1506
-  _globals['_HEADREQUEST']._serialized_end=1519
-  _globals['_HEADRESPONSE']._serialized_start=1521
-  _globals['_HEADRESPONSE']._serialized_end=1590
-  _globals['_PROVEREQUEST']._serialized_start=1592
-  _globals['_PROVEREQUEST']._serialized_end=1633
-  _globals['_PROVERESPONSE']._serialized_start=1636
-  _globals['_PROVERESPONSE']._serialized_end=1777
-  _globals['_PROVERESPONSE_PROOF']._serialized_start=1703
-  _globals['_PROVERESPONSE_PROOF']._serialized_end=1777
-  _globals['_BUNDLEREQUEST']._serialized_start=1779
-  _globals['_BUNDLEREQUEST']._serialized_end=1833
-  _globals['_BUNDLERESPONSE']._serialized_start=1835
-  _globals['_BUNDLERESPONSE']._serialized_end=1902
-  _globals['_RECONCILEREQUEST']._serialized_start=1904
-  _globals['_RECONCILEREQUEST']._serialized_end=1969
-  _globals['_LISTEVENTSREQUEST']._serialized_start=1971
-  _globals['_LISTEVENTSREQUEST']._serialized_end=2020
-  _globals['_MONITORREQUEST']._serialized_start=2022
-  _globals['_MONITORREQUEST']._serialized_end=2055
-  _globals['_LEDGER']._serialized_start=2374
-  _globals['_LEDGER']._serialized_end=2451
-  _globals['_LEDGERADMIN']._serialized_start=2454
-  _globals['_LEDGERADMIN']._serialized_end=2858
+  _globals['_EVENTTYPE']._serialized_start=1904
+  _globals['_EVENTTYPE']._serialized_end=2218
+  _globals['_LEAF']._serialized_start=126
+  _globals['_LEAF']._serialized_end=275
+  _globals['_MEMBEREVENT']._serialized_start=278
+  _globals['_MEMBEREVENT']._serialized_end=510
+  _globals['_MEMBEREVENT_CHANGE']._serialized_start=417
+  _globals['_MEMBEREVENT_CHANGE']._serialized_end=510
+  _globals['_CONTRACTEVENT']._serialized_start=512
+  _globals['_CONTRACTEVENT']._serialized_end=601
+  _globals['_EVENT']._serialized_start=604
+  _globals['_EVENT']._serialized_end=1009
+  _globals['_OPENING']._serialized_start=1011
+  _globals['_OPENING']._serialized_end=1049
+  _globals['_RECEIPT']._serialized_start=1051
+  _globals['_RECEIPT']._serialized_end=1138
+  _globals['_EVENTSREQUEST']._serialized_start=1140
+  _globals['_EVENTSREQUEST']._serialized_end=1198
+  _globals['_EVENTSRESPONSE']._serialized_start=1201
+  _globals['_EVENTSRESPONSE']._serialized_end=1350
+  _globals['_EVENTSRESPONSE_ENTRY']._serialized_start=1271
+  _globals['_EVENTSRESPONSE_ENTRY']._serialized_end=1350
+  _globals['_HEADREQUEST']._serialized_start=1352
+  _globals['_HEADREQUEST']._serialized_end=1365
+  _globals['_HEADRESPONSE']._serialized_start=1367
+  _globals['_HEADRESPONSE']._serialized_end=1436
+  _globals['_PROVEREQUEST']._serialized_start=1438
+  _globals['_PROVEREQUEST']._serialized_end=1479
+  _globals['_PROVERESPONSE']._serialized_start=1482
+  _globals['_PROVERESPONSE']._serialized_end=1623
+  _globals['_PROVERESPONSE_PROOF']._serialized_start=1549
+  _globals['_PROVERESPONSE_PROOF']._serialized_end=1623
+  _globals['_BUNDLEREQUEST']._serialized_start=1625
+  _globals['_BUNDLEREQUEST']._serialized_end=1679
+  _globals['_BUNDLERESPONSE']._serialized_start=1681
+  _globals['_BUNDLERESPONSE']._serialized_end=1748
+  _globals['_RECONCILEREQUEST']._serialized_start=1750
+  _globals['_RECONCILEREQUEST']._serialized_end=1815
+  _globals['_LISTEVENTSREQUEST']._serialized_start=1817
+  _globals['_LISTEVENTSREQUEST']._serialized_end=1866
+  _globals['_MONITORREQUEST']._serialized_start=1868
+  _globals['_MONITORREQUEST']._serialized_end=1901
+  _globals['_LEDGER']._serialized_start=2220
+  _globals['_LEDGER']._serialized_end=2297
+  _globals['_LEDGERADMIN']._serialized_start=2300
+  _globals['_LEDGERADMIN']._serialized_end=2704
 # @@protoc_insertion_point(module_scope)

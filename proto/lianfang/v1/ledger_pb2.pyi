@@ -10,6 +10,7 @@ from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from lianfang.v1 import common_pb2 as _common_pb2
+from lianfang.v1 import contract_pb2 as _contract_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -147,59 +148,28 @@ Global___MemberEvent: _TypeAlias = MemberEvent  # noqa: Y015
 
 @_typing.final
 class ContractEvent(_message.Message):
+    """An act on a contract: in the log of who acted, and in that of every signer who was told of it."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
-    class _Kind:
-        ValueType = _typing.NewType("ValueType", _builtins.int)
-        V: _TypeAlias = ValueType  # noqa: Y015
-
-    class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ContractEvent._Kind.ValueType], _builtins.type):
-        DESCRIPTOR: _descriptor.EnumDescriptor
-        KIND_UNSPECIFIED: ContractEvent._Kind.ValueType  # 0
-        KIND_TRAINING_JOB: ContractEvent._Kind.ValueType  # 1
-
-    class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
-    KIND_UNSPECIFIED: ContractEvent.Kind.ValueType  # 0
-    KIND_TRAINING_JOB: ContractEvent.Kind.ValueType  # 1
-
-    class _Action:
-        ValueType = _typing.NewType("ValueType", _builtins.int)
-        V: _TypeAlias = ValueType  # noqa: Y015
-
-    class _ActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ContractEvent._Action.ValueType], _builtins.type):
-        DESCRIPTOR: _descriptor.EnumDescriptor
-        ACTION_UNSPECIFIED: ContractEvent._Action.ValueType  # 0
-        ACTION_APPROVED: ContractEvent._Action.ValueType  # 1
-        ACTION_REVOKED: ContractEvent._Action.ValueType  # 2
-
-    class Action(_Action, metaclass=_ActionEnumTypeWrapper): ...
-    ACTION_UNSPECIFIED: ContractEvent.Action.ValueType  # 0
-    ACTION_APPROVED: ContractEvent.Action.ValueType  # 1
-    ACTION_REVOKED: ContractEvent.Action.ValueType  # 2
-
     NETWORK_FIELD_NUMBER: _builtins.int
-    KIND_FIELD_NUMBER: _builtins.int
     CONTRACT_FIELD_NUMBER: _builtins.int
-    ACTION_FIELD_NUMBER: _builtins.int
-    AT_FIELD_NUMBER: _builtins.int
+    ACT_FIELD_NUMBER: _builtins.int
     network: _builtins.str
-    kind: Global___ContractEvent.Kind.ValueType
     contract: _builtins.bytes
-    """SHA-256 of the approved bytes"""
-    action: Global___ContractEvent.Action.ValueType
-    at: _builtins.int
+    """its hash; the terms stay with the signers"""
+    @_builtins.property
+    def act(self) -> _contract_pb2.ContractAct: ...
     def __init__(
         self,
         *,
         network: _builtins.str = ...,
-        kind: Global___ContractEvent.Kind.ValueType = ...,
         contract: _builtins.bytes = ...,
-        action: Global___ContractEvent.Action.ValueType = ...,
-        at: _builtins.int = ...,
+        act: _contract_pb2.ContractAct | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["act", b"act"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "at", b"at", "contract", b"contract", "kind", b"kind", "network", b"network"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["act", b"act", "contract", b"contract", "network", b"network"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -229,6 +199,7 @@ class Event(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
     NUMBER_FIELD_NUMBER: _builtins.int
+    CONTRACT_FIELD_NUMBER: _builtins.int
     log: _builtins.str
     """SPIFFE id of the log's owner"""
     type: Global___EventType.ValueType
@@ -258,6 +229,8 @@ class Event(_message.Message):
     """of a model, a cohort, a configuration"""
     number: _builtins.int
     """of a round"""
+    contract: _builtins.bytes
+    """hash of the contract that allowed it"""
     def __init__(
         self,
         *,
@@ -279,10 +252,11 @@ class Event(_message.Message):
         reason: _builtins.str = ...,
         digest: _builtins.bytes = ...,
         number: _builtins.int = ...,
+        contract: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["asker", b"asker", "at", b"at", "basis", b"basis", "case_commitment", b"case_commitment", "count", b"count", "digest", b"digest", "epoch", b"epoch", "id", b"id", "log", b"log", "number", b"number", "peer", b"peer", "peer_leaf", b"peer_leaf", "purpose", b"purpose", "reason", b"reason", "request_hash", b"request_hash", "resource", b"resource", "suite", b"suite", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asker", b"asker", "at", b"at", "basis", b"basis", "case_commitment", b"case_commitment", "contract", b"contract", "count", b"count", "digest", b"digest", "epoch", b"epoch", "id", b"id", "log", b"log", "number", b"number", "peer", b"peer", "peer_leaf", b"peer_leaf", "purpose", b"purpose", "reason", b"reason", "request_hash", b"request_hash", "resource", b"resource", "suite", b"suite", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -28,12 +28,15 @@ class MemberList(_message.Message):
     VALID_UNTIL_FIELD_NUMBER: _builtins.int
     MEMBERS_FIELD_NUMBER: _builtins.int
     REVOKED_FIELD_NUMBER: _builtins.int
+    REGULATOR_SIGNS_FIELD_NUMBER: _builtins.int
     network: _builtins.str
     version: _builtins.int
     """grows with each change; a node never goes back"""
     issued_at: _builtins.int
     """seconds since 1970-01-01 UTC"""
     valid_until: _builtins.int
+    regulator_signs: _builtins.bool
+    """a contract needs the regulators' signatures too"""
     @_builtins.property
     def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___Member]:
         """ascending by id"""
@@ -49,10 +52,11 @@ class MemberList(_message.Message):
         valid_until: _builtins.int = ...,
         members: _abc.Iterable[Global___Member] | None = ...,
         revoked: _abc.Iterable[Global___RevokedCertificate] | None = ...,
+        regulator_signs: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["issued_at", b"issued_at", "members", b"members", "network", b"network", "revoked", b"revoked", "valid_until", b"valid_until", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["issued_at", b"issued_at", "members", b"members", "network", b"network", "regulator_signs", b"regulator_signs", "revoked", b"revoked", "valid_until", b"valid_until", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,122 @@
+"""Contracts on the wire: for the other signers, and for this node's own people."""
+
+import asyncio
+import time
+from typing import Any
+
+from google.protobuf.json_format import MessageToDict
+from lianfang.v1 import contract_pb2 as pb
+from lianfang.v1 import contract_pb2_grpc
+
+from protocols import contract as contracts
+
+from ..errors import invalid
+from ..policy import BASIS_NAMES, PURPOSE_NAMES
+from ..services import wire
+from .book import ContractBook, Held
+
+ACTION_NAMES = {contracts.APPROVE: "approved", contracts.REJECT: "rejected", contracts.REVOKE: "revoked"}
+
+
+class ContractService(contract_pb2_grpc.ContractsServicer):
+    """On the peer port."""
+
+    def __init__(self, authenticator: wire.Authenticator, book: ContractBook) -> None:
+        self._authenticator, self._book = authenticator, book
+
+    @wire.unary
+    async def Tell(self, request: pb.SignedContract, context: Any) -> pb.SignedContract:
+        """See contract.proto. The caller gets nothing of a contract that it does not sign."""
+        member = self._authenticator.member(context)
+        held = await asyncio.to_thread(self._book.told, member.id, request)
+        return held.signed()
+
+
+class ContractAdminService(contract_pb2_grpc.ContractAdminServicer):
+    """On the node's socket."""
+
+    def __init__(self, book: ContractBook) -> None:
+        self._book = book
+
+    @wire.unary
+    async def Propose(self, request: pb.Contract, context: Any) -> pb.ContractReply:
+        """Complete, sign, store; the courier sends it."""
+        return self._reply(await asyncio.to_thread(self._book.propose, request))
+
+    @wire.unary
+    async def Decide(self, request: pb.ContractDecision, context: Any) -> pb.ContractReply:
+        """Approve, reject or revoke."""
+        if request.action not in ACTION_NAMES:
+            raise invalid("approve, reject or revoke")
+        return self._reply(await asyncio.to_thread(self._book.decide, request.contract, request.action))
+
+    @wire.unary
+    async def List(self, request: pb.ListContractsRequest, context: Any) -> pb.ContractReply:
+        """All contracts, or one with its terms."""
+        if request.contract:
+            return self._reply(self._book.find(request.contract))
+        rows = [describe(held, self._book.now()) for held in self._book.all()]
+        return pb.ContractReply(document=wire.struct({"contracts": rows}))
+
+    def _reply(self, held: Held) -> pb.ContractReply:
+        document = describe(held, self._book.now()) | {"terms": _terms(held.terms)}
+        return pb.ContractReply(document=wire.struct(document))
+
+
+def describe(held: Held, now: float) -> dict[str, Any]:
+    """For people: who, how it stands, until when."""
+    terms = held.terms
+    return {
+        "contract": held.hash.hex(),
+        "title": terms.title,
+        "kind": str(terms.WhichOneof("terms")),
+        "state": str(held.state(now)),
+        "proposer": _short(terms.proposer),
+        "parties": [_short(each) for each in terms.parties],
+        "signers": [_short(each) for each in terms.signers],
+        "waiting_for": [_short(each) for each in contracts.waiting_for(terms, held.acts)],
+        "proposed_at": _time(terms.proposed_at),
+        "expires_at": _time(terms.expires_at),
+        "retention_days": terms.retention_days,
+        "acts": [
+            {"party": _short(act.party), "action": ACTION_NAMES[act.action], "at": _time(act.at)}
+            for act in held.acts
+        ],
+    }
+
+
+def _terms(terms: pb.Contract) -> dict[str, Any]:
+    if terms.WhichOneof("terms") == "lookup":
+        return {
+            "grants": [
+                {
+                    "holder": _short(grant.holder),
+                    "asker": _short(grant.asker),
+                    "lists": list(grant.lists),
+                    "purposes": [PURPOSE_NAMES[each] for each in grant.purposes],
+                    "bases": [BASIS_NAMES[each] for each in grant.bases],
+                    "budget": {
+                        "epoch": grant.budget.epoch,
+                        "day": grant.budget.day,
+                        "burst": grant.budget.burst,
+                        "burst_seconds": grant.budget.burst_seconds,
+                    },
+                }
+                for grant in terms.lookup.grants
+            ]
+        }
+    if terms.WhichOneof("terms") == "psi":
+        return dict(MessageToDict(terms.psi, preserving_proto_field_name=True))
+    return {
+        "job": contracts.job_hash(terms.job.descriptor).hex(),
+        "schema": terms.job.schema_hash.hex(),
+        "descriptor": terms.job.descriptor.decode(errors="replace"),
+    }
+
+
+def _short(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def _time(at: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))
