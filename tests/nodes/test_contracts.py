@@ -13,8 +13,9 @@ from hypothesis.stateful import run_state_machine_as_test as run_machine
 from lianfang.v1 import contract_pb2 as pb
 
 from nodes import gate as gates
+from nodes.contracts import draft as drafts
 from nodes.contracts.book import ContractBook
-from nodes.errors import NotFound, Refused
+from nodes.errors import ConfigError, NotFound, Refused
 from nodes.identity.names import Role
 from nodes.store import engine as db
 from nodes.store.writer import GroupWriter
@@ -578,3 +579,83 @@ def test_two_nodes_whatever_happens_agree(institutions, template):
             suppress_health_check=list(HealthCheck),
         ),
     )
+
+
+# -- what a person writes ---------------------------------------------------------------------------------------------
+
+
+def test_the_template_is_a_contract(tmp_path, pair, clock):
+    path = tmp_path / "terms.toml"
+    text = drafts.TEMPLATE.replace('["bank-a", "bank-b"]', '"holder"').replace('["centre"]', '["bank-b"]')
+    path.write_text(text)
+    held = pair[0].book.propose(drafts.load(path, clock()))
+    (grant,) = held.terms.lookup.grants
+    assert (grant.holder, grant.asker) == (pair[0].member.id, pair[1].member.id)
+    assert held.terms.expires_at == int(clock()) + 365 * 86_400
+
+
+GRANT = """
+[[grant]]
+holder = "holder"
+asker = "bank-b"
+lists = ["fraud"]
+purposes = ["payment"]
+budget = { epoch = 10, day = 10, burst = 10 }
+"""
+PSI = """
+[psi]
+variant = "cardinality"
+output_to = ["holder"]
+[[psi.input]]
+party = "holder"
+dataset = "customers"
+column = "phone"
+max_elements = 1000
+[[psi.input]]
+party = "bank-b"
+dataset = "customers"
+column = "mobile"
+max_elements = 1000
+"""
+
+
+def test_a_psi_contract_is_proposed_and_signed_like_any_other(tmp_path, pair, clock):
+    a, b = pair
+    path = tmp_path / "psi.toml"
+    path.write_text('title = "customers in common"\n' + PSI)
+    held = a.book.propose(drafts.load(path, clock()))
+    tell(a, b, held.hash)
+    after = b.book.decide(held.hash.hex(), APPROVE)
+    assert after.state(clock()) is State.ACTIVE
+    assert list(after.terms.psi.output_to) == [a.member.id]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "title"),
+        ('title = "x"', r"either \[\[grant\]\] or \[psi\]"),
+        ('title = "x"\n' + GRANT + PSI, r"either \[\[grant\]\] or \[psi\]"),
+        ('title = "x"\n' + GRANT.replace('"payment"', '"marketing"'), "purpose 'marketing' is not one of"),
+        ('title = "x"\n' + GRANT + 'bases = ["hunch"]', "basis 'hunch' is not one of"),
+        ('title = "x"\n' + GRANT + 'colour = "red"', "colour"),
+        ('title = "x"\ndays = 2000\n' + GRANT, "days"),
+        ('title = "x"\n' + GRANT.replace("burst = 10", "burst = 0"), "burst"),
+        ('title = "x"\n' + PSI.replace("cardinality", "union"), "variant 'union' is not one of"),
+        ('title = "x\n', "terms.toml"),
+    ],
+)
+def test_terms_that_are_none_name_the_file_and_the_field(tmp_path, text, message):
+    path = tmp_path / "terms.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        drafts.load(path)
+    assert "terms.toml" in str(caught.value)
+
+
+def test_names_that_are_no_members_are_named(tmp_path, pair, clock):
+    path = tmp_path / "terms.toml"
+    path.write_text('title = "x"\n' + GRANT.replace("bank-b", "bank-z"))
+    with pytest.raises(NotFound, match="bank-z.*known: "):
+        pair[0].book.propose(drafts.load(path, clock()))
+    assert pair[0].book.all() == []
