@@ -366,6 +366,7 @@ class Node:
                     _log.exception("housekeeping of the list %s failed", name)
             try:
                 await asyncio.to_thread(self.questions.purge)
+                await asyncio.to_thread(self.contracts.purge)
                 await asyncio.to_thread(self.log.erase, self.home.config.ledger.keep_openings_days)
             except Exception:
                 _log.exception("housekeeping of questions failed")

@@ -32,6 +32,7 @@ from ..store import schema
 Check = Callable[[pb.Contract], None]
 JOB = "job"
 _DAY = 86_400
+_KEPT = 30 * _DAY  # for which a proposal is remembered that came to nothing
 _NAMED = 3  # contracts in a message
 _ENDED_NAMED = 50  # ended grants of one asker that are kept at hand
 
@@ -381,6 +382,28 @@ class ContractBook:
             contracts.verify(key, terms, act, members.get(act.party).verifier)
         except PeerError as error:
             raise Refused(str(error), "SIGNATURE") from error
+
+    def purge(self) -> int:
+        """Forget proposals that ended long ago without this node's approval; how many.
+
+        Told again, such a one is a proposal again: without a new approval here it is never in force.
+        """
+        with self._changing:
+            now = self._clock()
+            gone = [
+                held.hash
+                for held in self._held.values()
+                if held.state(now) in (State.REJECTED, State.REVOKED, State.EXPIRED)
+                and now - held.heard_at > _KEPT
+                and not any((act.party, act.action) == (self._own, contracts.APPROVE) for act in held.acts)
+            ]
+            if gone:
+                with db.writing(self._database) as connection:
+                    act = schema.contract_act
+                    connection.execute(act.delete().where(act.c.contract.in_(gone)))
+                    connection.execute(schema.contract.delete().where(schema.contract.c.hash.in_(gone)))
+                self._keep({key: held for key, held in self._held.items() if key not in set(gone)})
+            return len(gone)
 
     # -- storing ---------------------------------------------------------------------------------------------
 

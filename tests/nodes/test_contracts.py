@@ -309,6 +309,26 @@ def test_open_proposals_of_one_member_are_bounded(pair, clock, institutions, mon
     b.book.told(a.member.id, a.book.propose(draft(clock())).signed())
 
 
+def test_only_what_ended_without_our_approval_is_forgotten(pair, clock):
+    a, b = pair
+    rejected, revoked, open_ = (a.book.propose(draft(clock())) for _ in range(3))
+    for held in (rejected, revoked, open_):
+        tell(a, b, held.hash)
+    b.book.decide(rejected.hash.hex(), REJECT)
+    b.book.decide(revoked.hash.hex(), APPROVE)
+    b.book.decide(revoked.hash.hex(), REVOKE)
+    assert b.book.purge() == 0
+    clock.now += 31 * 86_400
+    assert b.book.purge() == 1
+    b.start()
+    assert {held.hash for held in b.book.all()} == {revoked.hash, open_.hash}
+    # Told again it is a proposal, and what was revoked stays so.
+    b.book.told(a.member.id, rejected.signed())
+    assert b.book.find(rejected.hash.hex()).state(clock()) is State.PROPOSED
+    b.book.told(a.member.id, pb.SignedContract(contract=revoked.data, acts=revoked.acts))
+    assert b.book.find(revoked.hash.hex()).state(clock()) is State.REVOKED
+
+
 def test_where_the_network_asks_for_it_the_regulator_signs_too(tmp_path, clock, template):
     roles = {A: Role.BANK, B: Role.BANK, "regulator": Role.REGULATOR}
     network = Institutions(tmp_path / "network", roles)
