@@ -178,9 +178,9 @@ def _train(network: Network, seed: int, checks: _Checks) -> None:
         found[""].auprc > sum(alone) / len(alone),
     )
     coordinator = network.node("coordinator")
-    held = [network.log("coordinator"), network.log("coordinator-learn"), *coordinator.rglob("*")]
+    held = views.contents(network.log("coordinator"), network.log("coordinator-learn"), coordinator)
     digest = hashlib.sha256(contents[training.BANKS[0]]).hexdigest().encode()
-    leaked = [path for path in held if path.is_file() and digest in path.read_bytes()]
+    leaked = [path for path, data in held if digest in data]
     checks.expect(
         t("the coordinator holds no model", "协调方没有模型"),
         not leaked and not list(coordinator.rglob("model*.json")),

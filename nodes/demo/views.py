@@ -4,7 +4,7 @@ import base64
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -119,3 +119,17 @@ def occurring(haystack: bytes, needles: Iterable[bytes]) -> set[bytes]:
 def synced_bytes(messages: list[Captured]) -> int:
     """Bytes of sealed lists that a querier received."""
     return sum(len(each.data) for each in messages if each.method == "Pull" and each.side == "in")
+
+
+def contents(*places: Path) -> Iterator[tuple[Path, bytes]]:
+    """Every file at or below the places, and what it holds. Nodes may be running: a file that is being written
+    anew is seen under its own name.
+    """
+    for place in places:
+        for path in [place, *place.rglob("*")]:
+            try:
+                if path.is_file():
+                    yield path, path.read_bytes()
+            except FileNotFoundError:
+                if path.suffix != ".tmp":
+                    raise

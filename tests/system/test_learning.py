@@ -23,6 +23,7 @@ from federation.job import JobDescriptor
 from federation.models.trees import Grower, TreeSettings
 from nodes.config import Home
 from nodes.contracts import draft as drafts
+from nodes.demo import views
 from nodes.demo.network import Network, program
 from nodes.learning import flower, processes
 from tests.system.conftest import import_phones, phones
@@ -223,8 +224,8 @@ def test_the_coordinator_holds_neither_model_nor_figures(federation):
         repr(value) for tree in document["trees"] for value in (*tree["value"], *tree["gain"]) if value
     }
     wanted |= {repr(value) for value in card["quality"].values()}
-    texts = [federation.log("coordinator").read_bytes(), federation.log("coordinator-learn").read_bytes()]
-    texts += [each.read_bytes() for each in federation.node("coordinator").rglob("*") if each.is_file()]
+    logs = (federation.log("coordinator"), federation.log("coordinator-learn"))
+    texts = [data for _, data in views.contents(*logs, federation.node("coordinator"))]
     assert len(wanted) > 50
     for value in wanted:
         if len(value) < 8:  # a short number occurs by chance within others, in base64 and in hexadecimal
