@@ -31,6 +31,7 @@ from ..store import schema
 
 Check = Callable[[pb.Contract], None]
 JOB = "job"
+_OVER = (State.REJECTED, State.REVOKED, State.EXPIRED)
 _DAY = 86_400
 _KEPT = 30 * _DAY  # for which a proposal is remembered that came to nothing
 _NAMED = 3  # contracts in a message
@@ -70,6 +71,10 @@ class Held:
         """How it stands."""
         ends = self._timeless in (State.ACTIVE, State.PROPOSED) and now >= self.terms.expires_at
         return State.EXPIRED if ends else self._timeless
+
+    def approved_by(self, party: str) -> bool:
+        """Whether this signer has approved it."""
+        return any((act.party, act.action) == (party, contracts.APPROVE) for act in self.acts)
 
     @functools.cached_property
     def granted(self) -> "list[tuple[tuple[str, str], Granted]]":
@@ -135,7 +140,7 @@ class ContractBook:
         for each in sorted(held.values(), key=lambda one: one.terms.proposed_at, reverse=True):
             if each.kind == JOB:
                 jobs.setdefault(each.job_hash, []).append(each)
-            over = each.state(now) in (State.REJECTED, State.REVOKED, State.EXPIRED)
+            over = each.state(now) in _OVER
             for pair, grant in each.granted:
                 place = (ended if over else live).setdefault(pair, [])
                 if not over or len(place) < _ENDED_NAMED:
@@ -270,13 +275,11 @@ class ContractBook:
         stands = held.state(self._clock())
         if self._own not in held.terms.signers:
             raise Refused(f"{self._own} is not a signer of {held.name}", "NOT_A_PARTY")
-        if stands in (State.REJECTED, State.REVOKED, State.EXPIRED):
+        if stands in _OVER:
             raise Refused(f"{self._standing(held)}; propose a new one", "ENDED")
-        if action == contracts.APPROVE and any(
-            (each.party, each.action) == (self._own, action) for each in held.acts
-        ):
-            raise Refused(f"this node has approved {held.name} already", "APPROVED")
         if action == contracts.APPROVE:
+            if held.approved_by(self._own):
+                raise Refused(f"this node has approved {held.name} already", "APPROVED")
             self._check_signers(held.terms, self._members.current)  # the network may ask for more by now
         if action == contracts.REVOKE and stands is not State.ACTIVE:
             raise Refused(f"{held.name} is not in force: reject it", "NOT_IN_FORCE")
@@ -315,7 +318,7 @@ class ContractBook:
         with self._changing:
             held = self._held.get(key)
             if held is None:
-                self._check_new(peer, terms, members)
+                self._check_new(terms, members)
                 held = Held(key, signed.contract, terms, (), self._clock())
             known = {(act.party, act.action) for act in held.acts}
             fresh, trouble = [], None
@@ -342,7 +345,7 @@ class ContractBook:
                 raise trouble
             return after
 
-    def _check_new(self, peer: str, terms: pb.Contract, members: MemberList) -> None:
+    def _check_new(self, terms: pb.Contract, members: MemberList) -> None:
         now = self._clock()
         self._check_signers(terms, members)
         _check_clock(terms.proposed_at, now, "the contract was proposed")
@@ -350,17 +353,11 @@ class ContractBook:
             raise Refused(f"the contract expired {_day(terms.expires_at)}", "EXPIRED")
         if any(each.terms.id == terms.id for each in self._held.values()):
             raise Refused("another contract has this id", "REPLAYED")
-        open_ = sum(
-            each.terms.proposer == terms.proposer and each.state(now) is State.PROPOSED
-            for each in self._held.values()
-        )
+        theirs = [each for each in self._held.values() if each.terms.proposer == terms.proposer]
+        open_ = sum(each.state(now) is State.PROPOSED for each in theirs)
         if open_ >= limits.OPEN_PROPOSALS:
             raise Refused(f"{open_} proposals of {terms.proposer} are open; decide those first", "TOO_MANY")
-        today = [
-            len(each.data)
-            for each in self._held.values()
-            if each.terms.proposer == terms.proposer and now - each.heard_at < _DAY
-        ]
+        today = [len(each.data) for each in theirs if now - each.heard_at < _DAY]
         if len(today) >= limits.PROPOSALS_A_DAY or sum(today) >= limits.PROPOSED_BYTES_A_DAY:
             raise Refused(f"{terms.proposer} has proposed enough for a day; later", "TOO_MANY")
 
@@ -393,9 +390,9 @@ class ContractBook:
             gone = [
                 held.hash
                 for held in self._held.values()
-                if held.state(now) in (State.REJECTED, State.REVOKED, State.EXPIRED)
+                if held.state(now) in _OVER
                 and now - held.heard_at > _KEPT
-                and not any((act.party, act.action) == (self._own, contracts.APPROVE) for act in held.acts)
+                and not held.approved_by(self._own)
             ]
             if gone:
                 with db.writing(self._database) as connection:

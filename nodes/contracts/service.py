@@ -1,7 +1,6 @@
 """Contracts on the wire: for the other signers, and for this node's own people."""
 
 import asyncio
-import time
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
@@ -12,6 +11,7 @@ from protocols import contract as contracts
 
 from ..errors import invalid
 from ..policy import BASIS_NAMES, PURPOSE_NAMES
+from ..report import iso
 from ..services import wire
 from .book import ContractBook, Held
 
@@ -75,11 +75,11 @@ def describe(held: Held, now: float) -> dict[str, Any]:
         "parties": [_short(each) for each in terms.parties],
         "signers": [_short(each) for each in terms.signers],
         "waiting_for": [_short(each) for each in contracts.waiting_for(terms, held.acts)],
-        "proposed_at": _time(terms.proposed_at),
-        "expires_at": _time(terms.expires_at),
+        "proposed_at": iso(terms.proposed_at),
+        "expires_at": iso(terms.expires_at),
         "retention_days": terms.retention_days,
         "acts": [
-            {"party": _short(act.party), "action": ACTION_NAMES[act.action], "at": _time(act.at)}
+            {"party": _short(act.party), "action": ACTION_NAMES[act.action], "at": iso(act.at)}
             for act in held.acts
         ],
     }
@@ -116,7 +116,3 @@ def _terms(terms: pb.Contract) -> dict[str, Any]:
 
 def _short(name: str) -> str:
     return name.rpartition("/")[2]
-
-
-def _time(at: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))
