@@ -34,6 +34,7 @@ STRANGERS = 8  # introductions under way at once
 CONCURRENT_BULK = 4  # large evaluations under way at once for one member
 KEEPALIVE = timedelta(seconds=30)
 GRACE = timedelta(seconds=20)  # for calls in flight at shutdown
+LINGER = timedelta(seconds=1)  # for their answers to arrive
 SEAL_CHUNK = 16_384  # entries read at once while sealing
 SEAL_TASK = 256  # entries in one piece of work for a core
 SYNC_TRIES = 3  # times a broken pull is taken up again

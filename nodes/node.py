@@ -60,6 +60,7 @@ from .querier.sync import Syncer
 from .querier.tables import Tables
 from .services import wire
 from .services.info import NodeInfoService
+from .services.intercept import MembersOnly
 from .services.lookup import LookupService
 from .services.sync import ListSyncService
 from .store import engine as db
@@ -203,6 +204,7 @@ class Node:
         self._lookup = LookupService(
             self._authenticator, self.epochs, self.gate, self.workers, self.capture, self.log
         )
+        self._members_only = MembersOnly(self._authenticator)
         self._servers: list[grpc.aio.Server] = []
         self._learning: Mount | None = None
         self._health = wire.Health()
@@ -221,7 +223,7 @@ class Node:
         server = grpc.aio.server(
             options=wire.SERVER_OPTIONS,
             maximum_concurrent_rpcs=limits.CONCURRENT_CALLS,
-            interceptors=[wire.MembersOnly(self._authenticator)],
+            interceptors=[self._members_only],
         )
         info = NodeInfoService(
             self.home.name,
@@ -323,6 +325,7 @@ class Node:
         if self._learning is not None:
             await self._learning.close()
         grace = limits.GRACE.total_seconds()
+        await self._members_only.drain(grace)
         await asyncio.gather(*(server.stop(grace) for server in self._servers))
         for task in self._tasks:
             task.cancel()

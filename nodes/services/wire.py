@@ -1,7 +1,6 @@
 """What every service does at its edge: who is calling, errors as statuses, messages captured where asked."""
 
 import base64
-import collections
 import functools
 import json
 import logging
@@ -141,92 +140,6 @@ class Authenticator:
             raise Refused(str(error), error.reason, grpc.StatusCode.UNAUTHENTICATED) from error
 
 
-# Open to every certificate of the CA, member or not.
-OPEN_METHODS = frozenset({"/lianfang.v1.NodeInfo/Introduce"})
-
-
-class MembersOnly(grpc.aio.ServerInterceptor):
-    """Every method of the peer port, health and reflection too, is for members, each with so many calls at once."""
-
-    def __init__(self, authenticator: Authenticator) -> None:
-        self._authenticator = authenticator
-        self._under_way: collections.Counter[str] = collections.Counter()
-        self._strangers = 0
-
-    async def intercept_service(self, continuation: Any, details: Any) -> Any:
-        """Wrap the handler, so that who calls is known and counted before it runs."""
-        handler = await continuation(details)
-        if handler is None:
-            return None
-        if details.method in OPEN_METHODS:
-            return grpc.unary_unary_rpc_method_handler(
-                self._bounded(handler.unary_unary), handler.request_deserializer, handler.response_serializer
-            )
-        if handler.request_streaming and handler.response_streaming:
-            kind, make = handler.stream_stream, grpc.stream_stream_rpc_method_handler
-        elif handler.response_streaming:
-            kind, make = handler.unary_stream, grpc.unary_stream_rpc_method_handler
-        else:
-            kind, make = handler.unary_unary, grpc.unary_unary_rpc_method_handler
-        guard = self._stream(kind) if handler.response_streaming else self._unary(kind)
-        return make(guard, handler.request_deserializer, handler.response_serializer)
-
-    def _bounded(self, handler: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
-        async def bounded(request: Any, context: Any) -> Any:
-            if self._strangers >= limits.STRANGERS:
-                await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many introductions; try later")
-            self._strangers += 1
-            try:
-                return await handler(request, context)
-            finally:
-                self._strangers -= 1
-
-        return bounded
-
-    async def _enter(self, context: Any) -> str:
-        try:
-            member = self._authenticator.member(context)
-            if self._under_way[member.id] >= limits.CONCURRENT_CALLS_A_MEMBER:
-                raise Refused(
-                    f"{limits.CONCURRENT_CALLS_A_MEMBER} calls of yours are under way",
-                    "BUSY",
-                    grpc.StatusCode.RESOURCE_EXHAUSTED,
-                )
-        except NodeError as error:
-            await _abort(context, "call", error)
-            raise AssertionError from error  # abort raises
-        self._under_way[member.id] += 1
-        return member.id
-
-    def _leave(self, member_id: str) -> None:
-        self._under_way[member_id] -= 1
-        if not self._under_way[member_id]:
-            del self._under_way[member_id]
-
-    def _unary(self, handler: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
-        async def guarded(request: Any, context: Any) -> Any:
-            member_id = await self._enter(context)
-            try:
-                return await handler(request, context)
-            finally:
-                self._leave(member_id)
-
-        return guarded
-
-    def _stream(
-        self, handler: Callable[[Any, Any], AsyncIterator[Any]]
-    ) -> Callable[[Any, Any], AsyncIterator[Any]]:
-        async def guarded(request: Any, context: Any) -> AsyncIterator[Any]:
-            member_id = await self._enter(context)
-            try:
-                async for response in handler(request, context):
-                    yield response
-            finally:
-                self._leave(member_id)
-
-        return guarded
-
-
 class Health(health.aio.HealthServicer):
     """Health without `Watch`: a stream that never ends is an easy way to hold a node's calls."""
 
@@ -258,7 +171,8 @@ def status_of(error: Exception, remote: bool = False) -> tuple[grpc.StatusCode, 
     return grpc.StatusCode.INTERNAL, "INTERNAL", f"this node failed ({type(error).__name__}); see its log"
 
 
-async def _abort(context: "grpc.aio.ServicerContext[Any, Any]", method: str, error: Exception) -> None:
+async def abort(context: "grpc.aio.ServicerContext[Any, Any]", method: str, error: Exception) -> None:
+    """End the call with the error's status; for a peer without what only this node's people may read."""
     remote = bool(context.auth_context().get("x509_pem_cert"))
     status, reason, message = status_of(error, remote)
     if remote:
@@ -287,7 +201,7 @@ def unary(
         try:
             return await handler(self, request, context)
         except _ANSWERED as error:
-            await _abort(context, handler.__name__, error)
+            await abort(context, handler.__name__, error)
             raise AssertionError from error  # abort raises
 
     return wrapped
@@ -304,7 +218,7 @@ def streaming(
             async for item in handler(self, *args, **kwargs):
                 yield item
         except _ANSWERED as error:
-            await _abort(args[-1], handler.__name__, error)  # type: ignore[arg-type]
+            await abort(args[-1], handler.__name__, error)  # type: ignore[arg-type]
 
     return wrapped  # type: ignore[return-value]  # the same parameters, by name too
 

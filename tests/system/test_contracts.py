@@ -22,7 +22,7 @@ from lianfang.v1 import (
 
 from nodes.contracts import draft as drafts
 from nodes.demo.network import CONTRACT, Network, program
-from nodes.services.wire import OPEN_METHODS
+from nodes.services.intercept import OPEN_METHODS
 from protocols import group
 from tests.system.conftest import Wire, import_phones, make_network, outcomes, phones, query
 

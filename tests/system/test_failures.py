@@ -151,14 +151,16 @@ def test_a_graceful_stop_lets_calls_in_flight_end_well(broken):
     head = next(each for each in wire.info("bank-c").lists if each.list == "fraud").epochs[-1]
     batch = statement.parse(head.head.statement).batch.number
     request = wire.request(point * 16_384, secrets.token_bytes(16), "bank-c", table_batch=batch)
-    call = wire.lookup("bank-c").Evaluate.future(request, timeout=60)
-    time.sleep(0.5)
-    assert not call.done()
-    assert broken.stop_member("bank-c") == 0
-    assert len(call.result().evaluated) == 32 * 16_384
-    wire.close()
-    broken.start_member(broken.member("bank-c"))
-    broken.wait("bank-c")
+    try:
+        call = wire.lookup("bank-c").Evaluate.future(request, timeout=60)
+        time.sleep(0.3)
+        assert not call.done()
+        assert broken.stop_member("bank-c") == 0
+        assert len(call.result().evaluated) == 32 * 16_384
+        wire.close()
+    finally:
+        broken.start_member(broken.member("bank-c"))
+        broken.wait("bank-c")
 
 
 def test_two_serves_do_not_share_a_store(broken):
