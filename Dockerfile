@@ -22,5 +22,5 @@ ENV PATH=/opt/lianfang/bin:$PATH PYTHONUNBUFFERED=1 LIANFANG_CONFIG=/data/node.t
 USER lianfang
 VOLUME ["/data"]
 EXPOSE 7443 7444
-HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=6 CMD ["lianfang", "status", "--json"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=6 CMD ["lianfang", "ping"]
 CMD ["lianfang", "serve"]

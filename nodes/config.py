@@ -29,7 +29,14 @@ class NodeSection(_Section):
     certs: Path = Path("certs")
     policy: Path = Path("policy.toml")
     admin_socket: Path = Path("data/admin.sock")
+    admin_group: str = Field(
+        "", description="Unix group that may reach the socket too; empty: its owner alone"
+    )
     workers: int = Field(0, ge=0, le=256, description="processes for bulk work; 0 means one a core")
+
+    owner_invites: bool = Field(
+        False, description="the socket's owner may invite people although there are administrators"
+    )
 
 
 class ListsSection(_Section):

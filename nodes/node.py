@@ -5,6 +5,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import shutil
 import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,7 @@ from lianfang.v1 import (
     lookup_pb2_grpc,
     node_pb2,
     node_pb2_grpc,
+    people_pb2_grpc,
     sync_pb2,
     sync_pb2_grpc,
 )
@@ -51,6 +53,9 @@ from .ledger.mirrors import Mirrors
 from .ledger.publisher import Publisher
 from .ledger.web import LedgerWeb
 from .ledger.witness import Witness
+from .people.actions import Actions
+from .people.book import PROCESS_FILE, PeopleBook
+from .people.guard import PeopleOnly
 from .policy import PolicyFile
 from .querier.peers import Peers
 from .querier.pins import Pins
@@ -184,8 +189,24 @@ class Node:
             self.pins,
             self.mirrors,
         )
+        vault = self.keys.vault
+        self.people = PeopleBook(
+            self.database,
+            self.writer,
+            self.log,
+            vault,
+            home.name,
+            home.data / PROCESS_FILE,
+            settings.node.owner_invites,
+        )
+        self.actions = Actions(self.database, self.writer, self.log, vault, self.people, self.policy)
         self.questions = Questions(
-            self.database, self.writer, self.keys.vault, settings.ask.keep_answers_hours, self.log
+            self.database,
+            self.writer,
+            vault,
+            settings.ask.keep_answers_hours,
+            self.log,
+            self.actions.tally,
         )
         self.asker = Asker(
             home.name,
@@ -205,6 +226,7 @@ class Node:
             self._authenticator, self.epochs, self.gate, self.workers, self.capture, self.log
         )
         self._members_only = MembersOnly(self._authenticator)
+        self._people_only = PeopleOnly(self.people)
         self._servers: list[grpc.aio.Server] = []
         self._learning: Mount | None = None
         self._health = wire.Health()
@@ -217,6 +239,7 @@ class Node:
         """Answer members on `node.listen` and the node's own people on the socket; returns the address."""
         from .contracts.service import ContractAdminService, ContractService
         from .ledger.service import LedgerAdminService, LedgerService
+        from .people.service import PeopleService
         from .services.admin import AdminService
 
         address = self.home.config.node.listen
@@ -244,7 +267,7 @@ class Node:
             ContractService(self._authenticator, self.contracts), server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        admin = grpc.aio.server(options=wire.ADMIN_OPTIONS)
+        admin = grpc.aio.server(options=wire.ADMIN_OPTIONS, interceptors=[self._people_only])
         self._add_learning(server, admin)
         reflection.enable_server_reflection([*_PEER_SERVICES, reflection.SERVICE_NAME], server)
         credentials = grpc.ssl_server_credentials(
@@ -256,7 +279,10 @@ class Node:
             raise ConfigError(f"{self.home.file}: node.listen: cannot listen on {address}") from error
         admin_pb2_grpc.add_AdminServicer_to_server(AdminService(self), admin)
         ledger_pb2_grpc.add_LedgerAdminServicer_to_server(LedgerAdminService(self), admin)
-        contract_pb2_grpc.add_ContractAdminServicer_to_server(ContractAdminService(self.contracts), admin)
+        contract_pb2_grpc.add_ContractAdminServicer_to_server(
+            ContractAdminService(self.contracts, self.actions), admin
+        )
+        people_pb2_grpc.add_PeopleServicer_to_server(PeopleService(self.people, self.actions), admin)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, admin)
         reflection.enable_server_reflection([_ADMIN_SERVICE, reflection.SERVICE_NAME], admin)
         self._listen_on_socket(admin)
@@ -299,10 +325,18 @@ class Node:
         path.unlink(missing_ok=True)  # we hold the lock, so nobody listens there
         before = os.umask(0o177)
         try:
-            admin.add_insecure_port(f"unix:{path}")  # a 0600 socket: the file system authenticates
+            # The file system lets in whom it may, and then everybody signs in.
+            local = grpc.local_server_credentials(grpc.LocalConnectionType.UDS)
+            admin.add_secure_port(f"unix:{path}", local)
         finally:
             os.umask(before)
-        path.chmod(0o600)
+        group = self.home.config.node.admin_group
+        path.chmod(0o660 if group else 0o600)
+        if group:
+            try:
+                shutil.chown(path, group=group)
+            except (LookupError, OSError) as error:
+                raise ConfigError(f"{self.home.file}: node.admin_group: {error}") from error
 
     async def serve(self) -> None:
         """Start, run until SIGTERM or SIGINT, stop."""
@@ -325,7 +359,7 @@ class Node:
         if self._learning is not None:
             await self._learning.close()
         grace = limits.GRACE.total_seconds()
-        await self._members_only.drain(grace)
+        await asyncio.gather(self._members_only.drain(grace), self._people_only.drain(grace))
         await asyncio.gather(*(server.stop(grace) for server in self._servers))
         for task in self._tasks:
             task.cancel()
@@ -370,6 +404,8 @@ class Node:
             try:
                 await asyncio.to_thread(self.questions.purge)
                 await asyncio.to_thread(self.contracts.purge)
+                await asyncio.to_thread(self.people.purge)
+                await asyncio.to_thread(self.actions.purge)
                 await asyncio.to_thread(self.log.erase, self.home.config.ledger.keep_openings_days)
             except Exception:
                 _log.exception("housekeeping of questions failed")

@@ -72,9 +72,19 @@ class Rule(_Model):
         return bool(wanted & set(self.members)) and bool({"*", list_name} & set(self.lists))
 
 
+class SecondPerson(_Model):
+    """What this institution's people do not do alone."""
+
+    query_items: int = Field(100, ge=0, description="identifiers of one question")
+    evaluations_a_day: int = Field(10_000, ge=0, description="that one person's questions may cost")
+    withdraw_entries: int = Field(20, ge=0, description="whose status one person changes within a day")
+    hours: float = Field(24, gt=0, le=24 * 14, description="for which an action waits")
+
+
 class Policy(_Model):
     """The whole file."""
 
+    second_person: SecondPerson = SecondPerson()
     allow: list[Rule] = []
     budgets: dict[str, ListBudget] = {}
 
@@ -137,6 +147,13 @@ TEMPLATE = """\
 # lists = ["*"]
 # purposes = ["case-investigation", "payment"]
 # budget = { epoch = 400000, day = 150000, burst = 70000, burst_seconds = 60 }
+
+# What this institution's people do only with a second one.
+# [second_person]
+# query_items = 100            # identifiers of one question, more than so many
+# evaluations_a_day = 10000    # that one person's questions cost
+# withdraw_entries = 20        # whose status one person changes within a day
+# hours = 24                   # an action waits so long
 
 # All members together: bounds those who pool what they learn.
 [budgets."*"]

@@ -72,6 +72,11 @@ def status(node: "Node") -> dict[str, Any]:
         "contracts": contract_counts(node),
         "alarms": [{**each, "at": iso(each["at"])} for each in node.pins.alarms()],
         "ledger": ledger(node),
+        "people": {
+            "waiting_for_a_second": node.actions.waiting(),
+            "locked": node.people.locked(),
+            "open_to_owner": node.people.open_to_owner,
+        },
         "policy_trouble": node.policy.trouble,
     }
 
@@ -111,6 +116,7 @@ def list_summary(node: "Node", name: str) -> dict[str, Any]:
     epochs = node.epochs.all(name)
     newest = [epoch for epoch in epochs if epoch.state in ANSWERING][-1:]
     summary: dict[str, Any] = {"list": name, "live": node.lists.count_live(name), "epoch": 0, "batch": 0}
+    summary["active"] = node.lists.is_active(name)
     if newest:
         batches = node.epochs.batches(name, newest[0].number)
         summary |= {

@@ -1,6 +1,5 @@
 """`lianfang sync` and `lianfang query`."""
 
-import getpass
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -177,7 +176,6 @@ def query(
             purpose=PURPOSES[purpose],
             basis=BASES[basis],
             case_number=case,
-            asker=getpass.getuser(),
             members=to or [],
             lists=lists or [],
             again=again,

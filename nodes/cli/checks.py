@@ -70,6 +70,25 @@ def status(config: Config = HERE, json: Json = False) -> None:
             ),
             markup=False,
         )
+        people = document["people"]
+        if people["waiting_for_a_second"]:
+            count = people["waiting_for_a_second"]
+            out.print(
+                t(
+                    f"{count} actions wait for a second person: lianfang pending list",
+                    f"{count} 项操作等待第二人批准：lianfang pending list",
+                )
+            )
+        if people["locked"]:
+            names = ", ".join(people["locked"])
+            text = t(f"locked after failed attempts to sign in: {names}", f"登录失败过多已锁定：{names}")
+            out.print(text, style="red", markup=False)
+        if people["open_to_owner"]:
+            text = t(
+                "whoever owns the socket may invite people: two administrators have to enrol, and node.owner_invites to go",
+                "拥有套接字的账户可以邀请人员：须有两名管理员登记，并关闭 node.owner_invites",
+            )
+            out.print(text, style="yellow", markup=False)
         if ledger["unpublished_seconds"]:
             seconds = ledger["unpublished_seconds"]
             text = t(
@@ -161,6 +180,16 @@ def _check_files(home: Home, report: _Report) -> None:
     if rules is not None:
         said = t("the contracts alone decide", "完全由合约决定")
         report.add(OK, t("policy", "策略"), f"{len(rules.allow)} × [[allow]]" if rules.allow else said)
+    if home.config.node.owner_invites:
+        report.add(
+            WARN,
+            t("people", "人员"),
+            "owner_invites",
+            t(
+                "the socket's owner may invite anybody: take it out again",
+                "套接字所有者可邀请任何人：请尽快关闭",
+            ),
+        )
     paths = (home.certs / "ca.crt", home.certs / "node.crt")
     read = report.attempt(
         t("certificate", "证书"), lambda: [x509.load_pem_x509_certificate(p.read_bytes()) for p in paths]

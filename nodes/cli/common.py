@@ -74,7 +74,7 @@ def errors() -> Iterator[None]:
 def fail(message: str, status: int = 1) -> None:
     """Say why and end."""
     err.print(f"[red]{t('error', '错误')}:[/red] ", end="")
-    err.print(message, markup=False)
+    err.print(message, markup=False, soft_wrap=True)  # so that a command in it can be copied
     raise typer.Exit(status)
 
 
@@ -88,8 +88,28 @@ def channel(home: Home) -> Iterator[grpc.Channel]:
                 f"节点未运行：请用 `lianfang serve --config {home.file}` 启动",
             )
         )
-    with wire.admin_channel(home.socket) as opened:
+    with wire.admin_channel(home.socket, lambda: shown_token(home)) as opened:
         yield opened
+
+
+def session_file(home: Home) -> Path:
+    """Where this Unix account keeps its session at a node: `LIANFANG_SESSION`, or a file of the account's own."""
+    named = os.environ.get("LIANFANG_SESSION")
+    if named:
+        return Path(named)
+    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    return state / "lianfang" / f"{home.name.network}-{home.name.name}.session"
+
+
+def shown_token(home: Home) -> str:
+    """`LIANFANG_TOKEN`, else the session; empty for nobody."""
+    token = os.environ.get("LIANFANG_TOKEN", "")
+    if token:
+        return token.strip()
+    try:
+        return session_file(home).read_text("ascii").strip()
+    except (FileNotFoundError, UnicodeDecodeError):
+        return ""
 
 
 @contextlib.contextmanager

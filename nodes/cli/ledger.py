@@ -158,7 +158,7 @@ def events(
         if json:
             print_json(document)
             return
-        columns = ("at", "type", "peer", "resource", "count", "purpose", "reason", "position")
+        columns = ("at", "type", "by", "peer", "resource", "count", "purpose", "reason", "position")
         shown = table("", *columns)
         for row in document["events"]:
             resource = str(row["resource"])[:24]

@@ -94,6 +94,13 @@ def follow(bars: Progress, events: Iterator[pb.ImportProgress]) -> tuple[pb.Impo
                 bars.update(
                     task, total=bars.tasks[task].completed or 1, completed=bars.tasks[task].completed or 1
                 )
+            if event.result.inactive:
+                err.print(
+                    t(
+                        "The list is new: it is offered to nobody before two people activate it (`lianfang list activate`).",
+                        "新名单：须两人启用（`lianfang list activate`）后才提供给其他成员。",
+                    )
+                )
             if event.result.unpublished:
                 err.print(
                     t(
@@ -306,6 +313,21 @@ def stats(
                 each["closes_at"],
             )
         out.print(shown)
+
+
+@app.command("activate", help=t("Offer a new list to others; takes two.", "启用新名单（须两人）。"))
+def activate(
+    list_name: Annotated[str, typer.Argument(metavar="LIST")], config: Config = HERE, json: Json = False
+) -> None:
+    """With what it holds now; a list is activated once."""
+    with errors():
+        with admin(config) as node, common.progress() as bars:
+            bars.disable = json
+            result, _ = follow(bars, node.Activate(pb.ListRequest(list=list_name)))
+        if json:
+            print_json(as_dict(result))
+        else:
+            out.print(t(f"{list_name} is active", f"{list_name} 已启用"))
 
 
 def _entry(entry: pb.Entry) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from ..identity import authority, certificates, keys
 from ..identity.authority import Authority, Bundle
 from ..identity.names import MemberName, Role
 from .common import HERE, Config, Json, errors, out, print_json, table
-from .i18n import t
+from .i18n import t, word
 
 ca_app = typer.Typer(no_args_is_help=True, help=t("the network's certificate authority", "网络的证书机构"))
 dev_app = typer.Typer(no_args_is_help=True, help=t("a development network", "开发用网络"))
@@ -409,6 +409,21 @@ def dev_node(
             authority.install(bundle, keys.NodeKeys.load(home.keys), home.name, home.certs)
         os.environ.pop("LIANFANG_CONFIG", None)
     serve(home.file)
+
+
+@dev_app.command(
+    "people", help=t("Enrol the people of a development network's member.", "登记开发网络成员的人员。")
+)
+def dev_people(folder: Folder) -> None:
+    """Two administrators, an operator, an analyst, an approver, an auditor; their sessions go to FOLDER/people."""
+    from ..demo import people
+
+    with errors():
+        people.enrol(folder, Home(folder).socket)
+        shown = table("", t("name", "姓名"), t("role", "角色"), "LIANFANG_SESSION")
+        for name, role in people.PEOPLE.items():
+            shown.add_row(name, word(role), str(people.session(folder, name)))
+        out.print(shown)
 
 
 def register(app: typer.Typer) -> None:

@@ -235,41 +235,52 @@ class ContractBook:
             f"no contract over the job {job_hash.hex()[:12] or '(none)'} is in force: {why}", "CONTRACT"
         )
 
-    # -- own acts --------------------------------------------------------------------------------------------
-
-    def propose(self, draft: pb.Contract) -> Held:
-        """Complete a draft and approve it for this node. Raises `Refused` or `NotFound`; nothing is stored then."""
-        members, now = self._members.current, int(self._clock())
+    def complete(self, draft: pb.Contract) -> pb.Contract:
+        """What would be proposed now. Raises `Refused` or `NotFound` for what this node cannot propose."""
+        members = self._members.current
         terms = pb.Contract()
         terms.CopyFrom(draft)
         _complete(terms, members)
         if self._own not in terms.parties:
             raise Refused(f"{self._own} is no party of the contract: a party proposes it", "NOT_A_PARTY")
         terms.network, terms.id, terms.proposer = members.network, secrets.token_bytes(16), self._own
-        terms.proposed_at = now
+        terms.proposed_at = int(self._clock())
         terms.signers[:] = _signers(terms, members)
         try:
-            data = contracts.serialise(terms)
+            contracts.serialise(terms)
         except PeerError as error:
             raise invalid(str(error)) from error
         self._check(terms)
+        return terms
+
+    # -- own acts --------------------------------------------------------------------------------------------
+
+    def propose(self, draft: pb.Contract) -> Held:
+        """Complete a draft and approve it for this node. Raises `Refused` or `NotFound`; nothing is stored then."""
+        terms = self.complete(draft)
+        data = contracts.serialise(terms)
         key = contracts.hash_of(data)
-        act = contracts.sign(self._keys.signing, key, self._own, contracts.APPROVE, now)
+        act = contracts.sign(self._keys.signing, key, self._own, contracts.APPROVE, terms.proposed_at)
         with self._changing:
             return self._add(Held(key, data, terms, (), self._clock()), [act])
 
     def decide(self, text: str, action: "pb.ContractAct.Action.ValueType") -> Held:
         """This node's word on a contract. Raises `Refused` where that changes nothing any more, or does not fit."""
-        held = self.find(text)
-        self._check_decision(held, action)
-        if action == contracts.APPROVE:
-            self._check(held.terms)  # may read a bank's rows: nobody waits for it
+        held = self.check_decision(text, action)
         with self._changing:
             held = self._held[held.hash]
             self._check_decision(held, action)
             # Where this clock is behind the proposer's, an act is no older than the proposal.
             at = max(int(self._clock()), held.terms.proposed_at)
             return self._add(held, [contracts.sign(self._keys.signing, held.hash, self._own, action, at)])
+
+    def check_decision(self, text: str, action: "pb.ContractAct.Action.ValueType") -> Held:
+        """The contract that `decide` would decide on; raises what `decide` would raise."""
+        held = self.find(text)
+        self._check_decision(held, action)
+        if action == contracts.APPROVE:
+            self._check(held.terms)  # may read a bank's rows: nobody waits for it
+        return held
 
     def _check_decision(self, held: Held, action: "pb.ContractAct.Action.ValueType") -> None:
         stands = held.state(self._clock())

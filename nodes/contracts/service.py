@@ -8,8 +8,10 @@ from lianfang.v1 import contract_pb2 as pb
 from lianfang.v1 import contract_pb2_grpc
 
 from protocols import contract as contracts
+from protocols.encoding import frame
 
 from ..errors import invalid
+from ..people.actions import Action, Actions
 from ..policy import BASIS_NAMES, PURPOSE_NAMES
 from ..report import iso
 from ..services import wire
@@ -35,20 +37,53 @@ class ContractService(contract_pb2_grpc.ContractsServicer):
 class ContractAdminService(contract_pb2_grpc.ContractAdminServicer):
     """On the node's socket."""
 
-    def __init__(self, book: ContractBook) -> None:
-        self._book = book
+    def __init__(self, book: ContractBook, actions: Actions) -> None:
+        self._book, self._actions = book, actions
 
     @wire.unary
     async def Propose(self, request: pb.Contract, context: Any) -> pb.ContractReply:
-        """Complete, sign, store; the courier sends it."""
-        return self._reply(await asyncio.to_thread(self._book.propose, request))
+        """Complete, sign, store; the courier sends it. Takes two people."""
+
+        def work() -> Held:
+            terms = self._book.complete(request)
+            # A draft says for how long it is to be in force: that, and not the second, is approved.
+            minutes = round((terms.expires_at - terms.proposed_at) / 60)
+            lasting = pb.Contract()
+            lasting.CopyFrom(request)
+            lasting.expires_at = 0
+            data = frame(lasting.SerializeToString(deterministic=True), minutes)
+            content = {
+                "terms": _terms(terms),
+                "parties": [_short(each) for each in terms.parties],
+                "days": round(minutes / 1_440, 2),
+                "retention_days": terms.retention_days,
+            }
+            action = Action("ContractAdmin/Propose", data, f"propose {request.title!r}", content)
+            with self._actions.doing(action, second=True):
+                return self._book.propose(request)
+
+        return self._reply(await asyncio.to_thread(work))
 
     @wire.unary
     async def Decide(self, request: pb.ContractDecision, context: Any) -> pb.ContractReply:
-        """Approve, reject or revoke."""
+        """Approve, which takes two people, reject or revoke."""
         if request.action not in ACTION_NAMES:
             raise invalid("approve, reject or revoke")
-        return self._reply(await asyncio.to_thread(self._book.decide, request.contract, request.action))
+
+        def work() -> Held:
+            held = self._book.check_decision(request.contract, request.action)
+            whole = pb.ContractDecision(contract=held.hash.hex(), action=request.action)
+            said = ACTION_NAMES[request.action].removesuffix("d")
+            action = Action(
+                "ContractAdmin/Decide",
+                whole.SerializeToString(deterministic=True),
+                f"{said} the contract {held.name}",
+                describe(held, self._book.now()) | {"terms": _terms(held.terms)},
+            )
+            with self._actions.doing(action, second=request.action == contracts.APPROVE):
+                return self._book.decide(whole.contract, request.action)
+
+        return self._reply(await asyncio.to_thread(work))
 
     @wire.unary
     async def List(self, request: pb.ListContractsRequest, context: Any) -> pb.ContractReply:

@@ -1,31 +1,51 @@
 """The demonstration network as processes: the same members, settings and commands as docker-compose.yml."""
 
 import contextlib
+import functools
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.json_format import MessageToDict
-from lianfang.v1 import contract_pb2, contract_pb2_grpc
+from lianfang.v1 import (
+    admin_pb2,
+    admin_pb2_grpc,
+    contract_pb2,
+    contract_pb2_grpc,
+    people_pb2,
+    people_pb2_grpc,
+)
 
 from ..contracts import draft as drafts
 from ..errors import NodeError
+from ..people.roles import Role
 from ..services import wire
+from . import people
 
 _FILE = Path(__file__).with_name("network.toml")
 CONTRACT = Path(__file__).with_name("contract.toml")
 START_SECONDS = 90.0
 STOP_SECONDS = 40.0
+_T = TypeVar("_T")
+_PENDING = re.compile(r"pending\s+approve\s+([0-9a-f]{12})")
+# Whose work a command is; else the operator's.
+_WORK = {
+    "query": Role.ANALYST,
+    "ledger": Role.AUDITOR,
+    "user": Role.ADMINISTRATOR,
+    "pending": Role.APPROVER,
+}
 
 
 @dataclass(frozen=True)
@@ -236,22 +256,94 @@ class Network:
         while time.monotonic() < end:
             if self._processes[name].poll() is not None:
                 raise Failed(f"{name} ended: {self.log(name).read_text()[-2000:]}")
-            if (self.node(name) / "data" / "admin.sock").exists():
-                done = self.run(name, "status", "--json", check=False)
-                if done.returncode == 0 and (
-                    not published or json.loads(done.stdout)["ledger"]["published_size"]
-                ):
-                    return
+            if self._socket(name).exists() and self._answers(name, published):
+                return
             time.sleep(0.1)
         raise Failed(f"{name} did not start within {START_SECONDS:.0f} s")
 
+    def _answers(self, name: str, published: bool) -> bool:
+        """Whether the member answers; its people enrol as soon as it does."""
+        try:
+            people.enrol(self.node(name), self._socket(name))
+            with self.channel(name) as channel:
+                node = admin_pb2_grpc.AdminStub(channel)
+                document = MessageToDict(node.Status(admin_pb2.StatusRequest(), timeout=30))
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                raise
+            return False
+        return not published or bool(document["ledger"]["published_size"])
+
+    def _socket(self, name: str) -> Path:
+        return self.node(name) / "data" / "admin.sock"
+
+    def session(self, name: str, role: Role, number: int = 0) -> Path:
+        """The session of one of a member's people: the first, or another, with that role."""
+        return people.session(
+            self.node(name), [who for who, has in people.PEOPLE.items() if has is role][number]
+        )
+
+    def channel(self, name: str, role: Role = Role.OPERATOR, number: int = 0) -> grpc.Channel:
+        """To a member's socket, as one of its people."""
+        return wire.admin_channel(self._socket(name), self.session(name, role, number).read_text)
+
+    def approve(self, name: str, action: str, role: Role = Role.APPROVER) -> None:
+        """A member's second person approves what waits."""
+        with self.channel(name, role, 1 if role is Role.ADMINISTRATOR else 0) as channel:
+            people_pb2_grpc.PeopleStub(channel).DecideAction(
+                people_pb2.ActionDecision(id=action, verdict=people_pb2.ActionDecision.VERDICT_APPROVE)
+            )
+
+    def together(self, name: str, call: Callable[[], _T]) -> _T:
+        """A call that takes two people: proposed, approved, carried out."""
+        try:
+            return call()
+        except grpc.RpcError as error:
+            waiting = _PENDING.search(error.details() or "")
+            if waiting is None:
+                raise
+            self.approve(name, waiting[1])
+        return call()
+
     def run(
-        self, name: str, *arguments: str, text: str | None = None, check: bool = True, show: bool = False
+        self,
+        name: str,
+        *arguments: str,
+        text: str | None = None,
+        check: bool = True,
+        show: bool = False,
+        alone: bool = False,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a `lianfang` command as this member's person. With `show` its error output passes through."""
-        done = subprocess.run(
+        """Run a `lianfang` command as the member's person whose work it is; with `show` its error output passes through.
+
+        What takes two people is approved and run again, unless `alone`.
+        """
+        done = self._run(name, arguments, text, show)
+        waiting = _PENDING.search(done.stderr or "")
+        if done.returncode and waiting is not None and not alone:
+            role = Role.ADMINISTRATOR if arguments[0] == "user" else Role.APPROVER
+            self.approve(name, waiting[1], role)
+            done = self._run(name, arguments, text, show)
+        if check and done.returncode:
+            said = "\n".join(filter(None, [done.stdout.strip(), (done.stderr or "").strip()]))
+            raise Failed(f"{name}: lianfang {arguments[0]} ended with {done.returncode}: {said}")
+        return done
+
+    def command(self, name: str, *arguments: str) -> tuple[list[str], dict[str, str]]:
+        """A `lianfang` command of the member's person whose work it is, and its environment."""
+        role = _WORK.get(arguments[0], Role.OPERATOR)
+        return (
             [*program(["lianfang", *arguments]), "--config", str(self.node(name) / "node.toml")],
-            env=_inherited(),
+            _inherited() | {"LIANFANG_SESSION": str(self.session(name, role))},
+        )
+
+    def _run(
+        self, name: str, arguments: Sequence[str], text: str | None, show: bool
+    ) -> subprocess.CompletedProcess[str]:
+        command, environment = self.command(name, *arguments)
+        return subprocess.run(
+            command,
+            env=environment,
             input=text,
             stdout=subprocess.PIPE,
             stderr=None if show else subprocess.PIPE,
@@ -260,21 +352,17 @@ class Network:
             timeout=1800,
             check=False,
         )
-        if check and done.returncode:
-            said = "\n".join(filter(None, [done.stdout.strip(), (done.stderr or "").strip()]))
-            raise Failed(f"{name}: lianfang {arguments[0]} ended with {done.returncode}: {said}")
-        return done
 
     @contextlib.contextmanager
     def contracts(self, name: str) -> Iterator[contract_pb2_grpc.ContractAdminStub]:
         """A member's contracts, on its socket."""
-        with wire.admin_channel(self.node(name) / "data" / "admin.sock") as channel:
+        with self.channel(name) as channel:
             yield contract_pb2_grpc.ContractAdminStub(channel)
 
     def agree(self, draft: contract_pb2.Contract, proposer: str) -> str:
         """Propose a contract, approve it at every signer, wait until all see it in force; its hash."""
         with self.contracts(proposer) as node:
-            made = MessageToDict(node.Propose(draft).document)
+            made = MessageToDict(self.together(proposer, lambda: node.Propose(draft)).document)
         name: str = made["contract"]
         for signer in made["signers"]:
             if signer != proposer:
@@ -283,7 +371,7 @@ class Network:
                     contract=name, action=contract_pb2.ContractAct.ACTION_APPROVE
                 )
                 with self.contracts(signer) as node:
-                    node.Decide(approval)
+                    self.together(signer, functools.partial(node.Decide, approval))
         for signer in made["signers"]:
             self.wait_for_contract(signer, name, "active")
         return name

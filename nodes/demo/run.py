@@ -3,6 +3,7 @@
 import datetime as dt
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -78,7 +79,13 @@ def run(folder: Path | None, seed: int, entries: int) -> bool:
         )
         with running(place / "network", capture=True, learning=True) as network:
             _show_members(network)
-            _act(3, t("They agree on who may ask what: a contract", "先订合约：谁可以问什么"))
+            _act(
+                3,
+                t(
+                    "They agree on who may ask what: a contract, signed by two people at each",
+                    "先订合约：谁可以问什么（各方均须两人签署）",
+                ),
+            )
             _agree(network, checks)
             _act(4, t("Each bank imports and seals its own list", "各银行导入并加密封装自己的名单"))
             _import(network, story, files, checks)
@@ -216,6 +223,18 @@ def _show_members(network: Network) -> None:
         name = MemberName(network.settings.network, Role(member.role), member.name)
         shown.add_row(str(name), str(network.pid(member.name)), f"127.0.0.1:{network.ports[member.name]}")
     out.print(shown)
+    done = network.run(stories.BANKS[0], "user", "list")
+    out.print(done.stdout.rstrip(), markup=False)
+
+
+def _second(network: Network, member: str, said: str, checks: _Checks, what: str) -> None:
+    """A command was refused because it takes two; the second person looks at it and approves."""
+    found = re.search(r"approve\s+([0-9a-f]{12})", said)
+    checks.expect(what, found is not None)
+    if found is not None:
+        out.print(network.run(member, "pending", "list").stdout.rstrip(), markup=False)
+        done = network.run(member, "pending", "approve", found[1], check=False)
+        out.print(done.stdout.rstrip() + done.stderr, markup=False)
 
 
 def _agree(network: Network, checks: _Checks) -> None:
@@ -226,6 +245,10 @@ def _agree(network: Network, checks: _Checks) -> None:
         t("without a contract no bank offers the centre a list", "没有合约，任何银行都不向中心提供名单"),
         not any(step["list"] for step in refused),
     )
+    alone = network.run(banks[0], "contract", "propose", str(CONTRACT), check=False, alone=True)
+    out.print(alone.stderr.strip(), markup=False)
+    what = t("the operator alone proposes nothing", "操作员一人不能提出合约")
+    _second(network, banks[0], alone.stderr, checks, what)
     done = network.run(banks[0], "contract", "propose", str(CONTRACT))
     out.print(done.stdout.rstrip(), markup=False)
     (proposed,) = network.json(banks[0], "contract", "list")
@@ -252,6 +275,7 @@ def _import(network: Network, story: Story, files: dict[str, Path], checks: _Che
         out.print(f"[bold]{bank}[/bold]")
         done = network.run(bank, "list", "import", str(files[bank]), "--list", name, "--skip-bad", show=True)
         out.print(done.stdout.strip(), markup=False)
+        network.run(bank, "list", "activate", name)  # takes two
         stats = network.json(bank, "list", "stats", name)
         good = len(story.rows[bank]) - story.dirty[bank]
         expired = stats["counts"]["status"].get("expired", 0)
@@ -282,13 +306,15 @@ def _sync(network: Network, checks: _Checks) -> None:
 
 def _ask(network: Network, story: Story, files: dict[str, Path], checks: _Checks) -> dict[str, Any]:
     result = network.folder / "answers.json"
-    done = network.run(
-        "centre",
+    question = (
         *("query", str(files["question"]), "--purpose", "case-investigation", "--case", "2026-0419"),
         *("--basis", "police-request", "--output", str(result)),
-        show=True,
-        check=False,
     )
+    alone = network.run("centre", *question, check=False, alone=True)
+    out.print(alone.stderr.strip(), markup=False)
+    what = t("the analyst alone asks no bulk question", "分析员一人不能批量查询")
+    _second(network, "centre", alone.stderr, checks, what)
+    done = network.run("centre", *question, show=True, check=False)
     out.print(done.stdout.rstrip(), markup=False)
     checks.expect(t("every bank answered", "各银行均已答复"), done.returncode == 0)
     document: dict[str, Any] = json.loads(result.read_text("utf-8"))

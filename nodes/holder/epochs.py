@@ -279,7 +279,12 @@ class Epochs:
     def rotate(self, list_name: str, close_now: bool, report: Report = silent) -> SealedBatch:
         """Open the next epoch, seal everything under it, and let the old one close after the overlap."""
         with self._store.lock(list_name):
-            self._store.seq(list_name)
+            if not self._store.is_active(list_name):
+                raise Refused(
+                    f"the list {list_name} is not active: lianfang list activate {list_name}",
+                    "INACTIVE",
+                    grpc.StatusCode.FAILED_PRECONDITION,
+                )
             number = self.open(list_name)
             batch = self.seal(list_name, number, report)
             if close_now:
@@ -336,8 +341,13 @@ class Epochs:
     # -- sealing -----------------------------------------------------------------------------------------------
 
     def seal_changes(self, list_name: str, report: Report = silent) -> list[SealedBatch]:
-        """Seal what changed, in each epoch that answers or is being built; opens the first one."""
+        """Seal what changed, in each epoch that answers or is being built; opens the first one.
+
+        Nothing is sealed of a list that is not active yet.
+        """
         with self._store.lock(list_name):
+            if not self._store.is_active(list_name):
+                return []
             epochs = [each for each in self.all(list_name) if each.state != "closed"]
             numbers = [each.number for each in epochs] or [self.open(list_name)]
             return [

@@ -24,6 +24,7 @@ _HELD = (
     f"(e.status IN ({Status.WITHDRAWN:d}, {Status.SUSPENDED:d}) AND e.reason <> {Reason.REMOVED_BY_SOURCE:d})"
 )
 _DETAILS = ("category", "severity", "confidence", "basis", "reason", "own_mark")
+_SOON = 30  # days: an end that near is as good as a withdrawal
 _COLUMNS = tuple(column for column in StoredRow._fields)
 
 
@@ -43,6 +44,7 @@ class ImportOutcome:
     withdrawn: int = 0
     duplicates: int = 0
     held: int = 0
+    leaving: int = 0  # entries that others would find no more
     bad: list[Bad] = field(default_factory=list)
     refused: bool = False
 
@@ -93,6 +95,25 @@ class ListStore:
                 (name, time.time()),
             )
 
+    def is_active(self, name: str) -> bool:
+        """Whether the list is offered to others; raises `NotFound`."""
+        table = schema.named_list
+        with db.reading(self._database) as connection:
+            self._id(connection, name)
+            query = sa.select(table.c.activated_at).where(table.c.name == name)
+            return connection.execute(query).scalar() is not None
+
+    def activate(self, name: str) -> None:
+        """Offer it to others from now on; raises `NotFound`."""
+        table = schema.named_list
+        with db.writing(self._database) as connection:
+            self._id(connection, name)
+            connection.execute(
+                table.update()
+                .where(table.c.name == name, table.c.activated_at.is_(None))
+                .values(activated_at=time.time())
+            )
+
     def _id(self, connection: sa.Connection, name: str) -> tuple[int, int]:
         table = schema.named_list
         row = connection.execute(sa.select(table.c.id, table.c.seq).where(table.c.name == name)).first()
@@ -115,11 +136,13 @@ class ListStore:
         skip_bad: bool,
         refused_before: Callable[[], int] = lambda: 0,
         on_store: Callable[[], None] = lambda: None,
+        check: Callable[[ImportOutcome], None] = lambda _outcome: None,
     ) -> ImportOutcome:
         """Take a whole file in one transaction, or (with bad rows and no `skip_bad`) nothing of it.
 
         Equal rows change nothing. `replace` withdraws what the file lacks; it is refused for a file without one
-        good row. `refused_before` counts rows that the reader refused, once all have been read.
+        good row. `refused_before` counts rows that the reader refused, once all have been read. `check` sees what would
+        become of it before it is committed, and may raise.
         Raises `StorageError` where the disk is full, and then nothing has changed.
         """
         outcome = ImportOutcome()
@@ -139,6 +162,7 @@ class ListStore:
                 connection.execution_options(read=False)
                 with db.turn(self._database), connection.begin():
                     self._apply(connection, name, replace, outcome)
+                    check(outcome)
             finally:
                 connection.execution_options(read=True)
                 with connection.begin():
@@ -212,6 +236,12 @@ class ListStore:
             (list_id,),
         )
         outcome.changed = run("SELECT COUNT(*) FROM temp.changing").scalar_one()
+        outcome.leaving = run(
+            f"""SELECT COUNT(*) FROM temp.changing c JOIN entry e ON e.id = c.id
+            JOIN temp.incoming i ON i.number = c.number AND i.identifier = e.identifier
+            WHERE e.status IN {live} AND (({status}) NOT IN {live} OR (i.dated AND i.valid_until > 0
+              AND i.valid_until < {today() + _SOON} AND (e.valid_until = 0 OR i.valid_until < e.valid_until)))"""  # noqa: S608
+        ).scalar_one()
         sets = ", ".join(f"{c} = i.{c}" for c in (*_DETAILS, "own_reference"))
         run(
             f"""UPDATE entry AS e SET {sets}, status = {status}, seq = ?,
@@ -241,6 +271,7 @@ class ListStore:
             ).rowcount
         run("DROP TABLE temp.changing")
         run("DROP TABLE temp.unread")
+        outcome.leaving += outcome.withdrawn
         outcome.unchanged = good - outcome.added - outcome.changed - outcome.held
         if outcome.added or outcome.changed or outcome.withdrawn:
             run("UPDATE named_list SET seq = ? WHERE id = ?", (seq, list_id))

@@ -105,7 +105,7 @@ class Vault:
         return expand(self.index_key, canonical, 16)
 
     def pseudonym(self, person: str) -> bytes:
-        """16 bytes that stand for a person of this institution."""
+        """16 bytes that stand for a person of this institution, given by an id."""
         return expand(self.index_key, b"person\x1f" + person.encode(), 16)
 
 

@@ -49,7 +49,9 @@ class Mount:
                 settings.compute_seconds,
             )
             self._rooms = _Rooms(identify, self._peer.find, patience)
-        self._admin = LearningAdminService(self.desk, node.peers, node.lists, node.home, self._rooms)
+        self._admin = LearningAdminService(
+            self.desk, node.peers, node.lists, node.home, node.actions, self._rooms
+        )
 
     def add_to(self, server: grpc.aio.Server, admin: grpc.aio.Server) -> None:
         """Register everything; before the servers start."""

@@ -13,6 +13,7 @@ from protocols.sums.job import Job
 
 from ..config import Home
 from ..errors import Refused, invalid
+from ..people.actions import Action, Actions
 from ..querier.peers import Peers, failed
 from ..services import wire
 from .desk import Desk
@@ -54,13 +55,23 @@ class LearningService(learning_pb2_grpc.LearningServicer):
 class LearningAdminService(learning_pb2_grpc.LearningAdminServicer):
     """On the node's socket."""
 
-    def __init__(self, desk: Desk, peers: Peers, lists: "ListStore", home: Home, rooms: Any) -> None:
+    def __init__(
+        self, desk: Desk, peers: Peers, lists: "ListStore", home: Home, actions: Actions, rooms: Any
+    ) -> None:
+        self._actions = actions
         self._desk, self._peers, self._lists, self._home, self._rooms = desk, peers, lists, home, rooms
 
     @wire.unary
     async def Launch(self, request: pb.JobFile, context: Any) -> Struct:
         """See learning.proto."""
-        return wire.struct(await asyncio.to_thread(self._desk.launch, request.descriptor))
+
+        def work() -> dict[str, Any]:
+            launched = self._desk.launch(request.descriptor)
+            asked = request.SerializeToString(deterministic=True)
+            self._actions.begin(Action("LearningAdmin/Launch", asked, "launch a job", {}))
+            return launched
+
+        return wire.struct(await asyncio.to_thread(work))
 
     @wire.unary
     async def Jobs(self, request: pb.JobsRequest, context: Any) -> Struct:

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
+from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 from lianfang.v1 import ledger_pb2 as pb
 from lianfang.v1 import ledger_pb2_grpc
@@ -17,6 +18,8 @@ from protocols.ledger.proofs import LogProof
 from .. import limits, report
 from ..errors import NodeError, NotFound, invalid
 from ..identity.members import Member
+from ..people.actions import Action
+from ..people.book import PeopleBook
 from ..policy import PURPOSE_NAMES
 from ..services import wire
 from . import bundle
@@ -55,6 +58,13 @@ class LedgerService(ledger_pb2_grpc.LedgerServicer):
         return [_entry(each, self._log.published_size) for each in found]
 
 
+def _subject(people: PeopleBook, event: pb.Event) -> str:
+    """A person's name for the pseudonym, where the event is about one."""
+    if event.type != pb.EVENT_TYPE_PERSON:
+        return event.resource
+    return people.name_of(bytes.fromhex(event.resource)) or event.resource
+
+
 def _entry(each: Recorded, published: int) -> pb.EventsResponse.Entry:
     included = each.position is not None and each.position < published
     return pb.EventsResponse.Entry(
@@ -82,20 +92,24 @@ class LedgerAdminService(ledger_pb2_grpc.LedgerAdminServicer):
     async def Prove(self, request: pb.ProveRequest, context: Any) -> pb.ProveResponse:
         """Proofs of one event in this log, and in others' of what they promised about it."""
         node = self._node
-        if not request.id:
+        if not request.id:  # a leaf as everybody sees it
             proof = await asyncio.to_thread(node.log.prove, request.index)
             return pb.ProveResponse(proofs=[pb.ProveResponse.Proof(log=node.log.owner, proof=str(proof))])
-        evidence = await self._evidence(await asyncio.to_thread(self._find, request.id))
-        return pb.ProveResponse(
-            proofs=[
-                pb.ProveResponse.Proof(
-                    log=events.open_commitment(each.opening).event.log,
-                    proof=str(each.proof),
-                    opening=each.opening,
-                )
-                for each in evidence.found
-            ]
-        )
+        recorded = await asyncio.to_thread(self._find, request.id)
+        if not recorded:
+            raise NotFound("this node's log has no such event, or its opening has been erased")
+        async with self._exporting("Prove", request, f"the event {request.id.hex()}"):
+            evidence = await self._evidence(recorded)
+            return pb.ProveResponse(
+                proofs=[
+                    pb.ProveResponse.Proof(
+                        log=events.open_commitment(each.opening).event.log,
+                        proof=str(each.proof),
+                        opening=each.opening,
+                    )
+                    for each in evidence.found
+                ]
+            )
 
     @wire.unary
     async def Bundle(self, request: pb.BundleRequest, context: Any) -> pb.BundleResponse:
@@ -109,13 +123,31 @@ class LedgerAdminService(ledger_pb2_grpc.LedgerAdminServicer):
             recorded = await asyncio.to_thread(self._of_case, case)
         if not recorded:
             raise NotFound("this node's log has no event of that case or query")
-        evidence = await self._evidence(recorded)
-        ca = node.ca
-        data = await asyncio.to_thread(
-            bundle.make, node.log.owner, node.keys, node.book.current, ca, case, evidence
+        ca, what = (
+            node.ca,
+            "a case" if case else f"the query {request.query_id.hex()}",
         )
-        await asyncio.to_thread(bundle.verify, data, ca)  # what is handed out holds
+        async with self._exporting("Bundle", request, what):
+            evidence = await self._evidence(recorded)
+            data = await asyncio.to_thread(
+                bundle.make, node.log.owner, node.keys, node.book.current, ca, case, evidence
+            )
+            await asyncio.to_thread(bundle.verify, data, ca)  # what is handed out holds
         return pb.BundleResponse(bundle=data, entries=len(evidence.found), promises=len(evidence.promises))
+
+    @contextlib.asynccontextmanager
+    async def _exporting(self, method: str, request: Message, what: str) -> AsyncIterator[None]:
+        """What leaves the node as evidence takes two people."""
+        actions = self._node.actions
+        asked = request.SerializeToString(deterministic=True)
+        content = {"case": request.case_number} if isinstance(request, pb.BundleRequest) else {}
+        action = Action(f"LedgerAdmin/{method}", asked, f"export the evidence of {what}", content)
+        begun = await asyncio.to_thread(actions.begin, action, True)
+        try:
+            yield
+        except BaseException:
+            actions.break_off(begun)
+            raise
 
     def _of_case(self, case: bundle.Case) -> list[Recorded]:
         log = self._node.log
@@ -223,10 +255,11 @@ class LedgerAdminService(ledger_pb2_grpc.LedgerAdminServicer):
                     "type": bundle.type_name(event.type),
                     "id": event.id.hex(),
                     "peer": event.peer.rpartition("/")[2],
-                    "resource": event.resource,
+                    "resource": _subject(self._node.people, event),
                     "count": event.count,
                     "purpose": PURPOSE_NAMES.get(event.purpose, ""),
                     "reason": event.reason,
+                    "by": self._node.people.name_of(event.asker) if event.asker else "",
                     "digest": event.digest.hex(),
                     "contract": event.contract.hex(),
                     "position": -1 if each.position is None else each.position,

@@ -25,6 +25,7 @@ from ..gate import Promised
 from ..identity.keys import Vault
 from ..ledger.book import Entry, LogBook
 from ..ledger.bundle import Case, case_commitment
+from ..people.tally import EVALUATIONS, Tally
 from ..store import engine as db
 from ..store import schema
 from ..store.prepared import Prepared
@@ -91,6 +92,7 @@ class Job:
     purpose: int
     basis: int
     asker: bytes
+    alone: bool = False  # no second person has approved it: it counts for what this one does within a day
 
 
 @dataclass(frozen=True)
@@ -125,14 +127,24 @@ class Questions:
     """Tables job, asked, answer and hit of `node.db`."""
 
     def __init__(
-        self, database: sa.Engine, writer: GroupWriter, vault: Vault, keep_hours: float, log: LogBook
+        self,
+        database: sa.Engine,
+        writer: GroupWriter,
+        vault: Vault,
+        keep_hours: float,
+        log: LogBook,
+        tally: Tally,
     ) -> None:
+        self._tally = tally
         self._database, self._writer, self._vault, self._keep = database, writer, vault, keep_hours * 3600
         self._log = log
         self._commitments: dict[bytes, bytes] = {}
 
-    async def job(self, case: str, purpose: int, basis: int, asker: str) -> Job:
-        """Find or open the job; its commitment to the case number is salted and stays the same."""
+    async def job(self, case: str, purpose: int, basis: int, asker: bytes) -> Job:
+        """Find or open the job; its commitment to the case number is salted and stays the same.
+
+        `asker` is the person's pseudonym.
+        """
         job_id = self._vault.index(frame("job", case, purpose, basis))
         commitment = self._commitments.get(job_id)
         if commitment is None:
@@ -140,7 +152,7 @@ class Questions:
             if len(self._commitments) > _CACHED:
                 self._commitments.clear()
             self._commitments[job_id] = commitment
-        return Job(job_id, commitment, purpose, basis, self._vault.pseudonym(asker))
+        return Job(job_id, commitment, purpose, basis, asker)
 
     def case(self, number: str) -> Case:
         """The salts under which a case's commitments were made; raises `NotFound` for a case never asked about."""
@@ -207,9 +219,12 @@ class Questions:
         one of then.
         """
         rows = [self._row(job, batch, count) for batch, count, _ in batches]
+        cost = sum(count for _, count, _ in batches)
 
         def write(connection: sa.Connection) -> list[Entry]:
             _BEGIN.run_many(connection, rows)
+            if job.alone:
+                self._tally.write(connection, job.asker, EVALUATIONS, cost)
             return [self._log.record(connection, entry) for _, _, entry in batches]
 
         return self._writer.write(write)

@@ -2,19 +2,23 @@
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import queue
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import grpc
 from google.protobuf.struct_pb2 import Struct
 from lianfang.v1 import admin_pb2 as pb
 from lianfang.v1 import admin_pb2_grpc, ledger_pb2
 from lianfang.v1 import common_pb2 as common
 
 from protocols import label as labels
+from protocols.encoding import frame
 from protocols.errors import IdentifierError
 from protocols.identifiers import Identifier, Kind, normalise, recognise
 from protocols.identifiers.kinds import REVIEW_ONLY
@@ -22,13 +26,17 @@ from protocols.label import Basis, Category, Label, Reason, Status, slug
 from protocols.ledger import events
 
 from .. import limits, report, words
-from ..errors import NodeError, invalid
+from ..errors import NodeError, Refused, invalid
 from ..holder.epochs import SealedBatch
 from ..holder.lists import ImportOutcome, StoredEntry, today
 from ..holder.rows import Prepared, RowOptions, prepare_message
 from ..ledger.book import random_id
+from ..people.actions import Action
+from ..people.book import caller
+from ..people.tally import EVALUATIONS
 from ..policy import BASIS_NAMES, PURPOSE_NAMES
 from ..querier.query import Answered, Finished, Target, label_of
+from ..querier.questions import Job
 from ..querier.sync import SyncStep
 from . import wire
 
@@ -122,22 +130,41 @@ class AdminService(admin_pb2_grpc.AdminServicer):
                 tell(pb.ImportProgress(phase="check", done=done, total=feed.total))
                 yield chunk
 
+        begun = b""
+
+        def check(outcome: ImportOutcome) -> None:
+            nonlocal begun
+            leaving = outcome.leaving if node.lists.is_active(start.list) else 0
+            counts = {name: getattr(outcome, name) for name in ("rows", "added", "changed", "withdrawn")}
+            title = f"import {outcome.rows:,} rows into {start.list}; {leaving:,} entries leave it"
+            request = start.SerializeToString(deterministic=True) + feed.digest()
+            begun = node.actions.begin(Action("Admin/Import", request, title, counts, leaving))
+
         with node.lists.lock(start.list):
-            outcome = node.lists.import_rows(
-                start.list,
-                prepared(),
-                start.replace,
-                start.skip_bad,
-                lambda: feed.refused,
-                lambda: tell(pb.ImportProgress(phase="store", total=feed.total)),
-            )
+            try:
+                outcome = node.lists.import_rows(
+                    start.list,
+                    prepared(),
+                    start.replace,
+                    start.skip_bad,
+                    lambda: feed.refused,
+                    lambda: tell(pb.ImportProgress(phase="store", total=feed.total)),
+                    check,
+                )
+            except BaseException:
+                node.actions.break_off(begun)
+                raise
             batches = [] if outcome.refused else self._seal(start.list, tell)
+            active = node.lists.is_active(start.list)
         published = self._published(batches, tell)
         rows = [pb.BadRow(number=bad.number, column=bad.column, reason=bad.reason) for bad in outcome.bad]
         for i in range(0, len(rows), _ROWS_A_MESSAGE):
             tell(pb.ImportProgress(phase="bad", bad=rows[i : i + _ROWS_A_MESSAGE]))
         return pb.ImportProgress(
-            phase="done", done=outcome.rows, total=outcome.rows, result=_result(outcome, batches, published)
+            phase="done",
+            done=outcome.rows,
+            total=outcome.rows,
+            result=_result(outcome, batches, published, active),
         )
 
     def _seal(self, name: str, tell: Callable[[pb.ImportProgress], None]) -> list[SealedBatch]:
@@ -157,6 +184,10 @@ class AdminService(admin_pb2_grpc.AdminServicer):
     async def ListEntries(self, request: pb.ListEntriesRequest, context: Any) -> AsyncIterator[pb.Entry]:
         """Entries with their identifiers in clear, for the node's own people."""
         node = self._node
+        asked = request.SerializeToString(deterministic=True)
+        await asyncio.to_thread(
+            node.actions.begin, Action("Admin/ListEntries", asked, f"read entries of {request.list}", {})
+        )
         only = _identifiers(list(request.only), node.home.config.lists.default_region)
         entries = node.lists.entries(request.list, only, request.limit)
         while chunk := await asyncio.to_thread(_take, entries, 500):
@@ -175,9 +206,18 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             raise invalid("no entry is named")
 
         def work(tell: Callable[[pb.ImportProgress], None]) -> pb.ImportProgress:
-            node = self._node
+            node, count = self._node, len(only) + len(request.entry_refs)
+            title = f"{slug(status)}: {count:,} entries of {request.list} ({slug(reason)})"
+            asked = request.SerializeToString(deterministic=True)
+            named = [f"{row.kind} {row.value}" for row in request.only]
+            named += [ref.hex() for ref in request.entry_refs]
+            content = {"entries": named[: limits.ACTION_SHOWN]}
             with node.lists.lock(request.list):
-                changed = node.lists.set_status(request.list, only, list(request.entry_refs), status, reason)
+                counted = count if node.lists.is_active(request.list) else 0
+                with node.actions.doing(Action("Admin/Withdraw", asked, title, content, counted)):
+                    changed = node.lists.set_status(
+                        request.list, only, list(request.entry_refs), status, reason
+                    )
                 batches = self._seal(request.list, tell) if changed else []
             if changed:
                 _record_appeal(node, request.list, (status, reason), changed)
@@ -193,6 +233,8 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         """Open the next key epoch and seal the list anew."""
 
         def work(tell: Callable[[pb.ImportProgress], None]) -> pb.ImportProgress:
+            asked = request.SerializeToString(deterministic=True)
+            self._node.actions.begin(Action("Admin/Rotate", asked, f"rotate {request.list}", {}))
             batch = self._node.epochs.rotate(
                 request.list,
                 request.close_now,
@@ -200,6 +242,35 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             )
             published = self._published([batch], tell)
             return pb.ImportProgress(phase="done", result=_result(ImportOutcome(), [batch], published))
+
+        async for progress in _threaded(work):
+            yield progress
+
+    @wire.streaming
+    async def Activate(self, request: pb.ListRequest, context: Any) -> AsyncIterator[pb.ImportProgress]:
+        """Offer a new list to others, with what it holds now. Takes two people."""
+
+        def work(tell: Callable[[pb.ImportProgress], None]) -> pb.ImportProgress:
+            node = self._node
+            with node.lists.lock(request.list):
+                if node.lists.is_active(request.list):
+                    raise Refused(
+                        f"the list {request.list} is active already",
+                        "ACTIVE",
+                        grpc.StatusCode.FAILED_PRECONDITION,
+                    )
+                live, state = node.lists.count_live(request.list), node.lists.seq(request.list)
+                action = Action(
+                    "Admin/Activate",
+                    frame(request.list, state),  # what was imported since was not approved
+                    f"activate the list {request.list} with {live:,} entries",
+                    report.list_statistics(node, request.list),
+                )
+                with node.actions.doing(action, second=True):
+                    node.lists.activate(request.list)
+                batches = self._seal(request.list, tell)
+            published = self._published(batches, tell)
+            return pb.ImportProgress(phase="done", result=_result(ImportOutcome(), batches, published))
 
         async for progress in _threaded(work):
             yield progress
@@ -273,7 +344,8 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             if each[0] is not None:
                 places.setdefault(each[0], []).append(index)
         members = [node.peers.find(text, own) for text in request.members] or node.peers.others(own)
-        job = await node.questions.job(request.case_number, request.purpose, request.basis, request.asker)
+        person = caller()
+        job = await node.questions.job(request.case_number, request.purpose, request.basis, person.pseudonym)
         deadline = request.deadline_s or node.home.config.ask.deadline_seconds
         targets = await node.asker.plan(
             job, list(places), members, list(request.lists), request.again, deadline
@@ -289,8 +361,44 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             return
         if not places:
             return
+        begun = await self._begin_query(request, targets, person.pseudonym)
+        complete = False
+        try:
+            async for message in self._ask(replace(job, alone=not begun), targets, places, deadline):
+                complete = message.holder.outcome == "answered" or complete
+                yield message
+        finally:
+            if begun and not complete:
+                node.actions.break_off(begun)
+
+    async def _begin_query(self, request: pb.QueryRequest, targets: list[Target], asker: bytes) -> bytes:
+        """Raises `Refused` for a bulk question before a second person has approved it."""
+        node, limit = self._node, self._node.policy.current.second_person
+        cost = sum(each.cost for each in targets if each.trouble is None)
+        if len(request.items) <= limit.query_items and node.actions.tally.take(
+            asker, EVALUATIONS, cost, limit.evaluations_a_day
+        ):
+            return b""
+        values = [f"{item.kind} {item.value}".strip() for item in request.items[: limits.ACTION_SHOWN]]
+        content = {
+            "case": request.case_number,
+            "purpose": PURPOSE_NAMES[request.purpose],
+            "basis": BASIS_NAMES[request.basis],
+            "members": list(request.members),
+            "lists": list(request.lists),
+            "identifiers": len(request.items),
+            "evaluations": cost,
+            "values": values,
+        }
+        title = f"ask about {len(request.items):,} identifiers"  # titles stand in logs, the case does not
+        asked = request.SerializeToString(deterministic=True)
+        return await asyncio.to_thread(node.actions.begin, Action("Admin/Query", asked, title, content), True)
+
+    async def _ask(
+        self, job: Job, targets: list[Target], places: dict[bytes, list[int]], deadline: float
+    ) -> AsyncIterator[pb.QueryEvent]:
         kept: dict[tuple[str, str], list[pb.QueryAnswer]] = {}  # of small questions: a message costs as much
-        async for event in node.asker.ask(job, targets, deadline):
+        async for event in self._node.asker.ask(job, targets, deadline):
             where = (event.target.member.id, event.target.list_name)
             if isinstance(event, Finished):
                 answers = kept.pop(where, [])
@@ -331,8 +439,6 @@ def _check_question(request: pb.QueryRequest) -> None:
         raise invalid("a legal basis is needed")
     if not request.case_number.strip() or len(request.case_number) > 100:
         raise invalid("a case number of at most 100 characters is needed")
-    if not request.asker.strip():
-        raise invalid("the asking person is needed")
     if not 1 <= len(request.items) <= limits.QUERY_ITEMS:
         raise invalid(f"a question has 1 to {limits.QUERY_ITEMS} values")
 
@@ -475,8 +581,11 @@ def _record_appeal(node: "Node", list_name: str, now: tuple[Status, Reason], cha
     node.writer.submit(lambda connection: node.log.record(connection, entry)).result()
 
 
-def _result(outcome: ImportOutcome, batches: list[SealedBatch], published: bool) -> pb.ImportResult:
+def _result(
+    outcome: ImportOutcome, batches: list[SealedBatch], published: bool, active: bool = True
+) -> pb.ImportResult:
     return pb.ImportResult(
+        inactive=not active,
         unpublished=not published,
         rows=outcome.rows,
         added=outcome.added,
@@ -501,6 +610,7 @@ class _Feed:
         self._aborted = threading.Event()
         self.total = 0
         self.refused = 0
+        self._hash = hashlib.sha256()
 
     async def read(self, requests: AsyncIterator[pb.ImportRequest]) -> None:
         """Put chunks until the end; a stream that stops before it is an error."""
@@ -520,7 +630,9 @@ class _Feed:
             if self.total > limits.IMPORT_ROWS:
                 await self._put(invalid(f"a file has at most {limits.IMPORT_ROWS} rows"))
                 return
-            await self._put(request.rows.SerializeToString())
+            data = request.rows.SerializeToString(deterministic=True)
+            self._hash.update(data)
+            await self._put(data)
         await self._put(None if ended else invalid("the file did not arrive whole; nothing was stored"))
 
     async def _put(self, item: bytes | Exception | None) -> None:
@@ -530,6 +642,10 @@ class _Feed:
                 return
             except queue.Full:
                 await asyncio.sleep(0.002)
+
+    def digest(self) -> bytes:
+        """Over all rows, once they have been read."""
+        return self._hash.digest()
 
     def abort(self) -> None:
         """The caller has gone: the importing thread must not wait for more."""

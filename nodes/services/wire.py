@@ -64,9 +64,25 @@ def secured(
     return member.endpoint, credentials, options
 
 
-def admin_channel(socket: Path) -> grpc.Channel:
-    """A blocking channel to a node's own admin socket, which is 0600: the file system authenticates."""
-    return grpc.insecure_channel(f"unix:{socket}", ADMIN_OPTIONS)
+class _Shown(grpc.AuthMetadataPlugin):
+    """Shows a token with each call."""
+
+    def __init__(self, token: Callable[[], str]) -> None:
+        self._token = token
+
+    def __call__(self, context: Any, callback: Any) -> None:
+        try:
+            callback((("authorization", f"Bearer {self._token()}"),), None)
+        except OSError as error:
+            callback((), error)
+
+
+def admin_channel(socket: Path, token: Callable[[], str] = str) -> grpc.Channel:
+    """A blocking channel to a node's own admin socket; `token` is asked before each call for who makes it."""
+    local = grpc.local_channel_credentials(grpc.LocalConnectionType.UDS)
+    shown = grpc.metadata_call_credentials(_Shown(token))
+    credentials = grpc.composite_channel_credentials(local, shown)
+    return grpc.secure_channel(f"unix:{socket}", credentials, ADMIN_OPTIONS)
 
 
 def sync_channel(member: Member, keys: NodeKeys, certificate: bytes) -> grpc.Channel:

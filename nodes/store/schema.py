@@ -332,6 +332,67 @@ promise = Table(
     Index("promise_event", "event_id"),
 )
 
+# -- people ------------------------------------------------------------------------------------------------------
+
+person = Table(
+    "person",
+    node,
+    Column("id", LargeBinary, primary_key=True),  # 16 random bytes
+    Column("name", Text, nullable=False, unique=True),  # never given to another
+    Column("roles", Text, nullable=False),  # ascending, one a line
+    Column("password", Text, nullable=False),  # Argon2id; empty before enrolment
+    Column("authenticator", LargeBinary, nullable=False),  # secret of RFC 6238, encrypted
+    Column("code_step", Integer, nullable=False),  # of the newest code that was accepted
+    Column("enrolled_at", Float),
+    Column("removed_at", Float),
+)
+credential = Table(
+    "credential",
+    node,
+    Column("digest", LargeBinary, primary_key=True),  # keyed hash of the secret
+    Column("id", Text, nullable=False),
+    Column("person", LargeBinary, nullable=False),
+    Column("kind", Text, nullable=False),  # invitation, session, token
+    Column("scopes", Text, nullable=False),  # of a token, one a line
+    Column("label", Text, nullable=False),
+    Column("made_at", Float, nullable=False),
+    Column("expires_at", Float, nullable=False),
+)
+attempt = Table(  # to sign in, that failed
+    "attempt",
+    node,
+    Column("who", LargeBinary, primary_key=True),  # keyed hash of the name, which may be nobody's
+    Column("failures", Integer, nullable=False),
+    Column("locked_until", Float, nullable=False),
+    Column("at", Float, nullable=False),
+)
+pending_action = Table(
+    "pending_action",
+    node,
+    Column("id", LargeBinary, primary_key=True),  # 16 random bytes
+    Column("method", Text, nullable=False),
+    Column("digest", LargeBinary, nullable=False),  # keyed hash over the method and the request's bytes
+    Column("person", LargeBinary, nullable=False),  # who proposed it
+    Column("second", LargeBinary, nullable=False),  # who decided it
+    Column("state", Text, nullable=False),  # waiting, approved, rejected, done, expired
+    Column("content", LargeBinary),  # what is asked for, encrypted; erased when it ends
+    Column("step", Integer, nullable=False),  # events recorded of it
+    Column("at", Float, nullable=False),
+    Column("expires_at", Float, nullable=False),
+    Column("decided_at", Float),
+    Index("action_digest", "digest", "person", "state"),
+)
+
+tally = Table(  # what a person has done alone
+    "tally",
+    node,
+    Column("person", LargeBinary),  # pseudonym
+    Column("what", Text),
+    Column("hour", Integer),  # since 1970
+    Column("count", Integer, nullable=False),
+    PrimaryKeyConstraint("person", "what", "hour"),
+)
+
 # -- mirrors.db ----------------------------------------------------------------------------------------------
 
 mirror = Table(
@@ -362,6 +423,7 @@ named_list = Table(
     Column("name", Text, nullable=False, unique=True),
     Column("created_at", Float, nullable=False),
     Column("seq", Integer, nullable=False),  # of the newest change
+    Column("activated_at", Float),  # when it was first offered to others; empty: to nobody yet
 )
 entry = Table(
     "entry",

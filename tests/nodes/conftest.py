@@ -63,6 +63,7 @@ class Holder:
         **options,
     ) -> ImportOutcome:
         self.store.create(name)
+        self.store.activate(name)
         chosen = RowOptions(
             **{"default_region": "CN", "phone_valid_days": 180, "official": False, "today": today()} | options
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 import grpc
 import pytest
 from cryptography import x509
+from google.protobuf import empty_pb2
 from lianfang.v1 import (
     common_pb2,
     ledger_pb2,
@@ -92,7 +93,15 @@ def phones(start: int, count: int) -> list[str]:
 def import_phones(network: Network, bank: str, values: list[str], name: str = "fraud", **fields: str) -> dict:
     path = network.folder / f"{bank}-{name}-{time.monotonic_ns()}.csv"
     write_list(path, [("phone", value, fields.get("category", "mule-account"), "4") for value in values])
-    return network.json(bank, "list", "import", str(path), "--list", name)
+    return import_list(network, bank, path, name)
+
+
+def import_list(network: Network, bank: str, path: Path, name: str, *options: str) -> dict:
+    """Import a file; a new list is activated, which takes two people."""
+    result = network.json(bank, "list", "import", str(path), "--list", name, *options)
+    if result["inactive"]:
+        network.run(bank, "list", "activate", name)
+    return result
 
 
 def query(
@@ -198,6 +207,25 @@ class Wire:
     def close(self) -> None:
         for channel in self._channels:
             channel.close()
+
+
+def call(channel: grpc.Channel, method: str) -> str:
+    """The reason of a refusal, or nothing. Every message may be empty; a stream of requests is one."""
+    path = f"/lianfang.v1.{method}"
+    empty, bytes_of = empty_pb2.Empty(), empty_pb2.Empty.SerializeToString
+    kinds = {"Admin/Import": channel.stream_stream}
+    streams = {"Withdraw", "Rotate", "Activate", "ListEntries", "Sync", "Query"}
+    name = method.partition("/")[2]
+    make = kinds.get(method) or (channel.unary_stream if name in streams else channel.unary_unary)
+    stub = make(path, request_serializer=bytes_of, response_deserializer=bytes)
+    try:
+        answer = stub(iter([empty]) if method == "Admin/Import" else empty, timeout=20)
+        if not isinstance(answer, bytes):
+            for _ in answer:
+                pass
+    except grpc.RpcError as error:
+        return wire.reason_of(error)
+    return ""
 
 
 @pytest.fixture

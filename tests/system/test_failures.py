@@ -184,8 +184,10 @@ def restart(network: Network, name: str) -> None:
 
 
 def in_background(network: Network, member: str, *arguments: str) -> subprocess.Popen:
+    command, environment = network.command(member, *arguments)
     return subprocess.Popen(
-        [*program(["lianfang", *arguments]), "--config", str(network.node(member))],
+        command,
+        env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         stdin=subprocess.DEVNULL,
@@ -205,6 +207,16 @@ def test_kill_at_random_moments_of_import_seal_sync_and_query(broken):
         command.wait(60)
     result = broken.json("bank-a", "list", "import", str(path), "--list", "big")
     assert result["added"] + result["unchanged"] == 6_000
+    assert result["inactive"]
+    for _ in range(2):  # approved once, sealed in the end
+        broken.run("bank-a", "list", "activate", "big", check=False, alone=True)
+    (waiting,) = [each for each in broken.json("bank-a", "pending", "list") if each["to_decide"]]
+    broken.approve("bank-a", waiting["id"])
+    command = in_background(broken, "bank-a", "list", "activate", "big")
+    time.sleep(rng.uniform(0.8, 2.0))
+    restart(broken, "bank-a")
+    command.wait(60)
+    broken.run("bank-a", "list", "activate", "big", check=False)  # it may be active by now
     deadline = time.monotonic() + 60
     while (stats := broken.json("bank-a", "list", "stats", "big"))["pending"]:
         assert time.monotonic() < deadline

@@ -23,10 +23,12 @@ from federation.job import JobDescriptor
 from federation.models.trees import Grower, TreeSettings
 from nodes.config import Home
 from nodes.contracts import draft as drafts
-from nodes.demo import views
+from nodes.demo import people, views
 from nodes.demo.network import Network, program
 from nodes.learning import flower, processes
-from tests.system.conftest import import_phones, phones
+from nodes.people.roles import NEEDS, Role
+from nodes.services import wire
+from tests.system.conftest import call, import_phones, phones
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 PARTS = {"bank-a": "guest", "bank-b": "host_1", "bank-c": "host_2"}
@@ -99,7 +101,7 @@ def agree(network: Network, path: Path, approve=BANKS) -> str:
     if set(approve) >= set(BANKS):
         return network.agree(draft, "bank-a")
     with network.contracts("bank-a") as node:
-        name = node.Propose(draft).document["contract"]
+        name = network.together("bank-a", lambda: node.Propose(draft)).document["contract"]
     for member in (*approve[1:], "coordinator"):
         network.wait_for_contract(member, name, "proposed")
         network.run(member, "contract", "approve", name)
@@ -113,10 +115,10 @@ def launch(network: Network, path: Path, check: bool = True) -> dict:
 
 
 def launching(network: Network, path: Path) -> subprocess.Popen:
+    command, environment = network.command("coordinator", "train", "run", str(path), "--json")
     return subprocess.Popen(
-        program(
-            ["lianfang", "train", "run", str(path), "--json", "--config", str(network.node("coordinator"))]
-        ),
+        command,
+        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -486,3 +488,16 @@ def test_a_hostile_bundle_is_never_unpacked_and_is_named_and_logged(federation, 
         federation.start_learning("coordinator")
     assert not marker.exists()
     assert not list(federation.node("bank-a").glob("data/models/hostile-*"))
+
+
+def test_the_learning_processs_methods_are_for_nobody_else(federation):
+    """And the coordinator's launch is for its operator."""
+    ours = {method: need for method, need in NEEDS.items() if method.startswith("LearningAdmin/")}
+    folder = federation.node("coordinator")
+    for token in ("", *(people.session(folder, name).read_text() for name in people.PEOPLE)):
+        with wire.admin_channel(folder / "data" / "admin.sock", lambda token=token: token) as channel:
+            for method, need in ours.items():
+                if need.process or not token:
+                    assert call(channel, method) == "SIGN_IN"
+    with federation.channel("coordinator", Role.ANALYST) as channel:
+        assert call(channel, "LearningAdmin/Launch") == "ROLE"

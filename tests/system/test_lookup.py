@@ -15,7 +15,7 @@ from protocols import group, voprf
 from protocols.identifiers import normalise
 from protocols.lookup import Question
 from protocols.statement import parse
-from tests.system.conftest import Wire, import_phones, outcomes, phones, query
+from tests.system.conftest import Wire, import_list, import_phones, outcomes, phones, query
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -31,7 +31,7 @@ def lists(network):
         "name-birth,Zhang San 1970-01-01,other,1,report,\n",
         "utf-8",
     )
-    network.json("bank-c", "list", "import", str(path), "--list", "fraud")
+    import_list(network, "bank-c", path, "fraud")
     network.run("centre", "sync")
 
 

@@ -331,6 +331,7 @@ class ImportResult(_message.Message):
     TOMBSTONES_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
+    INACTIVE_FIELD_NUMBER: _builtins.int
     UNPUBLISHED_FIELD_NUMBER: _builtins.int
     rows: _builtins.int
     added: _builtins.int
@@ -349,6 +350,8 @@ class ImportResult(_message.Message):
     """bad rows and no skip_bad: nothing was stored"""
     held: _builtins.int
     """withdrawn or suspended by a person here: an import does not list them again"""
+    inactive: _builtins.bool
+    """a new list: offered to nobody before it is activated"""
     unpublished: _builtins.bool
     """sealed, but the log's head that says so has no quorum yet: others do not see it"""
     def __init__(
@@ -367,11 +370,12 @@ class ImportResult(_message.Message):
         tombstones: _builtins.int = ...,
         refused: _builtins.bool = ...,
         held: _builtins.int = ...,
+        inactive: _builtins.bool = ...,
         unpublished: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["added", b"added", "bad", b"bad", "batch", b"batch", "changed", b"changed", "duplicates", b"duplicates", "epoch", b"epoch", "held", b"held", "refused", b"refused", "rows", b"rows", "sealed", b"sealed", "tombstones", b"tombstones", "unchanged", b"unchanged", "unpublished", b"unpublished", "withdrawn", b"withdrawn"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["added", b"added", "bad", b"bad", "batch", b"batch", "changed", b"changed", "duplicates", b"duplicates", "epoch", b"epoch", "held", b"held", "inactive", b"inactive", "refused", b"refused", "rows", b"rows", "sealed", b"sealed", "tombstones", b"tombstones", "unchanged", b"unchanged", "unpublished", b"unpublished", "withdrawn", b"withdrawn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -619,7 +623,6 @@ class QueryRequest(_message.Message):
     PURPOSE_FIELD_NUMBER: _builtins.int
     BASIS_FIELD_NUMBER: _builtins.int
     CASE_NUMBER_FIELD_NUMBER: _builtins.int
-    ASKER_FIELD_NUMBER: _builtins.int
     MEMBERS_FIELD_NUMBER: _builtins.int
     LISTS_FIELD_NUMBER: _builtins.int
     PLAN_ONLY_FIELD_NUMBER: _builtins.int
@@ -628,8 +631,6 @@ class QueryRequest(_message.Message):
     purpose: _common_pb2.Purpose.ValueType
     basis: _common_pb2.LegalBasis.ValueType
     case_number: _builtins.str
-    asker: _builtins.str
-    """the person's name; only a pseudonym is kept or sent"""
     plan_only: _builtins.bool
     again: _builtins.bool
     """ask also what is answered already"""
@@ -648,7 +649,6 @@ class QueryRequest(_message.Message):
         purpose: _common_pb2.Purpose.ValueType = ...,
         basis: _common_pb2.LegalBasis.ValueType = ...,
         case_number: _builtins.str = ...,
-        asker: _builtins.str = ...,
         members: _abc.Iterable[_builtins.str] | None = ...,
         lists: _abc.Iterable[_builtins.str] | None = ...,
         plan_only: _builtins.bool = ...,
@@ -657,7 +657,7 @@ class QueryRequest(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["again", b"again", "asker", b"asker", "basis", b"basis", "case_number", b"case_number", "deadline_s", b"deadline_s", "items", b"items", "lists", b"lists", "members", b"members", "plan_only", b"plan_only", "purpose", b"purpose"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["again", b"again", "basis", b"basis", "case_number", b"case_number", "deadline_s", b"deadline_s", "items", b"items", "lists", b"lists", "members", b"members", "plan_only", b"plan_only", "purpose", b"purpose"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

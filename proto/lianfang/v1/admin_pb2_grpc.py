@@ -75,6 +75,11 @@ class AdminStub:
                 request_serializer=lianfang_dot_v1_dot_admin__pb2.RotateRequest.SerializeToString,
                 response_deserializer=lianfang_dot_v1_dot_admin__pb2.ImportProgress.FromString,
                 _registered_method=True)
+        self.Activate = channel.unary_stream(
+                '/lianfang.v1.Admin/Activate',
+                request_serializer=lianfang_dot_v1_dot_admin__pb2.ListRequest.SerializeToString,
+                response_deserializer=lianfang_dot_v1_dot_admin__pb2.ImportProgress.FromString,
+                _registered_method=True)
         self.Sync = channel.unary_stream(
                 '/lianfang.v1.Admin/Sync',
                 request_serializer=lianfang_dot_v1_dot_admin__pb2.SyncRequest.SerializeToString,
@@ -138,6 +143,13 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Activate(self, request, context):
+        """Offers a new list to the members that contracts name; until then it is sealed for nobody.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Sync(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -191,6 +203,11 @@ def add_AdminServicer_to_server(servicer, server):
             'Rotate': grpc.unary_stream_rpc_method_handler(
                     servicer.Rotate,
                     request_deserializer=lianfang_dot_v1_dot_admin__pb2.RotateRequest.FromString,
+                    response_serializer=lianfang_dot_v1_dot_admin__pb2.ImportProgress.SerializeToString,
+            ),
+            'Activate': grpc.unary_stream_rpc_method_handler(
+                    servicer.Activate,
+                    request_deserializer=lianfang_dot_v1_dot_admin__pb2.ListRequest.FromString,
                     response_serializer=lianfang_dot_v1_dot_admin__pb2.ImportProgress.SerializeToString,
             ),
             'Sync': grpc.unary_stream_rpc_method_handler(
@@ -419,6 +436,33 @@ class Admin:
             target,
             '/lianfang.v1.Admin/Rotate',
             lianfang_dot_v1_dot_admin__pb2.RotateRequest.SerializeToString,
+            lianfang_dot_v1_dot_admin__pb2.ImportProgress.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Activate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/lianfang.v1.Admin/Activate',
+            lianfang_dot_v1_dot_admin__pb2.ListRequest.SerializeToString,
             lianfang_dot_v1_dot_admin__pb2.ImportProgress.FromString,
             options,
             channel_credentials,

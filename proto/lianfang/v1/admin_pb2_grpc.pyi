@@ -40,6 +40,8 @@ class AdminStub:
     ListEntries: _grpc.UnaryStreamMultiCallable[_admin_pb2.ListEntriesRequest, _admin_pb2.Entry]
     Withdraw: _grpc.UnaryStreamMultiCallable[_admin_pb2.WithdrawRequest, _admin_pb2.ImportProgress]
     Rotate: _grpc.UnaryStreamMultiCallable[_admin_pb2.RotateRequest, _admin_pb2.ImportProgress]
+    Activate: _grpc.UnaryStreamMultiCallable[_admin_pb2.ListRequest, _admin_pb2.ImportProgress]
+    """Offers a new list to the members that contracts name; until then it is sealed for nobody."""
     Sync: _grpc.UnaryStreamMultiCallable[_admin_pb2.SyncRequest, _admin_pb2.SyncProgress]
     Query: _grpc.UnaryStreamMultiCallable[_admin_pb2.QueryRequest, _admin_pb2.QueryEvent]
 
@@ -54,6 +56,8 @@ class AdminAsyncStub(AdminStub):
     ListEntries: _aio.UnaryStreamMultiCallable[_admin_pb2.ListEntriesRequest, _admin_pb2.Entry]  # type: ignore[assignment]
     Withdraw: _aio.UnaryStreamMultiCallable[_admin_pb2.WithdrawRequest, _admin_pb2.ImportProgress]  # type: ignore[assignment]
     Rotate: _aio.UnaryStreamMultiCallable[_admin_pb2.RotateRequest, _admin_pb2.ImportProgress]  # type: ignore[assignment]
+    Activate: _aio.UnaryStreamMultiCallable[_admin_pb2.ListRequest, _admin_pb2.ImportProgress]  # type: ignore[assignment]
+    """Offers a new list to the members that contracts name; until then it is sealed for nobody."""
     Sync: _aio.UnaryStreamMultiCallable[_admin_pb2.SyncRequest, _admin_pb2.SyncProgress]  # type: ignore[assignment]
     Query: _aio.UnaryStreamMultiCallable[_admin_pb2.QueryRequest, _admin_pb2.QueryEvent]  # type: ignore[assignment]
 
@@ -113,6 +117,14 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.RotateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_admin_pb2.ImportProgress], _abc.AsyncIterator[_admin_pb2.ImportProgress]]: ...
+
+    @_abc_1.abstractmethod
+    def Activate(
+        self,
+        request: _admin_pb2.ListRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_admin_pb2.ImportProgress], _abc.AsyncIterator[_admin_pb2.ImportProgress]]:
+        """Offers a new list to the members that contracts name; until then it is sealed for nobody."""
 
     @_abc_1.abstractmethod
     def Sync(

@@ -39,6 +39,10 @@ class _EventTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventType.V
     EVENT_TYPE_APPEAL: _EventType.ValueType  # 8
     EVENT_TYPE_APPEAL_OUTCOME: _EventType.ValueType  # 9
     EVENT_TYPE_CONFIGURATION: _EventType.ValueType  # 10
+    EVENT_TYPE_ACTION: _EventType.ValueType  # 11
+    """what a person of this institution did, or a second one decided"""
+    EVENT_TYPE_PERSON: _EventType.ValueType  # 12
+    """a change of who these people are"""
 
 class EventType(_EventType, metaclass=_EventTypeEnumTypeWrapper): ...
 
@@ -53,6 +57,10 @@ EVENT_TYPE_JOB_ENDED: EventType.ValueType  # 7
 EVENT_TYPE_APPEAL: EventType.ValueType  # 8
 EVENT_TYPE_APPEAL_OUTCOME: EventType.ValueType  # 9
 EVENT_TYPE_CONFIGURATION: EventType.ValueType  # 10
+EVENT_TYPE_ACTION: EventType.ValueType  # 11
+"""what a person of this institution did, or a second one decided"""
+EVENT_TYPE_PERSON: EventType.ValueType  # 12
+"""a change of who these people are"""
 Global___EventType: _TypeAlias = EventType  # noqa: Y015
 
 @_typing.final
@@ -208,7 +216,7 @@ class Event(_message.Message):
     peer: _builtins.str
     """SPIFFE id, empty where there is none"""
     resource: _builtins.str
-    """a list's name, a job's hash"""
+    """a list's name, a job's hash, a method, a person's pseudonym"""
     epoch: _builtins.int
     suite: _common_pb2.Suite.ValueType
     purpose: _common_pb2.Purpose.ValueType
@@ -220,7 +228,7 @@ class Event(_message.Message):
     request_hash: _builtins.bytes
     case_commitment: _builtins.bytes
     asker: _builtins.bytes
-    """pseudonym"""
+    """pseudonym of the person"""
     peer_leaf: _builtins.bytes
     """the commitment in the other party's receipt"""
     reason: _builtins.str

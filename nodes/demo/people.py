@@ -1,0 +1,51 @@
+"""The people of a development network's member: invited, enrolled and signed in as real ones are, but by a program."""
+
+import secrets
+import time
+from pathlib import Path
+
+import pyotp
+from lianfang.v1 import people_pb2 as pb
+from lianfang.v1 import people_pb2_grpc
+
+from ..files import write_atomic
+from ..people.roles import Role
+from ..services import wire
+
+PEOPLE = {
+    "wu-lei": Role.ADMINISTRATOR,
+    "he-min": Role.ADMINISTRATOR,
+    "li-na": Role.OPERATOR,
+    "zhang-wei": Role.ANALYST,
+    "wang-fang": Role.APPROVER,
+    "chen-jie": Role.AUDITOR,
+}
+
+
+def session(folder: Path, name: str) -> Path:
+    """Where somebody's session is kept in a member's folder."""
+    return folder / "people" / f"{name}.session"
+
+
+def enrol(folder: Path, socket: Path) -> None:
+    """Everybody, once; each session goes into a file of its own. Passwords are kept nowhere."""
+    (folder / "people").mkdir(mode=0o700, exist_ok=True)
+    if all(session(folder, name).exists() for name in PEOPLE):
+        return
+    with wire.admin_channel(socket) as channel:
+        node = people_pb2_grpc.PeopleStub(channel)
+        invitations = {
+            name: node.Invite(pb.InviteRequest(name=name, roles=[role])).invitation
+            for name, role in PEOPLE.items()
+        }
+        for name, invitation in invitations.items():
+            begun = node.BeginEnrolment(pb.BeginEnrolmentRequest(name=name, invitation=invitation))
+            signed = node.FinishEnrolment(
+                pb.FinishEnrolmentRequest(
+                    name=name,
+                    invitation=invitation,
+                    password=secrets.token_urlsafe(16),
+                    code=pyotp.TOTP(begun.secret).at(int(time.time())),
+                )
+            )
+            write_atomic(session(folder, name), signed.token.encode(), 0o600)
