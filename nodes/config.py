@@ -35,7 +35,8 @@ class NodeSection(_Section):
     workers: int = Field(0, ge=0, le=256, description="processes for bulk work; 0 means one a core")
 
     owner_invites: bool = Field(
-        False, description="the socket's owner may invite people although there are administrators"
+        False,
+        description="whoever can read data/owner.token may invite people although there are administrators",
     )
 
 
@@ -179,6 +180,9 @@ class Home:
         self.certs = folder / node.certs
         self.policy = folder / node.policy
         self.socket = folder / node.admin_socket
+        # For whoever can read the node's files: the socket may be open to a group.
+        self.owner_token = self.data / "owner.token"
+        self.process_token = self.data / "process.token"
         capture = self.config.debug.capture
         self.capture = folder / capture if capture else None
         if len(str(self.socket).encode()) > 100:

@@ -51,3 +51,4 @@ TOKENS_A_PERSON = 50  # with sessions
 PASSWORD_CHARACTERS = 12
 ACTIONS_A_PERSON = 100  # that wait for a second person
 ACTION_SHOWN = 1_000  # values of a question that the second person is shown
+ACTION_CHARACTERS = 100  # of each

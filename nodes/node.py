@@ -54,7 +54,7 @@ from .ledger.publisher import Publisher
 from .ledger.web import LedgerWeb
 from .ledger.witness import Witness
 from .people.actions import Actions
-from .people.book import PROCESS_FILE, PeopleBook
+from .people.book import PeopleBook
 from .people.guard import PeopleOnly
 from .policy import PolicyFile
 from .querier.peers import Peers
@@ -196,7 +196,8 @@ class Node:
             self.log,
             vault,
             home.name,
-            home.data / PROCESS_FILE,
+            home.process_token,
+            home.owner_token,
             settings.node.owner_invites,
         )
         self.actions = Actions(self.database, self.writer, self.log, vault, self.people, self.policy)

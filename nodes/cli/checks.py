@@ -85,8 +85,8 @@ def status(config: Config = HERE, json: Json = False) -> None:
             out.print(text, style="red", markup=False)
         if people["open_to_owner"]:
             text = t(
-                "whoever owns the socket may invite people: two administrators have to enrol, and node.owner_invites to go",
-                "拥有套接字的账户可以邀请人员：须有两名管理员登记，并关闭 node.owner_invites",
+                "whoever reads data/owner.token may invite people: two administrators have to enrol, and node.owner_invites to go",
+                "可读 data/owner.token 的账户可以邀请人员：须有两名管理员登记，并关闭 node.owner_invites",
             )
             out.print(text, style="yellow", markup=False)
         if ledger["unpublished_seconds"]:

@@ -102,14 +102,16 @@ def session_file(home: Home) -> Path:
 
 
 def shown_token(home: Home) -> str:
-    """`LIANFANG_TOKEN`, else the session; empty for nobody."""
+    """`LIANFANG_TOKEN`, else the session, else the node's own where this account may read it; empty for nobody."""
     token = os.environ.get("LIANFANG_TOKEN", "")
     if token:
         return token.strip()
-    try:
-        return session_file(home).read_text("ascii").strip()
-    except (FileNotFoundError, UnicodeDecodeError):
-        return ""
+    for file in (session_file(home), home.owner_token):
+        try:
+            return file.read_text("ascii").strip()
+        except (FileNotFoundError, PermissionError, UnicodeDecodeError):
+            continue
+    return ""
 
 
 @contextlib.contextmanager

@@ -419,7 +419,7 @@ def dev_people(folder: Folder) -> None:
     from ..demo import people
 
     with errors():
-        people.enrol(folder, Home(folder).socket)
+        people.enrol(folder)
         shown = table("", t("name", "姓名"), t("role", "角色"), "LIANFANG_SESSION")
         for name, role in people.PEOPLE.items():
             shown.add_row(name, word(role), str(people.session(folder, name)))

@@ -220,8 +220,8 @@ def list_(config: Config = HERE, json: Json = False) -> None:
         out.print(shown)
         if document["open_to_owner"]:
             text = t(
-                "Whoever owns the socket may invite people: fewer than two administrators have enrolled, or node.owner_invites.",
-                "拥有套接字的账户可以邀请人员：已登记的管理员不足两名，或已设 node.owner_invites。",
+                "Whoever reads data/owner.token may invite people: fewer than two administrators have enrolled, or node.owner_invites.",
+                "可读 data/owner.token 的账户可以邀请人员：已登记的管理员不足两名，或已设 node.owner_invites。",
             )
             out.print(text, style="yellow")
 

@@ -264,7 +264,7 @@ class Network:
     def _answers(self, name: str, published: bool) -> bool:
         """Whether the member answers; its people enrol as soon as it does."""
         try:
-            people.enrol(self.node(name), self._socket(name))
+            people.enrol(self.node(name))
             with self.channel(name) as channel:
                 node = admin_pb2_grpc.AdminStub(channel)
                 document = MessageToDict(node.Status(admin_pb2.StatusRequest(), timeout=30))

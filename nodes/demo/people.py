@@ -8,6 +8,7 @@ import pyotp
 from lianfang.v1 import people_pb2 as pb
 from lianfang.v1 import people_pb2_grpc
 
+from ..config import Home
 from ..files import write_atomic
 from ..people.roles import Role
 from ..services import wire
@@ -27,12 +28,13 @@ def session(folder: Path, name: str) -> Path:
     return folder / "people" / f"{name}.session"
 
 
-def enrol(folder: Path, socket: Path) -> None:
+def enrol(folder: Path) -> None:
     """Everybody, once; each session goes into a file of its own. Passwords are kept nowhere."""
     (folder / "people").mkdir(mode=0o700, exist_ok=True)
     if all(session(folder, name).exists() for name in PEOPLE):
         return
-    with wire.admin_channel(socket) as channel:
+    home = Home(folder)
+    with wire.admin_channel(home.socket, home.owner_token.read_text) as channel:
         node = people_pb2_grpc.PeopleStub(channel)
         invitations = {
             name: node.Invite(pb.InviteRequest(name=name, roles=[role])).invitation

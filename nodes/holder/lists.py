@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -12,6 +13,7 @@ from protocols import statement
 from protocols.identifiers import Identifier
 from protocols.label import Reason, Status
 
+from .. import limits
 from ..errors import NotFound, invalid
 from ..identity.keys import Vault
 from ..store import engine as db
@@ -44,7 +46,8 @@ class ImportOutcome:
     withdrawn: int = 0
     duplicates: int = 0
     held: int = 0
-    leaving: int = 0  # entries that others would find no more
+    leaving: int = 0  # entries that leave, end soon, become contested, or are kept from being listed
+    leaving_refs: list[bytes] = field(default_factory=list)  # the first of them
     bad: list[Bad] = field(default_factory=list)
     refused: bool = False
 
@@ -64,6 +67,15 @@ class StoredEntry:
     reason: int
     observed_on: int
     valid_until: int
+
+
+def _note_leaving(
+    run: Callable[..., Any], outcome: ImportOutcome, column: str, source: str, *values: int
+) -> None:
+    outcome.leaving += run(f"SELECT COUNT(*) FROM {source}", values).scalar_one()  # noqa: S608
+    if len(outcome.leaving_refs) < limits.ACTION_SHOWN:
+        shown = f"SELECT {column} FROM {source} LIMIT {limits.ACTION_SHOWN}"  # noqa: S608
+        outcome.leaving_refs.extend(run(shown, values).scalars())
 
 
 class ListStore:
@@ -236,12 +248,26 @@ class ListStore:
             (list_id,),
         )
         outcome.changed = run("SELECT COUNT(*) FROM temp.changing").scalar_one()
-        outcome.leaving = run(
-            f"""SELECT COUNT(*) FROM temp.changing c JOIN entry e ON e.id = c.id
+        stays_out = f"(i.status IN ({Status.WITHDRAWN:d}, {Status.SUSPENDED:d}) AND i.reason <> {Reason.REMOVED_BY_SOURCE:d})"
+        _note_leaving(
+            run,
+            outcome,
+            "e.ref",
+            f"""temp.changing c JOIN entry e ON e.id = c.id
             JOIN temp.incoming i ON i.number = c.number AND i.identifier = e.identifier
-            WHERE e.status IN {live} AND (({status}) NOT IN {live} OR (i.dated AND i.valid_until > 0
-              AND i.valid_until < {today() + _SOON} AND (e.valid_until = 0 OR i.valid_until < e.valid_until)))"""  # noqa: S608
-        ).scalar_one()
+            WHERE {stays_out} OR (e.status IN {live} AND (({status}) NOT IN {live}
+              OR (e.status <> {Status.CONTESTED:d} AND ({status}) = {Status.CONTESTED:d})
+              OR (i.dated AND i.valid_until > 0 AND i.valid_until < {today() + _SOON}
+                AND (e.valid_until = 0 OR i.valid_until < e.valid_until))))""",
+        )
+        _note_leaving(  # a later file would not list these again
+            run,
+            outcome,
+            "i.ref",
+            f"""temp.incoming i WHERE {stays_out}
+            AND NOT EXISTS (SELECT 1 FROM entry e WHERE e.list_id = ? AND e.identifier = i.identifier)""",  # noqa: S608
+            list_id,
+        )
         sets = ", ".join(f"{c} = i.{c}" for c in (*_DETAILS, "own_reference"))
         run(
             f"""UPDATE entry AS e SET {sets}, status = {status}, seq = ?,
@@ -263,15 +289,15 @@ class ListStore:
             (list_id, seq, seq, list_id),
         ).rowcount
         if replace:
+            lacking = f"""list_id = ? AND status IN {live} AND identifier NOT IN (SELECT identifier FROM temp.incoming)
+                AND identifier NOT IN (SELECT identifier FROM temp.unread)"""  # noqa: S608
+            _note_leaving(run, outcome, "ref", f"entry WHERE {lacking}", list_id)
             outcome.withdrawn = run(
-                f"""UPDATE entry SET status = ?, reason = ?, seq = ? WHERE list_id = ? AND status IN {live}
-                AND identifier NOT IN (SELECT identifier FROM temp.incoming)
-                AND identifier NOT IN (SELECT identifier FROM temp.unread)""",  # noqa: S608
+                f"UPDATE entry SET status = ?, reason = ?, seq = ? WHERE {lacking}",  # noqa: S608
                 (int(Status.WITHDRAWN), int(Reason.REMOVED_BY_SOURCE), seq, list_id),
             ).rowcount
         run("DROP TABLE temp.changing")
         run("DROP TABLE temp.unread")
-        outcome.leaving += outcome.withdrawn
         outcome.unchanged = good - outcome.added - outcome.changed - outcome.held
         if outcome.added or outcome.changed or outcome.withdrawn:
             run("UPDATE named_list SET seq = ? WHERE id = ?", (seq, list_id))

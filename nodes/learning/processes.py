@@ -29,7 +29,6 @@ from ..errors import ConfigError
 from ..files import write_atomic, write_secret
 from ..identity.keys import NodeKeys, check_private
 from ..identity.names import Role
-from ..people.book import PROCESS_FILE
 from ..services.wire import admin_channel
 from . import flower
 from .seats import NodeSeats
@@ -187,7 +186,7 @@ def serve(home: Home) -> None:
         signal.signal(number, lambda *_: stopping.set())
     os.environ |= QUIET
     keys = NodeKeys.load(home.keys)
-    channel = admin_channel(home.socket, (home.data / PROCESS_FILE).read_text)
+    channel = admin_channel(home.socket, home.process_token.read_text)
     desk = learning_pb2_grpc.LearningAdminStub(channel)
     try:
         _say_started(desk, stopping)

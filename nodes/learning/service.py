@@ -66,10 +66,9 @@ class LearningAdminService(learning_pb2_grpc.LearningAdminServicer):
         """See learning.proto."""
 
         def work() -> dict[str, Any]:
-            launched = self._desk.launch(request.descriptor)
             asked = request.SerializeToString(deterministic=True)
-            self._actions.begin(Action("LearningAdmin/Launch", asked, "launch a job", {}))
-            return launched
+            with self._actions.doing(Action("LearningAdmin/Launch", asked, "launch a job", {})):
+                return self._desk.launch(request.descriptor)
 
         return wire.struct(await asyncio.to_thread(work))
 

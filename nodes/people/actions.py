@@ -4,11 +4,12 @@ The first one's request leaves a pending action and is refused. A second person 
 the same bytes again: the action is found by a keyed hash over method and bytes, and is carried out once. Whoever may do
 less by then than when the action was proposed or approved is asked again.
 
-waiting → approved → done; waiting → rejected; waiting or approved → expired. What breaks off is approved again.
+waiting → approved → done; waiting or approved → rejected or expired. What breaks off is approved again.
 """
 
 import contextlib
 import json
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -36,6 +37,7 @@ from .tally import WITHDRAWN, Tally
 
 WAITING, APPROVED, REJECTED, DONE, EXPIRED = "waiting", "approved", "rejected", "done", "expired"
 _CONTENT = b"pending action"
+_ID = re.compile(r"[0-9a-f]{4,32}")
 _KEPT = 30 * 86_400.0  # seconds for which one that has ended is still shown
 
 
@@ -52,6 +54,18 @@ class Action:
     def digest(self, vault: Vault) -> bytes:
         """32 bytes, keyed: identifiers in a request cannot be found by trying."""
         return expand(vault.index_key, b"action\x1f" + frame(self.method, self.request), 32)
+
+
+@dataclass(frozen=True)
+class Begun:
+    """Something that is on record as done, until it breaks off."""
+
+    action: Action
+    id: bytes
+    digest: bytes
+    who: bytes  # pseudonym
+    pending: bool = False  # a second person had approved it
+    counted: int = 0  # for what this person does alone within a day
 
 
 class Actions:
@@ -83,21 +97,24 @@ class Actions:
             self.break_off(begun)
             raise
 
-    def begin(self, action: Action, second: bool = False) -> bytes:
-        """Record that the caller does this now; for `break_off`. Raises `Refused`: it waits for a second person."""
+    def begin(self, action: Action, second: bool = False) -> Begun:
+        """Record that the caller does this now. Raises `Refused`: it waits for a second person, or may not be any more."""
         who = caller()
         digest, person, count = action.digest(self._vault), who.person, action.withdraws
         if person is not None and count and not second:
             limit = self._policy.current.second_person.withdraw_entries
             second = not self.tally.take(person.pseudonym, WITHDRAWN, count, limit)
 
-        def work(connection: sa.Connection) -> bytes:
+        def work(connection: sa.Connection) -> Begun:
+            self._people.check_again(who, action.method)
             if second and person is not None:
-                return self._carry_out(connection, action, digest, person)
+                identity = self._carry_out(connection, action, digest, person)
+                return Begun(action, identity, digest, who.pseudonym, pending=True)
             if count and person is not None:
                 self.tally.write(connection, person.pseudonym, WITHDRAWN, count)
-            self._record(connection, random_id(), 0, action.method, digest, who.pseudonym, "did")
-            return b""
+            begun = Begun(action, random_id(), digest, who.pseudonym, counted=count if person else 0)
+            self._record(connection, begun.id, 0, action.method, digest, who.pseudonym, "did")
+            return begun
 
         return self._writer.submit(work).result()
 
@@ -118,7 +135,8 @@ class Actions:
         if row.state == WAITING:
             raise self._waits(row.id, action, row.expires_at)
         approver = self._people.get(row.second)
-        if approver.removed or not approver.roles & NEEDS[action.method].second:
+        lost = approver.removed or not approver.roles & NEEDS[action.method].second
+        if lost or row.decided_at <= approver.reset_at:
             self._move(connection, row, WAITING, "approval lapsed", b"", second=b"")
             raise Refused(
                 f"{approver.name}, who approved this, may not approve it any more; it waits for another: "
@@ -208,16 +226,24 @@ class Actions:
         )
         self._record(connection, row.id, row.step + 1, row.method, row.digest, pseudonym, what)
 
-    def break_off(self, begun: bytes) -> None:
-        """What `begin` let pass did not come to its end: it may be done again without being approved again."""
-        if not begun:
+    def break_off(self, begun: Begun | None) -> None:
+        """It did not come to its end: on record, and what was approved may be done again. Does not wait."""
+        if begun is None:
             return
-        pseudonym = caller().pseudonym
+        if begun.counted:
+            self.tally.give_back(begun.who, WITHDRAWN, begun.counted)
 
         def work(connection: sa.Connection) -> None:
-            row = self._row(connection, begun)
+            if not begun.pending:
+                if begun.counted:
+                    self.tally.write(connection, begun.who, WITHDRAWN, -begun.counted)
+                self._record(
+                    connection, begun.id, 1, begun.action.method, begun.digest, begun.who, "broke off"
+                )
+                return
+            row = self._row(connection, begun.id)
             if row is not None and row.state == DONE:
-                self._move(connection, row, APPROVED, "broke off", pseudonym)
+                self._move(connection, row, APPROVED, "broke off", begun.who)
 
         self._writer.submit(work)
 
@@ -228,15 +254,19 @@ class Actions:
     # -- the second person ---------------------------------------------------------------------------------------
 
     def decide(self, who: Caller, text: str, approve: bool) -> dict[str, Any]:
-        """Approve or reject; who proposed an action may reject it. Raises `Refused` or `NotFound`."""
+        """Approve, or reject, also what was approved; who proposed an action may reject it.
+
+        Raises `Refused` or `NotFound`.
+        """
         person, found = who.whoever(), self._find(who, text)
         may = bool(person.roles & NEEDS[found.method].second)
 
         def work(connection: sa.Connection) -> None:
             row = self._row(connection, found.id)
             now = self._clock()
-            if row.state != WAITING or row.expires_at <= now:
-                stands = EXPIRED if row.state == WAITING else row.state
+            self._people.check_again(who, "People/DecideAction")
+            if row.state not in ((WAITING,) if approve else (WAITING, APPROVED)) or row.expires_at <= now:
+                stands = EXPIRED if row.expires_at <= now else row.state
                 raise Refused(
                     f"the action {row.id.hex()[:12]} is {stands} already",
                     "ENDED",
@@ -266,15 +296,15 @@ class Actions:
         return row.person == person.id or bool(person.roles & NEEDS[row.method].second)
 
     def _find(self, who: Caller, text: str) -> Any:
-        if len(text) < 4:
-            raise invalid("an action is named by at least the first 4 characters of its id")
+        if not _ID.fullmatch(text):
+            raise invalid("an action is named by its id, or at least 4 characters of its beginning")
         table = schema.pending_action
         with db.reading(self._database) as connection:
-            rows = connection.execute(sa.select(table)).all()
-        found = [row for row in rows if row.id.hex().startswith(text) and self._visible(who, row)]
-        if len(found) != 1:
-            raise NotFound(f"{text!r} names {len(found)} actions that you may see")
-        return found[0]
+            rows = connection.execute(sa.select(table.c.id, table.c.person, table.c.method)).all()
+            found = [row for row in rows if row.id.hex().startswith(text) and self._visible(who, row)]
+            if len(found) != 1:
+                raise NotFound(f"{text} names {len(found)} actions that you may see")
+            return self._row(connection, found[0].id)
 
     def show(self, who: Caller, text: str) -> dict[str, Any]:
         """One action, with what is asked for. Raises `NotFound` for one that the caller has no part in."""

@@ -6,6 +6,7 @@ every call on the admin socket asks.
 """
 
 import collections
+import contextlib
 import contextvars
 import hmac
 import logging
@@ -39,8 +40,7 @@ from ..store.writer import GroupWriter
 from . import roles as needs
 from .roles import Need, Role
 
-PROCESS_FILE = "process.token"  # in the node's data folder
-INVITATION, SESSION, TOKEN, PROCESS = "invitation", "session", "token", "process"
+INVITATION, SESSION, TOKEN, PROCESS, OWNER = "invitation", "session", "token", "process", "owner"
 ADMINISTRATORS = 2  # so many have enrolled before the socket's owner has no say any more
 HASHING = argon2.profiles.RFC_9106_LOW_MEMORY  # Argon2id, 64 MiB
 _NAME = re.compile(r"[a-z][a-z0-9.-]{1,39}")
@@ -63,6 +63,7 @@ class Person:
     code_step: int
     enrolled: bool
     removed: bool
+    reset_at: float  # when this person was last invited anew; what was approved before does not count
     pseudonym: bytes
 
     def __repr__(self) -> str:
@@ -84,7 +85,7 @@ class Credential:
 
 @dataclass(frozen=True)
 class Caller:
-    """Who makes a call. Without a person: the socket's owner, before there are administrators, or a process."""
+    """Who makes a call. Without a person: the node's owner, before there are administrators, or its process."""
 
     person: Person | None = None
     credential: Credential | None = None
@@ -128,6 +129,7 @@ class PeopleBook:
         vault: Vault,
         member: MemberName,
         process_file: Path,
+        owner_file: Path,
         owner_invites: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -136,18 +138,19 @@ class PeopleBook:
         self._hasher = argon2.PasswordHasher.from_parameters(HASHING)
         self._nobody = self._hasher.hash(secrets.token_urlsafe())
         self._hashing = threading.Semaphore(2)  # each takes 64 MiB
-        self._failures: collections.deque[float] = collections.deque()
+        self._attempts: collections.deque[float] = collections.deque()
         self._guard = threading.Lock()
         self._people: dict[bytes, Person] = {}
         self._credentials: dict[bytes, Credential] = {}
         self._load()
-        self._process = self._digest(self._process_secret(process_file))
+        self._process = self._in_file(process_file, PROCESS)
+        self._owner = self._in_file(owner_file, OWNER)
 
-    def _process_secret(self, file: Path) -> str:
-        """What the node's own learning process shows; whoever can read the node's files can take its place anyway."""
+    def _in_file(self, file: Path, kind: str) -> bytes:
+        """The digest of a secret that only those have who can read the node's files, and so can do anything anyway."""
         if not file.exists():
-            write_secret(file, self._new_secret(PROCESS)[1].encode())
-        return file.read_text("ascii")
+            write_secret(file, self._new_secret(kind)[1].encode())
+        return self._digest(file.read_text("ascii"))
 
     def _load(self) -> None:
         with db.reading(self._database) as connection:
@@ -163,6 +166,7 @@ class PeopleBook:
                 row.code_step,
                 row.enrolled_at is not None,
                 row.removed_at is not None,
+                row.reset_at,
                 self._vault.pseudonym(row.id.hex()),
             )
             for row in people
@@ -181,6 +185,7 @@ class PeopleBook:
         }
 
     def _change(self, work: Callable[[sa.Connection], Any]) -> Any:
+        """One at a time, and what is in memory is what `work` finds stored: it may decide by that."""
         with self._guard:
             try:
                 return self._writer.submit(work).result()
@@ -216,10 +221,25 @@ class PeopleBook:
             if not secret or not hmac.compare_digest(self._digest(secret), self._process):
                 raise _unsigned("only the node's own learning process calls this")
             return Caller()
-        if not secret and method in needs.FIRST and self.open_to_owner:
-            return Caller()
+        if secret and hmac.compare_digest(self._digest(secret), self._owner):
+            if method in needs.FIRST and self.open_to_owner:
+                return Caller()
+            raise _unsigned("sign in: lianfang login NAME")
         found = self._credential(secret, (SESSION, TOKEN))
         person = self._people[found.person]
+        self._check(person, found, method, need)
+        return Caller(person, found)
+
+    def check_again(self, who: Caller, method: str) -> None:
+        """What has changed since the call began: raises `Refused` where it may not be made any more."""
+        if who.person is None or who.credential is None:
+            return
+        if who.credential.digest not in self._credentials:
+            raise _unsigned("the session or token has ended meanwhile: sign in")
+        self._check(self._people[who.person.id], who.credential, method, needs.NEEDS[method])
+
+    @staticmethod
+    def _check(person: Person, found: Credential, method: str, need: Need) -> None:
         if found.kind == TOKEN and (not need.scope or need.scope not in found.scopes):
             wanted = f"the scope {need.scope}" if need.scope else "a person who has signed in"
             raise Refused(f"{method} needs {wanted}; the token {found.id} has not", "SCOPE")
@@ -229,7 +249,6 @@ class PeopleBook:
                 f"{', '.join(sorted(person.roles))}",
                 "ROLE",
             )
-        return Caller(person, found)
 
     def _credential(self, secret: str, kinds: tuple[str, ...]) -> Credential:
         if not secret:
@@ -248,7 +267,7 @@ class PeopleBook:
 
     @property
     def open_to_owner(self) -> bool:
-        """Whether the socket's owner may invite: too few administrators, or the configuration says so."""
+        """Whether the node's owner may invite: too few administrators, or the configuration says so."""
         return self._owner_invites or self._administrators() < ADMINISTRATORS
 
     def _administrators(self, without: bytes = b"") -> int:
@@ -301,14 +320,15 @@ class PeopleBook:
         """Count an attempt before it is looked at: those at the same moment count, too. How many there were."""
         now = self._clock()
         with self._guard:
-            while self._failures and self._failures[0] < now - 60:
-                self._failures.popleft()
-            if len(self._failures) >= limits.FAILED_LOGINS_A_MINUTE:
+            while self._attempts and self._attempts[0] < now - 60:
+                self._attempts.popleft()
+            if len(self._attempts) >= limits.FAILED_LOGINS_A_MINUTE:
                 raise Refused(
                     "too many failed attempts to sign in; try again in a minute",
                     "RATE",
                     grpc.StatusCode.RESOURCE_EXHAUSTED,
                 )
+            self._attempts.append(now)  # until it has succeeded
         table, who = schema.attempt, self._who(name)
 
         def work(connection: sa.Connection) -> int:
@@ -333,24 +353,27 @@ class PeopleBook:
 
         return int(self._writer.submit(work).result())
 
+    def _succeeded(self, connection: sa.Connection, name: str) -> None:
+        """An attempt that was right counts for nothing."""
+        connection.execute(schema.attempt.delete().where(schema.attempt.c.who == self._who(name)))
+        with contextlib.suppress(IndexError):
+            self._attempts.pop()
+
     def _failed(self, name: str, person: Person | None) -> None:
-        with self._guard:
-            self._failures.append(self._clock())
-        if person is None:
-            _log.warning("failed attempt to sign in as somebody who is not known here")
-            return
-        _log.warning("failed attempt to sign in as %s", person.name)
+        """The same work whether the name is somebody's or nobody's: the time it takes says nothing."""
+        known = person.name if person else "somebody who is not known here"
+        _log.warning("failed attempt to sign in as %s", known)
         table = schema.attempt
 
         def work(connection: sa.Connection) -> bool:
             query = sa.select(table.c.locked_until).where(table.c.who == self._who(name))
             locked = bool(connection.execute(query).scalar())
-            if locked:
+            if locked and person is not None:
                 self._record(connection, b"", person, "locked")
             return locked
 
         if self._writer.submit(work).result():
-            _log.error("%s is locked after too many failed attempts to sign in", person.name)
+            _log.error("%s is locked after too many failed attempts to sign in", known)
 
     def _verify(self, stored: str, password: str) -> bool:
         with self._hashing:
@@ -375,7 +398,14 @@ class PeopleBook:
         table = schema.person
         done = connection.execute(
             table.update()
-            .where(table.c.id == person.id, table.c.code_step < step, table.c.removed_at.is_(None))
+            .where(
+                table.c.id == person.id,
+                table.c.code_step < step,
+                table.c.removed_at.is_(None),
+                # Neither was set anew while the attempt was looked at.
+                table.c.password == person.password,
+                table.c.authenticator == person.authenticator,
+            )
             .values(code_step=step)
         )
         if not done.rowcount:
@@ -384,7 +414,7 @@ class PeopleBook:
     def _sign_in(self, person: Person, step: int, name: str) -> tuple[str, float]:
         def work(connection: sa.Connection) -> tuple[str, float]:
             self._spend_code(connection, person, step)
-            connection.execute(schema.attempt.delete().where(schema.attempt.c.who == self._who(name)))
+            self._succeeded(connection, name)
             return self._issue(connection, person, SESSION, limits.SESSION_SECONDS)
 
         token: tuple[str, float] = self._change(work)
@@ -423,7 +453,7 @@ class PeopleBook:
 
     # -- enrolment -----------------------------------------------------------------------------------------------
 
-    def _invited(self, name: str, invitation: str) -> Person:
+    def _invited(self, name: str, invitation: str) -> tuple[Person, Credential]:
         """Raises `Refused`; guessing counts as a failed attempt to sign in."""
         self._reserve(name)
         person = self._named(name)
@@ -435,16 +465,12 @@ class PeopleBook:
         if person is None or found.person != person.id:
             self._failed(name, person)
             raise _unsigned("the invitation is somebody else's")
-        self._writer.submit(
-            lambda connection: connection.execute(
-                schema.attempt.delete().where(schema.attempt.c.who == self._who(name))
-            )
-        ).result()
-        return person
+        self._writer.submit(lambda connection: self._succeeded(connection, name)).result()
+        return person, found
 
     def begin_enrolment(self, name: str, invitation: str) -> tuple[str, str]:
         """A new secret for the invited person's authenticator: (otpauth:// URI, the secret)."""
-        person = self._invited(name, invitation)
+        person, _ = self._invited(name, invitation)
         secret = pyotp.random_base32()
         stored = self._vault.encrypt(secret.encode(), _AUTHENTICATOR + person.id)
         table = schema.person
@@ -460,7 +486,7 @@ class PeopleBook:
         self, name: str, invitation: str, password: str, code: str
     ) -> tuple[str, float, int]:
         """Set the password, prove the authenticator, and sign in."""
-        person = self._invited(name, invitation)
+        person, found = self._invited(name, invitation)
         _check_password(name, password)
         if not person.authenticator:
             raise invalid("enrolment begins with a secret for the authenticator")
@@ -473,6 +499,11 @@ class PeopleBook:
 
         def work(connection: sa.Connection) -> tuple[str, float]:
             self._spend_code(connection, person, step)
+            spent = connection.execute(
+                schema.credential.delete().where(schema.credential.c.digest == found.digest)
+            )
+            if not spent.rowcount:
+                raise _unsigned("the invitation was used or withdrawn meanwhile")
             values: dict[str, Any] = {"password": hashed}
             if not person.enrolled:
                 values["enrolled_at"] = self._clock()
@@ -490,17 +521,17 @@ class PeopleBook:
     def change_password(self, who: Caller, password: str, code: str, new: str) -> None:
         """Asks for the old one and a code again; every other session ends."""
         person = who.whoever()
+        _check_password(person.name, new)
         self._reserve(person.name)
         step = self._code(person, code)
         if not self._verify(person.password, password) or step is None:
             self._failed(person.name, person)
             raise _wrong()
-        _check_password(person.name, new)
         hashed, table = self._hash(new), schema.person
 
         def work(connection: sa.Connection) -> None:
             self._spend_code(connection, person, step)
-            connection.execute(schema.attempt.delete().where(schema.attempt.c.who == self._who(person.name)))
+            self._succeeded(connection, person.name)
             connection.execute(table.update().where(table.c.id == person.id).values(password=hashed))
             kept = who.credential.digest if who.credential else b""
             self._forget(connection, person, kept)
@@ -533,11 +564,14 @@ class PeopleBook:
         return token
 
     def revoke(self, who: Caller, identity: str) -> str:
-        """End a session or token, by its id: one's own, or as an administrator anybody's. Whose it was."""
-        person = who.whoever()
-        found = next((each for each in self._credentials.values() if each.id == identity), None)
+        """End a session or token, by its id or itself: one's own, or as an administrator anybody's. Whose it was."""
+        person, digest = who.whoever(), self._digest(identity)
+        found = next(
+            (each for each in self._credentials.values() if each.id == identity or each.digest == digest),
+            None,
+        )
         if found is None or (found.person != person.id and Role.ADMINISTRATOR not in person.roles):
-            raise NotFound(f"there is no token {identity!r} of {person.name}")
+            raise NotFound(f"{person.name} has no such session or token; `lianfang whoami` shows their ids")
         subject = self._people[found.person]
 
         def work(connection: sa.Connection) -> None:
@@ -552,20 +586,19 @@ class PeopleBook:
 
     def invite(self, who: Caller, name: str, roles: list[str]) -> tuple[str, float]:
         """A new person, or without roles a known one anew: (invitation, when it expires)."""
-        person = self.known(name) if not roles else None
         wanted = needs.parse(roles) if roles else frozenset[Role]()
-        if person is None and (taken := next((each for each in self.all() if each.name == name), None)):
-            what = "was removed; names are not used again" if taken.removed else "is known already"
-            raise invalid(f"{name} {what}")
-        if person is None and not _NAME.fullmatch(name):
+        if roles and not _NAME.fullmatch(name):
             raise invalid(f"name {name!r}: 2 to 40 lower-case letters, digits, dots and hyphens")
         table, identity = schema.person, secrets.token_bytes(16)
 
         def work(connection: sa.Connection) -> tuple[str, float]:
-            subject = person
+            subject = None if roles else self.known(name)
             if subject is None:
+                if taken := next((each for each in self.all() if each.name == name), None):
+                    what = "was removed; names are not used again" if taken.removed else "is known already"
+                    raise invalid(f"{name} {what}")
                 pseudonym = self._vault.pseudonym(identity.hex())
-                subject = Person(identity, name, wanted, "", b"", 0, False, False, pseudonym)
+                subject = Person(identity, name, wanted, "", b"", 0, False, False, 0.0, pseudonym)
                 connection.execute(
                     table.insert().values(
                         id=identity,
@@ -574,11 +607,14 @@ class PeopleBook:
                         password="",
                         authenticator=b"",
                         code_step=0,
+                        reset_at=0.0,
                     )
                 )
                 self._record(connection, who.pseudonym, subject, f"invited: {', '.join(sorted(wanted))}")
             else:
-                connection.execute(table.update().where(table.c.id == subject.id).values(password=""))
+                connection.execute(
+                    table.update().where(table.c.id == subject.id).values(password="", reset_at=self._clock())
+                )
                 self._forget(connection, subject)
                 self._record(connection, who.pseudonym, subject, "invited again")
             return self._issue(connection, subject, INVITATION, limits.INVITATION_SECONDS)
@@ -595,27 +631,27 @@ class PeopleBook:
 
     def set_roles(self, who: Caller, name: str, roles: list[str]) -> Person:
         """From the next call on. Raises `Refused` where too few administrators would be left."""
-        person, wanted = self.known(name), needs.parse(roles)
-        if Role.ADMINISTRATOR not in wanted:
-            self._check_administrators(person)
-        table = schema.person
+        wanted, table = needs.parse(roles), schema.person
 
         def work(connection: sa.Connection) -> None:
+            person = self.known(name)
+            if Role.ADMINISTRATOR not in wanted:
+                self._check_administrators(person)
             connection.execute(
                 table.update().where(table.c.id == person.id).values(roles="\n".join(sorted(wanted)))
             )
             self._record(connection, who.pseudonym, person, f"roles: {', '.join(sorted(wanted))}")
 
         self._change(work)
-        return self._people[person.id]
+        return self.known(name)
 
     def remove(self, who: Caller, name: str) -> None:
         """Sessions and tokens end at once; the name stays taken, so that the ledger stays readable."""
-        person = self.known(name)
-        self._check_administrators(person)
         table = schema.person
 
         def work(connection: sa.Connection) -> None:
+            person = self.known(name)
+            self._check_administrators(person)
             connection.execute(
                 table.update()
                 .where(table.c.id == person.id)

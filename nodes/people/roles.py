@@ -85,7 +85,7 @@ NEEDS: dict[str, Need] = {
     "People/ListActions": Need(ALL),
     "People/DecideAction": Need(ALL),  # whose role it takes, the action's own need says
 }
-# While a node has fewer than two administrators, whoever owns its socket may call these without signing in.
+# While a node has fewer than two administrators, whoever owns its files may call these without signing in.
 FIRST = frozenset({"People/Invite", "People/ListPeople"})
 
 

@@ -6,6 +6,8 @@ from typing import Any
 from lianfang.v1 import people_pb2 as pb
 from lianfang.v1 import people_pb2_grpc
 
+from protocols.encoding import frame
+
 from ..errors import invalid
 from ..report import iso
 from ..services import wire
@@ -113,7 +115,8 @@ class PeopleService(people_pb2_grpc.PeopleServicer):
         def work() -> dict[str, Any]:
             return self._document(self._people.set_roles(caller(), request.name, list(request.roles)))
 
-        return _reply(await asyncio.to_thread(self._together, "People/SetRoles", request, what, work))
+        before = ",".join(sorted(person.roles))  # from other roles it is another change
+        return _reply(await asyncio.to_thread(self._together, "People/SetRoles", request, what, work, before))
 
     @wire.unary
     async def Remove(self, request: pb.RemovePersonRequest, context: Any) -> pb.PeopleReply:
@@ -126,9 +129,9 @@ class PeopleService(people_pb2_grpc.PeopleServicer):
         await asyncio.to_thread(self._together, "People/Remove", request, f"remove {request.name}", work)
         return _reply({"removed": request.name})
 
-    def _together(self, method: str, request: Any, title: str, work: Any) -> Any:
-        """Two administrators; while there are none, the socket's owner."""
-        action = Action(method, request.SerializeToString(deterministic=True), title, {})
+    def _together(self, method: str, request: Any, title: str, work: Any, before: str = "") -> Any:
+        """Two administrators; while there are none, the node's owner."""
+        action = Action(method, frame(request.SerializeToString(deterministic=True), before), title, {})
         with self._actions.doing(action, second=True):
             return work()
 

@@ -50,6 +50,13 @@ class Tally:
             hours[now] = hours.get(now, 0) + count
             return True
 
+    def give_back(self, person: bytes, what: str, count: int) -> None:
+        """What was taken was not done; to be written, too."""
+        now = self._now()
+        with self._guard:
+            hours = self._counts.setdefault((person, what), {})
+            hours[now] = hours.get(now, 0) - count
+
     def write(self, connection: sa.Connection, person: bytes, what: str, count: int) -> None:
         """What was taken is durable with the transaction."""
         _ADD.run(connection, {"person": person, "what": what, "hour": self._now(), "count": count})

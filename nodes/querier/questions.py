@@ -85,7 +85,7 @@ def _end(connection: sa.Connection, query_id: bytes, outcome: str) -> None:
 
 @dataclass(frozen=True)
 class Job:
-    """A question of a person: the same case, purpose and basis make the same job."""
+    """A question of a person: the same person, case, purpose and basis make the same job."""
 
     id: bytes
     case_commitment: bytes
@@ -145,7 +145,8 @@ class Questions:
 
         `asker` is the person's pseudonym.
         """
-        job_id = self._vault.index(frame("job", case, purpose, basis))
+        # Each person's own: another's answers come with that person's own record, and limits.
+        job_id = self._vault.index(frame("job", case, purpose, basis, asker))
         commitment = self._commitments.get(job_id)
         if commitment is None:
             commitment = await self._writer.write(lambda connection: self._open(connection, job_id, case))

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import grpc
+from google.protobuf.json_format import MessageToDict as as_fields
 from google.protobuf.struct_pb2 import Struct
 from lianfang.v1 import admin_pb2 as pb
 from lianfang.v1 import admin_pb2_grpc, ledger_pb2
@@ -31,7 +32,7 @@ from ..holder.epochs import SealedBatch
 from ..holder.lists import ImportOutcome, StoredEntry, today
 from ..holder.rows import Prepared, RowOptions, prepare_message
 from ..ledger.book import random_id
-from ..people.actions import Action
+from ..people.actions import Action, Begun
 from ..people.book import caller
 from ..people.tally import EVALUATIONS
 from ..policy import BASIS_NAMES, PURPOSE_NAMES
@@ -130,17 +131,30 @@ class AdminService(admin_pb2_grpc.AdminServicer):
                 tell(pb.ImportProgress(phase="check", done=done, total=feed.total))
                 yield chunk
 
-        begun = b""
+        begun: Begun | None = None
 
         def check(outcome: ImportOutcome) -> None:
             nonlocal begun
             leaving = outcome.leaving if node.lists.is_active(start.list) else 0
-            counts = {name: getattr(outcome, name) for name in ("rows", "added", "changed", "withdrawn")}
+            content: dict[str, Any] = {
+                name: getattr(outcome, name) for name in ("rows", "added", "changed", "withdrawn")
+            }
+            content |= as_fields(start)
+            if leaving:
+                refs = outcome.leaving_refs[: limits.ACTION_SHOWN]
+                content["leaving"] = [ref.hex() for ref in refs]
             title = f"import {outcome.rows:,} rows into {start.list}; {leaving:,} entries leave it"
-            request = start.SerializeToString(deterministic=True) + feed.digest()
-            begun = node.actions.begin(Action("Admin/Import", request, title, counts, leaving))
+            # What it does depends on what the list holds: that is approved with it.
+            state = node.lists.seq(start.list)
+            asked = frame(start.SerializeToString(deterministic=True), feed.digest(), state, leaving)
+            begun = node.actions.begin(Action("Admin/Import", asked, title, content, leaving))
 
-        with node.lists.lock(start.list):
+        with contextlib.ExitStack() as held:
+
+            def store() -> None:
+                tell(pb.ImportProgress(phase="store", total=feed.total))
+                held.enter_context(node.lists.lock(start.list))  # only once all rows have arrived
+
             try:
                 outcome = node.lists.import_rows(
                     start.list,
@@ -148,7 +162,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
                     start.replace,
                     start.skip_bad,
                     lambda: feed.refused,
-                    lambda: tell(pb.ImportProgress(phase="store", total=feed.total)),
+                    store,
                     check,
                 )
             except BaseException:
@@ -209,7 +223,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             node, count = self._node, len(only) + len(request.entry_refs)
             title = f"{slug(status)}: {count:,} entries of {request.list} ({slug(reason)})"
             asked = request.SerializeToString(deterministic=True)
-            named = [f"{row.kind} {row.value}" for row in request.only]
+            named = [f"{row.kind} {row.value}"[: limits.ACTION_CHARACTERS] for row in request.only]
             named += [ref.hex() for ref in request.entry_refs]
             content = {"entries": named[: limits.ACTION_SHOWN]}
             with node.lists.lock(request.list):
@@ -234,12 +248,12 @@ class AdminService(admin_pb2_grpc.AdminServicer):
 
         def work(tell: Callable[[pb.ImportProgress], None]) -> pb.ImportProgress:
             asked = request.SerializeToString(deterministic=True)
-            self._node.actions.begin(Action("Admin/Rotate", asked, f"rotate {request.list}", {}))
-            batch = self._node.epochs.rotate(
-                request.list,
-                request.close_now,
-                lambda phase, done, total: tell(pb.ImportProgress(phase=phase, done=done, total=total)),
-            )
+            with self._node.actions.doing(Action("Admin/Rotate", asked, f"rotate {request.list}", {})):
+                batch = self._node.epochs.rotate(
+                    request.list,
+                    request.close_now,
+                    lambda phase, done, total: tell(pb.ImportProgress(phase=phase, done=done, total=total)),
+                )
             published = self._published([batch], tell)
             return pb.ImportProgress(phase="done", result=_result(ImportOutcome(), [batch], published))
 
@@ -362,24 +376,28 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         if not places:
             return
         begun = await self._begin_query(request, targets, person.pseudonym)
-        complete = False
+        # What is asked again costs again: then what broke off is not approved any more.
+        complete = request.again
         try:
-            async for message in self._ask(replace(job, alone=not begun), targets, places, deadline):
+            async for message in self._ask(replace(job, alone=begun is None), targets, places, deadline):
                 complete = message.holder.outcome == "answered" or complete
                 yield message
         finally:
-            if begun and not complete:
+            if not complete:
                 node.actions.break_off(begun)
 
-    async def _begin_query(self, request: pb.QueryRequest, targets: list[Target], asker: bytes) -> bytes:
+    async def _begin_query(
+        self, request: pb.QueryRequest, targets: list[Target], asker: bytes
+    ) -> Begun | None:
         """Raises `Refused` for a bulk question before a second person has approved it."""
         node, limit = self._node, self._node.policy.current.second_person
         cost = sum(each.cost for each in targets if each.trouble is None)
         if len(request.items) <= limit.query_items and node.actions.tally.take(
             asker, EVALUATIONS, cost, limit.evaluations_a_day
         ):
-            return b""
-        values = [f"{item.kind} {item.value}".strip() for item in request.items[: limits.ACTION_SHOWN]]
+            return None
+        shown = request.items[: limits.ACTION_SHOWN]
+        values = [f"{item.kind} {item.value}".strip()[: limits.ACTION_CHARACTERS] for item in shown]
         content = {
             "case": request.case_number,
             "purpose": PURPOSE_NAMES[request.purpose],

@@ -344,6 +344,7 @@ person = Table(
     Column("authenticator", LargeBinary, nullable=False),  # secret of RFC 6238, encrypted
     Column("code_step", Integer, nullable=False),  # of the newest code that was accepted
     Column("enrolled_at", Float),
+    Column("reset_at", Float, nullable=False),  # when invited anew; 0 for never
     Column("removed_at", Float),
 )
 credential = Table(

@@ -231,3 +231,40 @@ def test_the_schema_is_what_the_migrations_make(holder):
             assert made == {column.name for column in table.columns}, table.name
             indexes = {index["name"] for index in inspector.get_indexes(table.name)}
             assert {index.name for index in table.indexes} <= indexes
+
+
+@pytest.mark.parametrize(
+    ("changes", "leaving"),
+    [
+        ({"status": "contested"}, 4),
+        ({"status": "contested", "severity": "1", "confidence": "0"}, 4),
+        ({"status": "withdrawn", "reason": "operator-decision"}, 4),
+        ({"status": "suspended"}, 4),
+        ({"valid_until": date_of(today() + 3).isoformat()}, 4),
+        ({"valid_until": date_of(today() - 3).isoformat()}, 4),
+        ({"valid_until": date_of(today() + 300).isoformat()}, 0),
+        ({"severity": "5"}, 0),
+    ],
+)
+def test_what_an_import_takes_from_others_is_counted_before_it_happens(holder, changes, leaving):
+    rows = [{"kind": "phone", "value": f"1390000000{i}", "category": "gambling"} for i in range(4)]
+    holder.load(*rows)
+    assert holder.load(*({**row, **changes} for row in rows)).leaving == leaving
+
+
+def test_entries_withdrawn_before_they_are_listed_are_counted_too(holder):
+    """A later file would not list them: a person's decision stands against it."""
+    rows = [
+        {"kind": "phone", "value": f"1390000000{i}", "status": "withdrawn", "reason": "operator-decision"}
+        for i in range(3)
+    ]
+    outcome = holder.load(*rows)
+    assert (outcome.leaving, len(outcome.leaving_refs)) == (3, 3)
+    assert holder.load(*({**row, "status": "", "reason": ""} for row in rows)).held == 3
+
+
+def test_a_replacement_counts_what_the_file_lacks(holder):
+    rows = [{"kind": "phone", "value": f"1390000000{i}"} for i in range(5)]
+    holder.load(*rows)
+    outcome = holder.load(rows[0], replace=True)
+    assert (outcome.leaving, outcome.withdrawn, len(outcome.leaving_refs)) == (4, 4, 4)

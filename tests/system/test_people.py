@@ -262,7 +262,16 @@ def test_withdrawing_many_by_command_or_by_import_takes_two(house):
     alone = house.run("bank-a", *replacing, check=False, alone=True)
     assert "24 entries leave it: this needs a second person" in alone.stderr
     assert house.json("bank-a", "list", "stats", "mass")["live"] == 25  # nothing of it happened
-    assert house.json("bank-a", *replacing)["withdrawn"] == 24
+    (waiting,) = house.json("bank-a", "pending", "list")
+    shown = house.json("bank-a", "pending", "show", waiting["id"])["content"]
+    assert (len(shown["leaving"]), shown["replace"]) == (24, True)
+    house.approve("bank-a", waiting["id"])
+    import_phones(house, "bank-a", phones(600, 3), name="mass")
+    changed = house.run("bank-a", *replacing, check=False, alone=True)
+    assert (
+        "27 entries leave it: this needs a second person" in changed.stderr
+    )  # it would do something else now
+    assert house.json("bank-a", *replacing)["withdrawn"] == 27
     ended = write_list(
         house.folder / "ended.csv",
         [("phone", value, "mule-account", "4", "2020-01-01") for value in phones(0, 20)],

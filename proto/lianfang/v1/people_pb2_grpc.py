@@ -160,7 +160,7 @@ class PeopleServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListPeople(self, request, context):
-        """Administrators, two of them; without any, whoever owns the socket.
+        """Administrators, two of them; without them, whoever owns the node.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -42,7 +42,7 @@ class PeopleStub:
     MakeToken: _grpc.UnaryUnaryMultiCallable[_people_pb2.MakeTokenRequest, _people_pb2.SignedIn]
     RevokeToken: _grpc.UnaryUnaryMultiCallable[_people_pb2.RevokeTokenRequest, _people_pb2.PeopleReply]
     ListPeople: _grpc.UnaryUnaryMultiCallable[_people_pb2.ListPeopleRequest, _people_pb2.PeopleReply]
-    """Administrators, two of them; without any, whoever owns the socket."""
+    """Administrators, two of them; without them, whoever owns the node."""
     Invite: _grpc.UnaryUnaryMultiCallable[_people_pb2.InviteRequest, _people_pb2.InviteReply]
     SetRoles: _grpc.UnaryUnaryMultiCallable[_people_pb2.SetRolesRequest, _people_pb2.PeopleReply]
     Remove: _grpc.UnaryUnaryMultiCallable[_people_pb2.RemovePersonRequest, _people_pb2.PeopleReply]
@@ -64,7 +64,7 @@ class PeopleAsyncStub(PeopleStub):
     MakeToken: _aio.UnaryUnaryMultiCallable[_people_pb2.MakeTokenRequest, _people_pb2.SignedIn]  # type: ignore[assignment]
     RevokeToken: _aio.UnaryUnaryMultiCallable[_people_pb2.RevokeTokenRequest, _people_pb2.PeopleReply]  # type: ignore[assignment]
     ListPeople: _aio.UnaryUnaryMultiCallable[_people_pb2.ListPeopleRequest, _people_pb2.PeopleReply]  # type: ignore[assignment]
-    """Administrators, two of them; without any, whoever owns the socket."""
+    """Administrators, two of them; without them, whoever owns the node."""
     Invite: _aio.UnaryUnaryMultiCallable[_people_pb2.InviteRequest, _people_pb2.InviteReply]  # type: ignore[assignment]
     SetRoles: _aio.UnaryUnaryMultiCallable[_people_pb2.SetRolesRequest, _people_pb2.PeopleReply]  # type: ignore[assignment]
     Remove: _aio.UnaryUnaryMultiCallable[_people_pb2.RemovePersonRequest, _people_pb2.PeopleReply]  # type: ignore[assignment]
@@ -137,7 +137,7 @@ class PeopleServicer(metaclass=_abc_1.ABCMeta):
         request: _people_pb2.ListPeopleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_people_pb2.PeopleReply, _abc.Awaitable[_people_pb2.PeopleReply]]:
-        """Administrators, two of them; without any, whoever owns the socket."""
+        """Administrators, two of them; without them, whoever owns the node."""
 
     @_abc_1.abstractmethod
     def Invite(

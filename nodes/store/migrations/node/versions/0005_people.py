@@ -20,6 +20,7 @@ def upgrade() -> None:
         sa.Column("authenticator", sa.LargeBinary(), nullable=False),
         sa.Column("code_step", sa.Integer(), nullable=False),
         sa.Column("enrolled_at", sa.Float(), nullable=True),
+        sa.Column("reset_at", sa.Float(), nullable=False),
         sa.Column("removed_at", sa.Float(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("name"),
