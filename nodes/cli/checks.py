@@ -186,8 +186,8 @@ def _check_files(home: Home, report: _Report) -> None:
             t("people", "人员"),
             "owner_invites",
             t(
-                "the socket's owner may invite anybody: take it out again",
-                "套接字所有者可邀请任何人：请尽快关闭",
+                "the node's owner may invite anybody: take it out again",
+                "节点所有者可邀请任何人：请尽快关闭",
             ),
         )
     paths = (home.certs / "ca.crt", home.certs / "node.crt")

@@ -41,7 +41,7 @@ from . import roles as needs
 from .roles import Need, Role
 
 INVITATION, SESSION, TOKEN, PROCESS, OWNER = "invitation", "session", "token", "process", "owner"
-ADMINISTRATORS = 2  # so many have enrolled before the socket's owner has no say any more
+ADMINISTRATORS = 2  # so many have enrolled before the node's owner has no say any more
 HASHING = argon2.profiles.RFC_9106_LOW_MEMORY  # Argon2id, 64 MiB
 _NAME = re.compile(r"[a-z][a-z0-9.-]{1,39}")
 _SECRET = re.compile(r"[a-z0-9-]{1,63}\.[a-z]+-[0-9a-f]{12}\.[A-Za-z0-9_-]{43}")
