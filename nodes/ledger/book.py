@@ -451,7 +451,7 @@ class LogBook:
         if event_ids:
             chosen = chosen.where(table.c.event_id.in_(event_ids))
         with db.reading(self._database) as connection:
-            rows = connection.execute(chosen.order_by(table.c.at, table.c.key)).all()
+            rows = connection.execute(chosen.order_by(table.c.at, table.c.id)).all()
         for row in rows:
             yield Recorded(self._open(row.key, row.opening), row.include_by, row.position)
 

@@ -245,6 +245,10 @@ def test_kill_at_random_moments_of_import_seal_sync_and_query(broken):
         "police-request",
     )
     options += ("--to", "bank-a", "--list", "big", "--json")
+    policy = broken.node("centre") / "policy.toml"  # one person asks: what is killed here is the question
+    policy.write_text(
+        policy.read_text() + "\n[second_person]\nquery_items = 5000\nevaluations_a_day = 100000\n"
+    )
     for victim in ("centre", "bank-a", "centre"):  # query
         command = in_background(broken, "centre", *options)
         time.sleep(rng.uniform(1.0, 2.5))
