@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import re
+import secrets
 import shutil
 import socket
 import subprocess
@@ -37,6 +38,8 @@ _FILE = Path(__file__).with_name("network.toml")
 CONTRACT = Path(__file__).with_name("contract.toml")
 START_SECONDS = 90.0
 STOP_SECONDS = 40.0
+_EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_LOWEST = 12_000
 _T = TypeVar("_T")
 _PENDING = re.compile(r"pending\s+approve\s+([0-9a-f]{12})")
 # Whose work a command is; else the operator's.
@@ -145,10 +148,16 @@ def ca_environment(
 
 
 def free_port() -> int:
-    """A port of the loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of the loopback that nobody listens on, below those that outgoing connections are given."""
+    try:
+        first = int(_EPHEMERAL.read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        first = 32_768
+    while True:
+        port = _LOWEST + secrets.randbelow(max(first, _LOWEST + 1_000) - _LOWEST)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def program(command: list[str]) -> list[str]:
@@ -268,9 +277,7 @@ class Network:
             with self.channel(name) as channel:
                 node = admin_pb2_grpc.AdminStub(channel)
                 document = MessageToDict(node.Status(admin_pb2.StatusRequest(), timeout=30))
-        except grpc.RpcError as error:
-            if error.code() is not grpc.StatusCode.UNAVAILABLE:
-                raise
+        except grpc.RpcError:
             return False
         return not published or bool(document["ledger"]["published_size"])
 

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import pyotp
+from google.protobuf.json_format import MessageToDict
 from lianfang.v1 import people_pb2 as pb
 from lianfang.v1 import people_pb2_grpc
 
@@ -29,16 +30,28 @@ def session(folder: Path, name: str) -> Path:
 
 
 def enrol(folder: Path) -> None:
-    """Everybody, once; each session goes into a file of its own. Passwords are kept nowhere."""
+    """Everybody, once; each session goes into a file of its own. Passwords are kept nowhere.
+
+    What broke off is taken up again: the administrators come last, and until then the node's owner invites.
+    """
     (folder / "people").mkdir(mode=0o700, exist_ok=True)
-    if all(session(folder, name).exists() for name in PEOPLE):
+    missing = sorted(
+        (name for name in PEOPLE if not session(folder, name).exists()),
+        key=lambda name: PEOPLE[name] is Role.ADMINISTRATOR,
+    )
+    if not missing:
         return
     home = Home(folder)
     with wire.admin_channel(home.socket, home.owner_token.read_text) as channel:
         node = people_pb2_grpc.PeopleStub(channel)
+        known = {
+            each["name"] for each in MessageToDict(node.ListPeople(pb.ListPeopleRequest()).document)["people"]
+        }
         invitations = {
-            name: node.Invite(pb.InviteRequest(name=name, roles=[role])).invitation
-            for name, role in PEOPLE.items()
+            name: node.Invite(
+                pb.InviteRequest(name=name, roles=[] if name in known else [PEOPLE[name]])
+            ).invitation
+            for name in missing
         }
         for name, invitation in invitations.items():
             begun = node.BeginEnrolment(pb.BeginEnrolmentRequest(name=name, invitation=invitation))
