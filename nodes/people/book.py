@@ -98,7 +98,7 @@ class Caller:
     def whoever(self) -> Person:
         """The person; raises `Refused` where there is none."""
         if self.person is None:
-            raise _unsigned("sign in: lianfang login NAME")
+            raise _unsigned()
         return self.person
 
 
@@ -110,8 +110,8 @@ def caller() -> Caller:
     return CALLER.get()
 
 
-def _unsigned(message: str, reason: str = "SIGN_IN") -> Refused:
-    return Refused(message, reason, grpc.StatusCode.UNAUTHENTICATED)
+def _unsigned(message: str = "sign in: lianfang login NAME") -> Refused:
+    return Refused(message, "SIGN_IN", grpc.StatusCode.UNAUTHENTICATED)
 
 
 def _wrong() -> Refused:
@@ -192,13 +192,12 @@ class PeopleBook:
             finally:
                 self._load()
 
-    def _record(self, connection: sa.Connection, actor: bytes, subject: Person | bytes, what: str) -> None:
-        pseudonym = subject if isinstance(subject, bytes) else subject.pseudonym
+    def _record(self, connection: sa.Connection, actor: bytes, subject: Person, what: str) -> None:
         entry = self._log.prepare(
             ledger_pb2.EVENT_TYPE_PERSON,
             "",
             random_id(),
-            resource=pseudonym.hex(),
+            resource=subject.pseudonym.hex(),
             asker=actor,
             reason=what,
         )
@@ -224,7 +223,7 @@ class PeopleBook:
         if secret and hmac.compare_digest(self._digest(secret), self._owner):
             if method in needs.FIRST and self.open_to_owner:
                 return Caller()
-            raise _unsigned("sign in: lianfang login NAME")
+            raise _unsigned()
         found = self._credential(secret, (SESSION, TOKEN))
         person = self._people[found.person]
         self._check(person, found, method, need)
@@ -252,7 +251,7 @@ class PeopleBook:
 
     def _credential(self, secret: str, kinds: tuple[str, ...]) -> Credential:
         if not secret:
-            raise _unsigned("sign in: lianfang login NAME")
+            raise _unsigned()
         if not _SECRET.fullmatch(secret):
             raise _unsigned("that is no token")
         member = secret.partition(".")[0]
