@@ -34,6 +34,7 @@ from .store.writer import GroupWriter
 EVALUATE = "evaluate"
 SYNC = "sync"
 TRAIN = "train"
+MEET = "meet"
 _DAY = 86_400
 
 # Built once: at each question, building a statement costs more than running it.
@@ -192,6 +193,10 @@ class Gate:
             self._writer.submit(self._decision(ask))  # decided again behind the others, and recorded
             raise
 
+    def check_meeting(self, member: Member, contract: bytes) -> None:
+        """May a meeting of sets that was admitted go on? Raises `Refused`."""
+        self._rules.meet(member, contract)
+
     def check_pull(self, member: Member, resource: str) -> None:
         """May a pull that was admitted go on? Raises `Refused`."""
         self._rules.sync(member, resource)
@@ -235,6 +240,8 @@ class Gate:
                 self._insert(connection, ask, now, ask.query_id)
                 self._event(connection, ask, ledger_pb2.EVENT_TYPE_JOB_ENTERED, ask.query_id, contract=agreed)
             return Decision(known is not None, pb.Budget())
+        if ask.action == MEET:
+            return self._decide_meeting(connection, ask, now, known is not None)
         terms = self._terms(ask)
         if ask.action == SYNC:
             return self._decide_sync(connection, ask, now, terms)
@@ -309,6 +316,32 @@ class Gate:
                 "repeats": 0,
             },
         )
+
+    def _decide_meeting(self, connection: sa.Connection, ask: Ask, now: float, known: bool) -> Decision:
+        """Two parties' sets: each session once, and so many a day."""
+        held = self._rules.meet(ask.member, ask.request_hash)
+        self._log.check_standing(MEET)
+        if known:
+            raise Refused("this session was held before", "SESSION_REUSED", grpc.StatusCode.ALREADY_EXISTS)
+        ask.check()
+        table, most = schema.decision, held.terms.psi.sessions_a_day
+        today = connection.execute(
+            sa.select(sa.func.count()).where(
+                table.c.peer == ask.member.id,
+                table.c.resource == ask.resource,
+                table.c.action == MEET,
+                table.c.at > now - _DAY,
+            )
+        ).scalar_one()
+        if today >= most:
+            raise exhausted(
+                f"the contract allows {most} sessions a day, and so many were held within 24 hours"
+            )
+        self._insert(connection, ask, now, ask.query_id)
+        self._event(
+            connection, ask, ledger_pb2.EVENT_TYPE_MEETING, ask.query_id, "begun", contract=ask.request_hash
+        )
+        return Decision(False, pb.Budget())
 
     def _decide_sync(self, connection: sa.Connection, ask: Ask, now: float, terms: Terms) -> Decision:
         """Pulls cost no evaluations; one row counts a day's, so that a million of them fill no disk."""

@@ -28,6 +28,8 @@ from lianfang.v1 import (
     node_pb2,
     node_pb2_grpc,
     people_pb2_grpc,
+    psi_pb2,
+    psi_pb2_grpc,
     sync_pb2,
     sync_pb2_grpc,
 )
@@ -82,6 +84,7 @@ _PEER_SERVICES = [
     lookup_pb2.DESCRIPTOR.services_by_name["Lookup"].full_name,
     ledger_pb2.DESCRIPTOR.services_by_name["Ledger"].full_name,
     contract_pb2.DESCRIPTOR.services_by_name["Contracts"].full_name,
+    psi_pb2.DESCRIPTOR.services_by_name["Psi"].full_name,
 ]
 _ADMIN_SERVICE = admin_pb2.DESCRIPTOR.services_by_name["Admin"].full_name
 TEND_SECONDS = 30.0
@@ -241,6 +244,7 @@ class Node:
         from .contracts.service import ContractAdminService, ContractService
         from .ledger.service import LedgerAdminService, LedgerService
         from .people.service import PeopleService
+        from .psi.service import PsiAdminService, PsiService, Sessions
         from .services.admin import AdminService
 
         address = self.home.config.node.listen
@@ -267,6 +271,9 @@ class Node:
         contract_pb2_grpc.add_ContractsServicer_to_server(
             ContractService(self._authenticator, self.contracts), server
         )
+        sessions = Sessions(self)
+        sessions.clear()
+        psi_pb2_grpc.add_PsiServicer_to_server(PsiService(self._authenticator, self, sessions), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         admin = grpc.aio.server(options=wire.ADMIN_OPTIONS, interceptors=[self._people_only])
         self._add_learning(server, admin)
@@ -284,6 +291,7 @@ class Node:
             ContractAdminService(self.contracts, self.actions), admin
         )
         people_pb2_grpc.add_PeopleServicer_to_server(PeopleService(self.people, self.actions), admin)
+        psi_pb2_grpc.add_PsiAdminServicer_to_server(PsiAdminService(self, sessions), admin)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, admin)
         reflection.enable_server_reflection([_ADMIN_SERVICE, reflection.SERVICE_NAME], admin)
         self._listen_on_socket(admin)

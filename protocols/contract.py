@@ -26,6 +26,8 @@ from lianfang.v1 import contract_pb2 as pb
 
 from .encoding import frame
 from .errors import DecodeError, SignatureError
+from .identifiers import Kind
+from .identifiers.kinds import REVIEW_ONLY
 from .statement import LIST_NAME
 
 MAX_BYTES = 600_000
@@ -35,6 +37,7 @@ ID = 16
 _DAY = 86_400
 _MAX_PARTIES, _MAX_GRANTS, _MAX_LISTS = 100, 400, 100
 _MAX_COUNT = 1 << 53
+_MAX_SESSIONS = 100
 _NAME = 253
 _HASH_DOMAIN = "lianfang/v1/contract"
 _JOB_DOMAIN = "lianfang/v1/job"
@@ -153,6 +156,8 @@ def _check_psi(terms: pb.PsiTerms) -> set[str]:
     _need(len(parties) == 2 and _ascending(parties), "psi.inputs: two, ascending by party")
     _need(terms.variant in pb.PsiTerms.Variant.values()[1:], "psi.variant: intersection, cardinality or sum")
     adds = terms.variant == pb.PsiTerms.VARIANT_SUM
+    _need(terms.kind in set(Kind) - set(REVIEW_ONLY), "psi.kind: a kind of identifier is needed")
+    _need(0 < terms.sessions_a_day <= _MAX_SESSIONS, f"psi.sessions_a_day: 1 to {_MAX_SESSIONS}")
     for each in terms.inputs:
         _need(LIST_NAME.fullmatch(each.dataset), "psi.inputs: dataset: not a name")
         _need(_text(each.column, 100), "psi.inputs: column: a name is needed")

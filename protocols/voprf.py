@@ -39,7 +39,7 @@ def context_string(mode: int) -> bytes:
     return b"OPRFV1-" + bytes([mode]) + b"-ristretto255-SHA512"
 
 
-def _expander(dst: bytes) -> Callable[[bytes], bytes]:
+def expander(dst: bytes) -> Callable[[bytes], bytes]:
     """expand_message_xmd with SHA-512 to 64 bytes (RFC 9380 §5.3.1): two hashes, one block each out."""
     suffix = dst + bytes([len(dst)])
     first = (64).to_bytes(2, "big") + b"\x00" + suffix
@@ -55,9 +55,9 @@ def _expander(dst: bytes) -> Callable[[bytes], bytes]:
     return expand
 
 
-_TO_GROUP = [_expander(b"HashToGroup-" + context_string(mode)) for mode in (0, 1)]
-_TO_SCALAR = [_expander(b"HashToScalar-" + context_string(mode)) for mode in (0, 1)]
-_DERIVE = [_expander(b"DeriveKeyPair" + context_string(mode)) for mode in (0, 1)]
+_TO_GROUP = [expander(b"HashToGroup-" + context_string(mode)) for mode in (0, 1)]
+_TO_SCALAR = [expander(b"HashToScalar-" + context_string(mode)) for mode in (0, 1)]
+_DERIVE = [expander(b"DeriveKeyPair" + context_string(mode)) for mode in (0, 1)]
 _VOPRF_SCALAR = _TO_SCALAR[MODE_VOPRF]
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from . import asking, checks, contracts, demonstration, jobs, learning, ledger, lists, network, people
+from . import asking, checks, contracts, demonstration, jobs, learning, ledger, lists, network, people, psi
 from .i18n import t
 
 app = typer.Typer(
@@ -41,6 +41,7 @@ app.add_typer(jobs.train_app, name="train")
 app.add_typer(jobs.stats_app, name="stats")
 app.add_typer(jobs.learn_app, name="learn")
 app.add_typer(ledger.app, name="ledger")
+app.add_typer(psi.app, name="psi")
 app.add_typer(people.user_app, name="user")
 app.add_typer(people.pending_app, name="pending")
 app.add_typer(network.dev_app, name="dev", hidden=True)

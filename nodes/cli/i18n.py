@@ -72,6 +72,12 @@ _WORDS |= {
     "lookup": "名单查询",
     "job": "联合任务",
     "psi": "集合求交",
+    "intersection": "交集",
+    "cardinality": "交集大小",
+    "mask": "盲化",
+    "send": "发送",
+    "receive": "接收",
+    "double": "二次盲化",
 }
 
 

@@ -5,7 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import openpyxl
 from lianfang.v1 import admin_pb2 as pb
@@ -119,7 +119,7 @@ class Gathered:
             cells: list[Any] = [
                 index + 1,
                 item.kind,
-                _harmless(item.value),
+                harmless(item.value),
                 problem.reason if problem else "",
             ]
             for place in self.places:
@@ -131,7 +131,17 @@ class Gathered:
         return header, rows
 
 
-def _harmless(value: str) -> str:
+class Tabular(Protocol):
+    """What the writers write: rows whose third cell is an identifier."""
+
+    def table_rows(self) -> "tuple[list[str], list[list[Any]]]":
+        """Header and rows."""
+
+    def document(self) -> dict[str, Any]:
+        """Everything, as plain data."""
+
+
+def harmless(value: str) -> str:
     """A value that a spreadsheet would run as a formula gets an apostrophe; phone numbers keep their plus."""
     first = value[:1]
     if first in ("=", "@", "\t", "\r") or (first in ("+", "-") and not value[1:2].isdigit()):
@@ -139,7 +149,7 @@ def _harmless(value: str) -> str:
     return value
 
 
-def write_csv(path: Path, gathered: Gathered) -> None:
+def write_csv(path: Path, gathered: Tabular) -> None:
     """All rows as CSV (UTF-8 with BOM), readable by its owner alone."""
     header, rows = gathered.table_rows()
     with private_file(path) as file:
@@ -148,7 +158,7 @@ def write_csv(path: Path, gathered: Gathered) -> None:
         writer.writerows(rows)
 
 
-def write_xlsx(path: Path, gathered: Gathered) -> None:
+def write_xlsx(path: Path, gathered: Tabular) -> None:
     """All rows as XLSX with identifiers in text cells."""
 
     header, rows = gathered.table_rows()
@@ -164,7 +174,7 @@ def write_xlsx(path: Path, gathered: Gathered) -> None:
     book.save(path)
 
 
-def write_json(path: Path, gathered: Gathered) -> None:
+def write_json(path: Path, gathered: Tabular) -> None:
     """Everything as JSON."""
     _private(path)
     path.write_text(json.dumps(gathered.document(), ensure_ascii=False, indent=1), "utf-8")
@@ -182,7 +192,7 @@ def _private(path: Path) -> None:
     path.touch(mode=0o600)
 
 
-WRITERS: dict[str, Callable[[Path, Gathered], None]] = {
+WRITERS: dict[str, Callable[[Path, Tabular], None]] = {
     ".csv": write_csv,
     ".xlsx": write_xlsx,
     ".json": write_json,

@@ -30,7 +30,7 @@ from ..store import engine as db
 from ..store import schema
 
 Check = Callable[[pb.Contract], None]
-JOB = "job"
+JOB, PSI = "job", "psi"
 _OVER = (State.REJECTED, State.REVOKED, State.EXPIRED)
 _DAY = 86_400
 _KEPT = 30 * _DAY  # for which a proposal is remembered that came to nothing
@@ -218,6 +218,17 @@ class ContractBook:
             return f"{held.name} expired {_day(held.terms.expires_at)}"
         ended = [each for each in held.acts if each.action != contracts.APPROVE]
         return f"{held.name} was {stands} by {_short([each.party for each in ended])}"
+
+    def meeting(self, key: bytes, parties: set[str]) -> Held:
+        """The contract in force over these two parties' sets; raises `Refused` saying what is missing."""
+        held = self._held.get(key)
+        if held is None or held.kind != PSI or set(held.terms.parties) != parties:
+            raise Refused(
+                f"no contract {key.hex()[:12]} lets the sets of {_short(sorted(parties))} meet", "CONTRACT"
+            )
+        if not self._in_force(held, self._members.current):
+            raise Refused(f"the contract is not in force: {self._standing(held)}", "CONTRACT")
+        return held
 
     def over_job(self, job_hash: bytes) -> list[Held]:
         """Contracts over a job, in force or not, newest first."""

@@ -63,6 +63,8 @@ class Psi(_Model):
     """Set intersection: what is computed, over what, and who learns it."""
 
     variant: str
+    kind: str
+    sessions_a_day: int = Field(1, ge=1)
     inputs: list[PsiInput] = Field(alias="input")
     output_to: Names
     minimum_cardinality: int = Field(0, ge=0)
@@ -109,6 +111,8 @@ class Draft(_Model):
                     variant=_code("variant", self.psi.variant, VARIANTS),  # type: ignore[arg-type]
                     inputs=[pb.PsiTerms.Input(**each.model_dump()) for each in self.psi.inputs],
                     output_to=self.psi.output_to,
+                    kind=self.psi.kind,
+                    sessions_a_day=self.psi.sessions_a_day,
                     minimum_cardinality=self.psi.minimum_cardinality,
                     sum_bits=self.psi.sum_bits,
                 )
@@ -164,6 +168,8 @@ budget = { epoch = 400000, day = 150000, burst = 70000, burst_seconds = 60 }
 # Or set intersection of two parties:
 # [psi]
 # variant = "cardinality"   # intersection, cardinality, sum
+# kind = "phone"            # of identifier: both sides normalise alike
+# sessions_a_day = 1
 # output_to = ["bank-a"]
 # [[psi.input]]
 # party = "bank-a"

@@ -52,6 +52,10 @@ class Rules:
         """The contract in force over a job."""
         return self._contracts.job(job_hash)
 
+    def meet(self, member: Member, contract_hash: bytes) -> Held:
+        """The contract in force under which this node's and the member's sets meet."""
+        return self._contracts.meeting(contract_hash, {self._own, member.id})
+
     def purposes(self, member: Member, list_name: str) -> list[int]:
         """Purposes the member may ask the list for; empty where it may not use it at all."""
         try:

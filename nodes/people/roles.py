@@ -21,7 +21,7 @@ class Role(StrEnum):
 
 ALL = frozenset(Role)
 _O, _A, _AP, _AU, _AD = (frozenset({each}) for each in Role)
-SCOPES = ("ask", "contracts", "learning", "ledger", "lists", "status", "sync")
+SCOPES = ("ask", "contracts", "learning", "ledger", "lists", "sets", "status", "sync")
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,9 @@ NEEDS: dict[str, Need] = {
     "LearningAdmin/Report": _PROCESS,
     "LearningAdmin/Started": _PROCESS,
     "LearningAdmin/Counts": _PROCESS,
+    "PsiAdmin/Run": Need(_O | _A, "sets"),
+    "PsiAdmin/Sessions": Need(ALL, "status"),
+    "PsiAdmin/Outcome": Need(_O | _A, "sets"),
     "People/Login": _OPEN,
     "People/BeginEnrolment": _OPEN,
     "People/FinishEnrolment": _OPEN,

@@ -13,6 +13,7 @@ from lianfang.v1 import (
     lookup_pb2_grpc,
     node_pb2,
     node_pb2_grpc,
+    psi_pb2_grpc,
     sync_pb2_grpc,
 )
 
@@ -58,6 +59,7 @@ class Peer:
         self.learning = learning_pb2_grpc.LearningStub(channel)
         self.ledger = ledger_pb2_grpc.LedgerStub(channel)
         self.contracts = contract_pb2_grpc.ContractsStub(channel)
+        self.psi = psi_pb2_grpc.PsiStub(channel)
 
 
 class Peers:

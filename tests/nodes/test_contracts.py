@@ -625,6 +625,7 @@ budget = { epoch = 10, day = 10, burst = 10 }
 PSI = """
 [psi]
 variant = "cardinality"
+kind = "phone"
 output_to = ["holder"]
 [[psi.input]]
 party = "holder"

@@ -42,7 +42,9 @@ def psi(**changes):
         pb.PsiTerms.Input(party=party, dataset="customers", column="phone", max_elements=1000)
         for party in (A, B)
     ]
-    return pb.PsiTerms(**{"variant": 1, "inputs": inputs, "output_to": [A]} | changes)
+    return pb.PsiTerms(
+        **{"variant": 1, "inputs": inputs, "output_to": [A], "kind": "phone", "sessions_a_day": 1} | changes
+    )
 
 
 def with_psi(**changes):

@@ -214,7 +214,7 @@ def call(channel: grpc.Channel, method: str) -> str:
     path = f"/lianfang.v1.{method}"
     empty, bytes_of = empty_pb2.Empty(), empty_pb2.Empty.SerializeToString
     kinds = {"Admin/Import": channel.stream_stream}
-    streams = {"Withdraw", "Rotate", "Activate", "ListEntries", "Sync", "Query"}
+    streams = {"Withdraw", "Rotate", "Activate", "ListEntries", "Sync", "Query", "Run", "Outcome"}
     name = method.partition("/")[2]
     make = kinds.get(method) or (channel.unary_stream if name in streams else channel.unary_unary)
     stub = make(path, request_serializer=bytes_of, response_deserializer=bytes)

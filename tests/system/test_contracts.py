@@ -196,6 +196,7 @@ PEERS = {
     "Contracts/Tell": "none: signers of the contract that is told",
     "Learning/Enrol": "none: binds the caller's Flower key; roles that learn",
     "SecureSum/Join": "contract: job",
+    "Psi/Meet": "contract: psi",
 }
 
 

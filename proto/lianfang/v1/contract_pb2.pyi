@@ -276,11 +276,17 @@ class PsiTerms(_message.Message):
     OUTPUT_TO_FIELD_NUMBER: _builtins.int
     MINIMUM_CARDINALITY_FIELD_NUMBER: _builtins.int
     SUM_BITS_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    SESSIONS_A_DAY_FIELD_NUMBER: _builtins.int
     variant: Global___PsiTerms.Variant.ValueType
     minimum_cardinality: _builtins.int
     """below it nothing is output"""
     sum_bits: _builtins.int
     """with SUM: width of a value"""
+    kind: _builtins.str
+    """of identifier: how both sides normalise their columns"""
+    sessions_a_day: _builtins.int
+    """each may compare other columns than the one before"""
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___PsiTerms.Input]:
         """two, ascending by party"""
@@ -297,10 +303,12 @@ class PsiTerms(_message.Message):
         output_to: _abc.Iterable[_builtins.str] | None = ...,
         minimum_cardinality: _builtins.int = ...,
         sum_bits: _builtins.int = ...,
+        kind: _builtins.str = ...,
+        sessions_a_day: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "minimum_cardinality", b"minimum_cardinality", "output_to", b"output_to", "sum_bits", b"sum_bits", "variant", b"variant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "kind", b"kind", "minimum_cardinality", b"minimum_cardinality", "output_to", b"output_to", "sessions_a_day", b"sessions_a_day", "sum_bits", b"sum_bits", "variant", b"variant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -41,6 +41,8 @@ class _EventTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventType.V
     EVENT_TYPE_CONFIGURATION: _EventType.ValueType  # 10
     EVENT_TYPE_ACTION: _EventType.ValueType  # 11
     """what a person of this institution did, or a second one decided"""
+    EVENT_TYPE_MEETING: _EventType.ValueType  # 13
+    """of two parties' sets: begun, and how it ended; both log it under the session's id"""
     EVENT_TYPE_PERSON: _EventType.ValueType  # 12
     """a change of who these people are"""
 
@@ -59,6 +61,8 @@ EVENT_TYPE_APPEAL_OUTCOME: EventType.ValueType  # 9
 EVENT_TYPE_CONFIGURATION: EventType.ValueType  # 10
 EVENT_TYPE_ACTION: EventType.ValueType  # 11
 """what a person of this institution did, or a second one decided"""
+EVENT_TYPE_MEETING: EventType.ValueType  # 13
+"""of two parties' sets: begun, and how it ended; both log it under the session's id"""
 EVENT_TYPE_PERSON: EventType.ValueType  # 12
 """a change of who these people are"""
 Global___EventType: _TypeAlias = EventType  # noqa: Y015

@@ -1,0 +1,246 @@
+"""One session, from this side: reads the column, masks, sends, doubles, compares. Runs in a thread.
+
+The caller's and the callee's sides do the same work at the same time; what they send takes turns (`psi.proto`), so that
+neither ever waits for a peer that waits for it.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lianfang.v1 import contract_pb2
+from lianfang.v1 import psi_pb2 as pb
+
+from protocols import group, psi
+from protocols.errors import DecodeError
+
+from .. import limits
+from ..errors import Refused
+from ..identity.keys import Vault
+from ..workers import Workers
+from .rows import Counts, read
+from .workspace import Workspace
+
+Tell = Callable[[str, int, int], None]  # phase, done, total
+_Input = contract_pb2.PsiTerms.Input
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A session as its contract has it, from this side."""
+
+    contract: bytes
+    session: bytes
+    terms: contract_pb2.PsiTerms
+    own: _Input
+    peer: _Input
+    path: Path  # of the own dataset
+    region: str
+    calls: bool  # this side opened the session
+    check: Callable[[], None]  # raises `Refused` where the contract has ended meanwhile
+
+    @property
+    def learns(self) -> bool:
+        """Whether the outcome is output to this side."""
+        return self.own.party in self.terms.output_to
+
+    @property
+    def peer_learns(self) -> bool:
+        """Whether it is output to the other."""
+        return self.peer.party in self.terms.output_to
+
+    @property
+    def in_order(self) -> bool:
+        """Whether doubled points come as the masked ones came, so that their owner finds its elements."""
+        return self.terms.variant == contract_pb2.PsiTerms.VARIANT_INTERSECTION
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What this side has learnt. `common` is None where it learns nothing, or less than the minimum met."""
+
+    counts: Counts
+    theirs: int  # the other's set, padded
+    common: int | None
+    rows: list[int]  # of the own file; only of an intersection
+
+
+class Line:
+    """The stream between the two, for a thread: what comes is what the order asks for, or an error."""
+
+    def __init__(
+        self,
+        read_: Callable[[], Awaitable[pb.PsiMessage | None]],
+        write: Callable[[pb.PsiMessage], Awaitable[None]],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._read, self._write = read_, write
+        self._under_way: Future[Any] | None = None
+        self._closed = False
+
+    def _wait(self, work: Awaitable[Any]) -> Any:
+        self._under_way = asyncio.run_coroutine_threadsafe(_coroutine(work), self._loop)
+        if self._closed:
+            self._under_way.cancel()
+        return self._under_way.result(limits.MEETING_SILENCE)
+
+    def close(self) -> None:
+        """Nobody is there any more: whoever waits is told."""
+        self._closed = True
+        if self._under_way is not None:
+            self._under_way.cancel()
+
+    def send(self, message: pb.PsiMessage) -> None:
+        """Wait until it is on its way."""
+        self._wait(self._write(message))
+
+    def receive(self, *kinds: str) -> pb.PsiMessage:
+        """The next message; raises `DecodeError` for another than is due."""
+        message = self._wait(self._read())
+        if message is None:
+            raise DecodeError(f"the other side ended where {' or '.join(kinds)} was due")
+        if message.WhichOneof("part") not in kinds:
+            raise DecodeError(f"the other side sent {message.WhichOneof('part')}, not {' or '.join(kinds)}")
+        found: pb.PsiMessage = message
+        return found
+
+
+async def _coroutine(work: Awaitable[Any]) -> Any:
+    return await work
+
+
+class Meeting:
+    """A session after both sides have said hello and admitted it."""
+
+    def __init__(
+        self, plan: Plan, line: Line, space: Workspace, workers: Workers, vault: Vault, tell: Tell
+    ) -> None:
+        self._plan, self._line, self._space = plan, line, space
+        self._workers, self._vault, self._tell = workers, vault, tell
+        self._exponent = psi.Exponent()
+
+    def hold(self) -> Outcome:
+        """Raises `DecodeError` or `Refused`; then nothing is output here."""
+        plan = self._plan
+        try:
+            counts = self._mask()
+            for sends in (plan.calls, not plan.calls):
+                if sends:
+                    self._send_points(psi.size(counts.elements))
+                else:
+                    theirs = self._receive_points()
+            self._double(theirs)
+            # The callee gives first. Whoever has what it wants could go: that the other gets its share is not enforced.
+            for sends in (not plan.calls, plan.calls):
+                plan.check()
+                if sends and plan.peer_learns:
+                    self._send("send", self._space.their_doubled(plan.in_order), theirs)
+                elif not sends and plan.learns:
+                    self._receive_doubled(psi.size(counts.elements))
+            plan.check()
+            common, rows = self._compare() if plan.learns else (None, [])
+            return Outcome(counts, theirs, common, rows)
+        finally:
+            self._exponent.forget()
+
+    def _mask(self) -> Counts:
+        plan, counts = self._plan, Counts()
+        where, scalar = psi.domain(plan.contract, plan.session), self._exponent.scalar
+        numbers: list[list[int]] = []
+
+        def seen(canonical: bytes) -> bool:
+            return not self._space.add_element(self._vault.index(canonical), counts.rows)
+
+        def chunks() -> Iterator[tuple[bytes, bytes, list[bytes]]]:
+            elements = read(plan.path, plan.own.column, plan.terms.kind, plan.region, counts, seen)
+            for chunk in _chunks(elements, psi.CHUNK):
+                if counts.elements > plan.own.max_elements:
+                    raise Refused(
+                        f"the column has more than the {plan.own.max_elements:,} elements of the contract",
+                        "SIZE",
+                    )
+                numbers.append([number for number, _ in chunk])
+                yield where, scalar, [canonical for _, canonical in chunk]
+
+        for done, points in enumerate(self._workers.stream(psi.mask_chunk, chunks())):
+            self._space.add_masked(points, numbers[done])
+            numbers[done] = []
+            self._tell("mask", min((done + 1) * psi.CHUNK, counts.elements), counts.elements)
+        if not counts.elements:
+            raise Refused(
+                f"the column {plan.own.column} has no {plan.terms.kind} ({counts.rows} rows, {counts.empty} empty, "
+                f"{counts.bad} bad)",
+                "EMPTY",
+            )
+        missing = psi.size(counts.elements) - counts.elements
+        self._space.add_masked(psi.dummies(missing), [0] * missing)
+        self._space.sort_own()
+        return counts
+
+    def _send_points(self, elements: int) -> None:
+        self._plan.check()
+        self._line.send(pb.PsiMessage(elements=elements))
+        self._send("send", self._space.own(), elements)
+
+    def _send(self, phase: str, messages: Iterable[bytes], total: int) -> None:
+        done = 0
+        for points in messages:
+            self._line.send(pb.PsiMessage(points=points))
+            done += len(points) // group.POINT
+            self._tell(phase, done, total)
+        self._line.send(pb.PsiMessage(end=pb.PsiEnd()))
+
+    def _receive_points(self) -> int:
+        announced = self._line.receive("elements").elements
+        arrivals = psi.Arrivals(announced, self._plan.peer.max_elements)
+        for points in self._receive(arrivals):
+            self._space.add_theirs(points)
+        return announced
+
+    def _receive(self, arrivals: psi.Arrivals) -> Iterator[bytes]:
+        while (message := self._line.receive("points", "end")).WhichOneof("part") == "points":
+            yield arrivals.take(message.points)
+            self._tell("receive", arrivals.count, arrivals.announced)
+        arrivals.end()
+
+    def _double(self, theirs: int) -> None:
+        """Of both sides at the same time. Finds out, too, whether these are points at all."""
+        done, scalar = 0, self._exponent.scalar
+        chunk = psi.CHUNK * group.POINT
+
+        def chunks() -> Iterator[tuple[bytes, bytes]]:
+            for points in self._space.theirs():
+                for i in range(0, len(points), chunk):
+                    yield scalar, points[i : i + chunk]
+
+        for points in self._workers.stream(psi.double_chunk, chunks()):
+            self._space.add_their_doubled(points)
+            done += len(points) // group.POINT
+            self._tell("double", done, theirs)
+
+    def _receive_doubled(self, own: int) -> None:
+        plan = self._plan
+        for points in self._receive(psi.Arrivals(own, plan.own.max_elements, ascending=not plan.in_order)):
+            group.check_points(points)
+            self._space.add_own_doubled(points)
+
+    def _compare(self) -> tuple[int | None, list[int]]:
+        self._space.prepare_to_compare()
+        common = self._space.common()
+        if common < self._plan.terms.minimum_cardinality:
+            return None, []
+        return common, list(self._space.common_rows()) if self._plan.in_order else []
+
+
+def _chunks(items: Iterable[tuple[int, bytes]], count: int) -> Iterator[list[tuple[int, bytes]]]:
+    chunk: list[tuple[int, bytes]] = []
+    for item in items:
+        chunk.append(item)
+        if len(chunk) == count:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk

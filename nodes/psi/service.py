@@ -1,0 +1,314 @@
+"""Sessions on the wire, and for the node's own people: held one at a time with each member, on the record."""
+
+import asyncio
+import json
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from google.protobuf.struct_pb2 import Struct
+from lianfang.v1 import contract_pb2, ledger_pb2, psi_pb2_grpc
+from lianfang.v1 import psi_pb2 as pb
+
+from protocols import psi
+from protocols.errors import PeerError
+
+from .. import limits
+from ..contracts.book import PSI, Held
+from ..errors import NotFound, Refused, invalid
+from ..files import write_atomic
+from ..gate import MEET, Ask
+from ..identity.members import Member
+from ..people.actions import Action
+from ..querier.peers import failed
+from ..report import iso
+from ..services import wire
+from . import rows as datasets
+from .meeting import Line, Meeting, Outcome, Plan, Tell
+from .workspace import Workspace
+
+if TYPE_CHECKING:
+    from ..node import Node
+
+_log = logging.getLogger("lianfang.psi")
+_OUTCOME = b"psi outcome"
+_ROWS_A_MESSAGE = 1_000
+_VARIANTS = {
+    contract_pb2.PsiTerms.VARIANT_INTERSECTION: "intersection",
+    contract_pb2.PsiTerms.VARIANT_CARDINALITY: "cardinality",
+}
+
+
+class Sessions:
+    """Holds sessions for both faces, and keeps what they gave: encrypted, in `data/psi`."""
+
+    def __init__(self, node: "Node") -> None:
+        self._node = node
+        self._folder = node.home.data / "psi"
+        self._with: set[str] = set()
+
+    def plan(self, held: Held, session: bytes, member: Member, calls: bool) -> Plan:
+        """Raises `Refused` for what this node cannot do."""
+        node, terms = self._node, held.terms.psi
+        if terms.variant not in _VARIANTS:
+            raise Refused("sums over sets are not offered yet", "VARIANT", grpc.StatusCode.UNIMPLEMENTED)
+        own = next(each for each in terms.inputs if each.party == str(node.home.name))
+        peer = next(each for each in terms.inputs if each.party == member.id)
+        configured = node.home.config.learn.datasets
+        if own.dataset not in configured:
+            raise Refused(
+                f"learn.datasets.{own.dataset} is not configured at {node.home.name.name}", "DATASET"
+            )
+        return Plan(
+            held.hash,
+            session,
+            terms,
+            own,
+            peer,
+            node.home.file.parent / configured[own.dataset].path,
+            node.home.config.lists.default_region,
+            calls,
+            lambda: node.gate.check_meeting(member, held.hash),
+        )
+
+    async def hold(
+        self,
+        held: Held,
+        session: bytes,
+        member: Member,
+        calls: bool,
+        read: Callable[[], Awaitable[pb.PsiMessage | None]],
+        write: Callable[[pb.PsiMessage], Awaitable[None]],
+        tell: Tell,
+    ) -> dict[str, Any]:
+        """Admit, meet, keep the outcome; what it was, in words."""
+        node = self._node
+        if member.id in self._with:
+            raise Refused(
+                f"a session with {member.name.name} is under way", "BUSY", grpc.StatusCode.RESOURCE_EXHAUSTED
+            )
+        self._with.add(member.id)
+        line = Line(read, write)
+        try:
+            plan = self.plan(held, session, member, calls)
+            await node.gate.decide(_ask(member, held.hash, session))
+            hello = pb.PsiMessage(hello=pb.PsiHello(contract=held.hash, session=session))
+            await write(hello)
+            if calls and await read() != hello:
+                raise PeerError(f"{member.name.name} did not answer hello")
+            outcome = await asyncio.to_thread(self._meet, plan, line, tell)
+        except BaseException as error:
+            self._ended(held, session, member, type(error).__name__)
+            raise
+        finally:
+            line.close()
+            self._with.discard(member.id)
+        self._ended(held, session, member, "ended")
+        return await asyncio.to_thread(self._keep, plan, member, outcome)
+
+    def _meet(self, plan: Plan, line: Line, tell: Tell) -> Outcome:
+        node = self._node
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        space = Workspace(self._folder / f"{plan.session.hex()}.work")
+        try:
+            return Meeting(plan, line, space, node.workers, node.keys.vault, tell).hold()
+        finally:
+            space.close()
+
+    def _ended(self, held: Held, session: bytes, member: Member, how: str) -> None:
+        node = self._node
+        entry = node.log.prepare(
+            ledger_pb2.EVENT_TYPE_MEETING,
+            member.id,
+            session,
+            number=1,
+            resource=held.hash.hex(),
+            reason=how,
+            contract=held.hash,
+        )
+        node.writer.submit(lambda connection: node.log.record(connection, entry))
+
+    def _keep(self, plan: Plan, member: Member, outcome: Outcome) -> dict[str, Any]:
+        document: dict[str, Any] = {
+            "session": plan.session.hex(),
+            "contract": plan.contract.hex(),
+            "with": member.name.name,
+            "opened_here": plan.calls,
+            "variant": _VARIANTS[plan.terms.variant],
+            "at": iso(time.time()),
+            "rows": outcome.counts.rows,
+            "empty": outcome.counts.empty,
+            "bad": outcome.counts.bad,
+            "repeated": outcome.counts.repeated,
+            "elements": outcome.counts.elements,
+            "their_elements_at_most": outcome.theirs,
+            "learns": plan.learns,
+            "below_minimum": plan.learns and outcome.common is None,
+        }
+        if outcome.common is not None:
+            document["common"] = outcome.common
+        found = list(datasets.values(plan.path, plan.own.column, set(outcome.rows))) if outcome.rows else []
+        stored = json.dumps({"outcome": document, "rows": found}, ensure_ascii=False).encode()
+        vault = self._node.keys.vault
+        path = self._folder / f"{plan.session.hex()}.outcome"
+        write_atomic(path, vault.encrypt(stored, _OUTCOME + plan.session), 0o600)
+        return document
+
+    def all(self) -> list[dict[str, Any]]:
+        """What was held, newest first."""
+        found = [self._read(path.stem)["outcome"] for path in self._folder.glob("*.outcome")]
+        return sorted(found, key=lambda each: str(each["at"]), reverse=True)
+
+    def _read(self, session: str) -> dict[str, Any]:
+        data = (self._folder / f"{session}.outcome").read_bytes()
+        return dict(json.loads(self._node.keys.vault.decrypt(data, _OUTCOME + bytes.fromhex(session))))
+
+    def outcome(self, text: str) -> dict[str, Any]:
+        """One session's, with rows; raises `NotFound`."""
+        found = [path.stem for path in self._folder.glob("*.outcome") if path.stem.startswith(text)]
+        if len(text) < 4 or len(found) != 1:
+            raise NotFound(f"{text!r} names {len(found)} sessions that were held here")
+        return self._read(found[0])
+
+    def clear(self) -> None:
+        """What a session left that a crash ended: points that mean nothing without its exponent."""
+        for path in self._folder.glob("*.work"):
+            path.unlink(missing_ok=True)
+
+
+class PsiService(psi_pb2_grpc.PsiServicer):
+    """On the peer port."""
+
+    def __init__(self, authenticator: wire.Authenticator, node: "Node", sessions: Sessions) -> None:
+        self._authenticator, self._node, self._sessions = authenticator, node, sessions
+
+    @wire.streaming
+    async def Meet(
+        self, request_iterator: AsyncIterator[pb.PsiMessage], context: Any
+    ) -> AsyncIterator[pb.PsiMessage]:
+        """See psi.proto."""
+        member = self._authenticator.member(context)
+        first = await anext(aiter(request_iterator), None)
+        if first is None or first.WhichOneof("part") != "hello":
+            raise invalid("a session begins with hello")
+        key, session = bytes(first.hello.contract), bytes(first.hello.session)
+        if len(key) != 32 or len(session) != psi.SESSION:
+            raise invalid(f"hello names a contract by 32 bytes and a session by {psi.SESSION}")
+        try:
+            held = self._node.rules.meet(member, key)
+        except Refused:
+            await self._node.gate.decide(_ask(member, key, session))  # refuses, on record
+            raise
+        out: asyncio.Queue[pb.PsiMessage | None] = asyncio.Queue(maxsize=4)
+
+        async def read() -> pb.PsiMessage | None:
+            return await anext(aiter(request_iterator), None)
+
+        task = asyncio.create_task(
+            self._sessions.hold(held, session, member, False, read, out.put, lambda *_: None)
+        )
+        ended = asyncio.create_task(_then(task, out))
+        try:
+            while (message := await out.get()) is not None:
+                yield message
+            await task  # raises what went wrong
+        finally:
+            task.cancel()
+            ended.cancel()
+
+
+async def _then(task: "asyncio.Task[Any]", out: "asyncio.Queue[pb.PsiMessage | None]") -> None:
+    await asyncio.wait([task])
+    await out.put(None)
+
+
+class PsiAdminService(psi_pb2_grpc.PsiAdminServicer):
+    """On the node's socket."""
+
+    def __init__(self, node: "Node", sessions: Sessions) -> None:
+        self._node, self._sessions = node, sessions
+
+    @wire.streaming
+    async def Run(self, request: pb.PsiRunRequest, context: Any) -> AsyncIterator[pb.PsiProgress]:
+        """Progress, then the outcome."""
+        node = self._node
+        held = node.contracts.find(request.contract)
+        if held.kind != PSI:
+            raise invalid(f"{held.name} is not about sets")
+        own = str(node.home.name)
+        member = node.peers.find(next(each for each in held.terms.parties if each != own), own)
+        node.rules.meet(member, held.hash)
+        session = secrets.token_bytes(16)
+        asked = request.SerializeToString(deterministic=True)
+        action = Action("PsiAdmin/Run", asked, f"compare sets under {held.name}", {})
+        begun = await asyncio.to_thread(node.actions.begin, action)
+        steps: asyncio.Queue[pb.PsiProgress | None] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+        last = [0.0]
+
+        def tell(phase: str, done: int, total: int) -> None:
+            now = time.monotonic()
+            if done == total or now - last[0] > 0.1:
+                last[0] = now
+                loop.call_soon_threadsafe(
+                    steps.put_nowait, pb.PsiProgress(phase=phase, done=done, total=total)
+                )
+
+        task = asyncio.create_task(self._meet(held, session, member, tell))
+        task.add_done_callback(lambda _task: steps.put_nowait(None))
+        try:
+            while (step := await steps.get()) is not None:
+                yield step
+            yield pb.PsiProgress(phase="done", outcome=wire.struct(await task))
+        except BaseException:
+            node.actions.break_off(begun)
+            raise
+        finally:
+            task.cancel()
+
+    async def _meet(self, held: Held, session: bytes, member: Member, tell: Tell) -> dict[str, Any]:
+        call = self._node.peers.get(member).psi.Meet(timeout=limits.MEETING_SECONDS)
+
+        async def read() -> pb.PsiMessage | None:
+            message = await call.read()
+            return message if isinstance(message, pb.PsiMessage) else None
+
+        try:
+            return await self._sessions.hold(held, session, member, True, read, call.write, tell)
+        except grpc.aio.AioRpcError as error:
+            raise failed(member, error) from error
+        except (PeerError, asyncio.InvalidStateError) as error:
+            if call.done() and await call.code() is not grpc.StatusCode.OK:
+                raise failed(member, await _error(call)) from error
+            raise
+        finally:
+            call.cancel()
+
+    @wire.unary
+    async def Sessions(self, request: pb.PsiSessionsRequest, context: Any) -> Struct:
+        """Newest first."""
+        return wire.struct({"sessions": await asyncio.to_thread(self._sessions.all)})
+
+    @wire.streaming
+    async def Outcome(self, request: pb.PsiOutcomeRequest, context: Any) -> AsyncIterator[pb.PsiOutcome]:
+        """Rows of this institution's own file."""
+        asked = request.SerializeToString(deterministic=True)
+        action = Action("PsiAdmin/Outcome", asked, "read the outcome of a session", {})
+        found = await asyncio.to_thread(self._sessions.outcome, request.session)
+        await asyncio.to_thread(self._node.actions.begin, action)
+        rows = [pb.PsiOutcome.Row(number=number, value=value) for number, value in found["rows"]]
+        for i in range(0, len(rows), _ROWS_A_MESSAGE):
+            yield pb.PsiOutcome(rows=rows[i : i + _ROWS_A_MESSAGE])
+
+
+def _ask(member: Member, contract: bytes, session: bytes) -> Ask:
+    return Ask(member, MEET, contract.hex(), 0, 0, session, contract)
+
+
+async def _error(call: Any) -> grpc.aio.AioRpcError:
+    return grpc.aio.AioRpcError(
+        await call.code(), await call.initial_metadata(), await call.trailing_metadata(), await call.details()
+    )

@@ -1,0 +1,114 @@
+"""One session's points on disk, in a database that goes with the session: sets may be larger than memory.
+
+SQLite sorts in runs of its own on disk. What lies here are points, and numbers of rows; nobody else's, and nothing that
+names anybody without the exponents, which are in memory alone.
+"""
+
+import contextlib
+import sqlite3
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from protocols import group
+
+_ROWS = 8_192  # points in one message
+
+
+class Workspace:
+    """Made for one session by one thread, and removed with it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        path.unlink(missing_ok=True)
+        path.touch(mode=0o600)
+        self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        run = self._database.execute
+        for pragma in ("journal_mode=OFF", "synchronous=OFF", "temp_store=FILE", "cache_size=-32000"):
+            run(f"PRAGMA {pragma}")
+        run("CREATE TABLE element (identifier BLOB PRIMARY KEY, row INTEGER) WITHOUT ROWID")
+        run("CREATE TABLE masked (point BLOB, row INTEGER)")
+        run("CREATE TABLE own (position INTEGER PRIMARY KEY, point BLOB, row INTEGER)")
+        run("CREATE TABLE theirs (position INTEGER PRIMARY KEY, point BLOB)")
+        run("CREATE TABLE own_doubled (position INTEGER PRIMARY KEY, point BLOB)")
+        run("CREATE TABLE their_doubled (position INTEGER PRIMARY KEY, point BLOB)")
+        run("BEGIN")
+
+    def add_element(self, identifier: bytes, row: int) -> bool:
+        """Whether it is new. `identifier` is a keyed hash: nothing in clear lies here."""
+        done = self._database.execute("INSERT OR IGNORE INTO element VALUES (?, ?)", (identifier, row))
+        return bool(done.rowcount)
+
+    def add_masked(self, points: bytes, rows: Iterable[int]) -> None:
+        """Own masked points; row 0 for dummies."""
+        pairs = zip(group.split(points), rows, strict=True)
+        self._database.executemany("INSERT INTO masked VALUES (?, ?)", pairs)
+
+    def sort_own(self) -> None:
+        """Put them in ascending order."""
+        self._database.execute("INSERT INTO own (point, row) SELECT point, row FROM masked ORDER BY point")
+        self._database.execute("DROP TABLE masked")
+
+    def own(self) -> Iterator[bytes]:
+        """Own masked points in messages, ascending."""
+        return self._messages("SELECT point FROM own ORDER BY position")
+
+    def add_theirs(self, points: bytes) -> None:
+        """The other's masked points, as they come."""
+        self._add("theirs (point)", points)
+
+    def theirs(self) -> Iterator[bytes]:
+        """In messages, as they came."""
+        return self._messages("SELECT point FROM theirs ORDER BY position")
+
+    def add_own_doubled(self, points: bytes) -> None:
+        """Own points, doubled by the other, as they come."""
+        self._add("own_doubled (point)", points)
+
+    def add_their_doubled(self, points: bytes) -> None:
+        """The other's points, doubled here, as they came."""
+        self._add("their_doubled (point)", points)
+
+    def their_doubled(self, as_they_came: bool) -> Iterator[bytes]:
+        """In messages; else ascending."""
+        order = "position" if as_they_came else "point"
+        return self._messages(f"SELECT point FROM their_doubled ORDER BY {order}")  # noqa: S608
+
+    def prepare_to_compare(self) -> None:
+        """Both doubled sequences are here."""
+        self._database.execute("CREATE INDEX met ON their_doubled (point)")
+
+    def _add(self, table: str, points: bytes) -> None:
+        self._database.executemany(
+            f"INSERT INTO {table} VALUES (?)",  # noqa: S608
+            ((point,) for point in group.split(points)),
+        )
+
+    def _messages(self, query: str) -> Iterator[bytes]:
+        cursor = self._database.cursor()
+        cursor.execute(query)
+        while rows := cursor.fetchmany(_ROWS):
+            yield b"".join(row[0] for row in rows)
+
+    def common(self) -> int:
+        """How many doubled points both sequences have."""
+        return int(
+            self._database.execute(
+                "SELECT COUNT(*) FROM own_doubled JOIN their_doubled USING (point)"
+            ).fetchone()[0]
+        )
+
+    def common_rows(self) -> Iterator[int]:
+        """Own rows whose points met one of the other's."""
+        cursor = self._database.cursor()
+        cursor.execute(
+            """SELECT own.row FROM own_doubled JOIN their_doubled USING (point)
+            JOIN own ON own.position = own_doubled.position WHERE own.row > 0 ORDER BY own.row"""
+        )
+        for (row,) in cursor:
+            yield row
+
+    def close(self) -> None:
+        """Remove everything."""
+        with contextlib.suppress(sqlite3.Error):
+            self._database.close()
+        self._path.unlink(missing_ok=True)
