@@ -43,6 +43,7 @@ DISK_RESERVE = 500_000_000  # bytes that a sync leaves free
 CAPTURE_BYTES = 1 << 30  # of a capture file
 MEETING_SILENCE = 1_800  # seconds without a message in a session of two sets: the other side may be computing
 MEETING_SECONDS = 6 * 3_600
+HELLO_SECONDS = 30
 FAILED_LOGINS = 5  # then a name is locked, for twice as long after each further failure
 LOCK_SECONDS = 900
 FAILED_LOGINS_A_MINUTE = 30  # all names together

@@ -5,8 +5,9 @@ neither ever waits for a peer that waits for it.
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from protocols import group, psi
 from protocols.errors import DecodeError
 
 from .. import limits
-from ..errors import Refused
+from ..errors import NodeError
 from ..identity.keys import Vault
 from ..workers import Workers
 from .rows import Counts, read
@@ -80,12 +81,28 @@ class Line:
         self._read, self._write = read_, write
         self._under_way: Future[Any] | None = None
         self._closed = False
+        self._end = time.monotonic() + limits.MEETING_SECONDS
+
+    def check(self) -> None:
+        """Raise `NodeError` where nobody is there any more, or it has taken too long."""
+        if self._closed:
+            raise NodeError("the session was broken off", "BROKEN")
+        if time.monotonic() > self._end:
+            raise NodeError(f"the session has taken {limits.MEETING_SECONDS} s", "TIMEOUT")
 
     def _wait(self, work: Awaitable[Any]) -> Any:
+        self.check()
         self._under_way = asyncio.run_coroutine_threadsafe(_coroutine(work), self._loop)
         if self._closed:
             self._under_way.cancel()
-        return self._under_way.result(limits.MEETING_SILENCE)
+        try:
+            return self._under_way.result(limits.MEETING_SILENCE)
+        except TimeoutError as error:
+            raise NodeError(
+                f"the other side has said nothing for {limits.MEETING_SILENCE} s", "TIMEOUT"
+            ) from error
+        except CancelledError as error:
+            raise NodeError("the session was broken off", "BROKEN") from error
 
     def close(self) -> None:
         """Nobody is there any more: whoever waits is told."""
@@ -122,8 +139,11 @@ class Meeting:
         self._workers, self._vault, self._tell = workers, vault, tell
         self._exponent = psi.Exponent()
 
-    def hold(self) -> Outcome:
-        """Raises `DecodeError` or `Refused`; then nothing is output here."""
+    def exchange(self) -> tuple[Counts, int]:
+        """Until everything has been sent and has come: own counts and the other's size.
+
+        Raises `DecodeError`, `Refused`, or a `NodeError` about the own file; then nothing is output here.
+        """
         plan = self._plan
         try:
             counts = self._mask()
@@ -141,10 +161,20 @@ class Meeting:
                 elif not sends and plan.learns:
                     self._receive_doubled(psi.size(counts.elements))
             plan.check()
-            common, rows = self._compare() if plan.learns else (None, [])
-            return Outcome(counts, theirs, common, rows)
+            return counts, theirs
         finally:
             self._exponent.forget()
+
+    def compare(self, counts: Counts, theirs: int) -> Outcome:
+        """What this side learns, when nobody is listening any more: how long it takes says nothing to the other."""
+        if not self._plan.learns:
+            return Outcome(counts, theirs, None, [])
+        self._space.prepare_to_compare()
+        rows = list(self._space.common_rows()) if self._plan.in_order else []
+        common = len(rows) if self._plan.in_order else self._space.common()
+        if common < self._plan.terms.minimum_cardinality:
+            return Outcome(counts, theirs, None, [])
+        return Outcome(counts, theirs, common, rows)
 
     def _mask(self) -> Counts:
         plan, counts = self._plan, Counts()
@@ -157,8 +187,9 @@ class Meeting:
         def chunks() -> Iterator[tuple[bytes, bytes, list[bytes]]]:
             elements = read(plan.path, plan.own.column, plan.terms.kind, plan.region, counts, seen)
             for chunk in _chunks(elements, psi.CHUNK):
+                self._line.check()
                 if counts.elements > plan.own.max_elements:
-                    raise Refused(
+                    raise NodeError(
                         f"the column has more than the {plan.own.max_elements:,} elements of the contract",
                         "SIZE",
                     )
@@ -170,7 +201,7 @@ class Meeting:
             numbers[done] = []
             self._tell("mask", min((done + 1) * psi.CHUNK, counts.elements), counts.elements)
         if not counts.elements:
-            raise Refused(
+            raise NodeError(
                 f"the column {plan.own.column} has no {plan.terms.kind} ({counts.rows} rows, {counts.empty} empty, "
                 f"{counts.bad} bad)",
                 "EMPTY",
@@ -188,6 +219,7 @@ class Meeting:
     def _send(self, phase: str, messages: Iterable[bytes], total: int) -> None:
         done = 0
         for points in messages:
+            self._plan.check()
             self._line.send(pb.PsiMessage(points=points))
             done += len(points) // group.POINT
             self._tell(phase, done, total)
@@ -202,6 +234,7 @@ class Meeting:
 
     def _receive(self, arrivals: psi.Arrivals) -> Iterator[bytes]:
         while (message := self._line.receive("points", "end")).WhichOneof("part") == "points":
+            self._plan.check()
             yield arrivals.take(message.points)
             self._tell("receive", arrivals.count, arrivals.announced)
         arrivals.end()
@@ -213,6 +246,8 @@ class Meeting:
 
         def chunks() -> Iterator[tuple[bytes, bytes]]:
             for points in self._space.theirs():
+                self._line.check()
+                self._plan.check()
                 for i in range(0, len(points), chunk):
                     yield scalar, points[i : i + chunk]
 
@@ -226,13 +261,6 @@ class Meeting:
         for points in self._receive(psi.Arrivals(own, plan.own.max_elements, ascending=not plan.in_order)):
             group.check_points(points)
             self._space.add_own_doubled(points)
-
-    def _compare(self) -> tuple[int | None, list[int]]:
-        self._space.prepare_to_compare()
-        common = self._space.common()
-        if common < self._plan.terms.minimum_cardinality:
-            return None, []
-        return common, list(self._space.common_rows()) if self._plan.in_order else []
 
 
 def _chunks(items: Iterable[tuple[int, bytes]], count: int) -> Iterator[list[tuple[int, bytes]]]:

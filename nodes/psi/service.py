@@ -1,11 +1,13 @@
 """Sessions on the wire, and for the node's own people: held one at a time with each member, on the record."""
 
 import asyncio
+import contextlib
+import hashlib
 import json
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -14,16 +16,17 @@ from lianfang.v1 import contract_pb2, ledger_pb2, psi_pb2_grpc
 from lianfang.v1 import psi_pb2 as pb
 
 from protocols import psi
+from protocols.encoding import frame
 from protocols.errors import PeerError
 
 from .. import limits
 from ..contracts.book import PSI, Held
-from ..errors import NotFound, Refused, invalid
+from ..errors import ConfigError, NodeError, NotFound, Refused, invalid
 from ..files import write_atomic
 from ..gate import MEET, Ask
 from ..identity.members import Member
 from ..people.actions import Action
-from ..querier.peers import failed
+from ..querier.peers import PeerFailed, failed
 from ..report import iso
 from ..services import wire
 from . import rows as datasets
@@ -82,41 +85,53 @@ class Sessions:
         calls: bool,
         read: Callable[[], Awaitable[pb.PsiMessage | None]],
         write: Callable[[pb.PsiMessage], Awaitable[None]],
+        finish: Callable[[], Awaitable[None]],
         tell: Tell,
     ) -> dict[str, Any]:
-        """Admit, meet, keep the outcome; what it was, in words."""
+        """Admit, exchange, `finish` with the other side, and then compare and keep; the outcome in words."""
         node = self._node
         if member.id in self._with:
             raise Refused(
                 f"a session with {member.name.name} is under way", "BUSY", grpc.StatusCode.RESOURCE_EXHAUSTED
             )
+        plan = self.plan(held, session, member, calls)
         self._with.add(member.id)
         line = Line(read, write)
+        work: asyncio.Future[Any] | None = None
+        begun = False
         try:
-            plan = self.plan(held, session, member, calls)
             await node.gate.decide(_ask(member, held.hash, session))
+            begun = True
             hello = pb.PsiMessage(hello=pb.PsiHello(contract=held.hash, session=session))
             await write(hello)
-            if calls and await read() != hello:
+            if calls and await asyncio.wait_for(read(), limits.HELLO_SECONDS) != hello:
                 raise PeerError(f"{member.name.name} did not answer hello")
-            outcome = await asyncio.to_thread(self._meet, plan, line, tell)
-        except BaseException as error:
-            self._ended(held, session, member, type(error).__name__)
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            place = self._folder / f"{_place(plan, member)}.work"
+            space = await asyncio.to_thread(Workspace, place)
+            try:
+                meeting = Meeting(plan, line, space, node.workers, node.keys.vault, tell)
+                before = await asyncio.to_thread(_state, plan)
+                work = asyncio.ensure_future(asyncio.to_thread(meeting.exchange))
+                counts, theirs = await asyncio.shield(work)
+                await finish()
+                self._ended(held, session, member, "ended")
+                begun = False
+                outcome = await asyncio.to_thread(meeting.compare, counts, theirs)
+                return await asyncio.to_thread(self._keep, plan, member, outcome, before)
+            finally:
+                line.close()
+                if work is not None and not work.done():  # the thread hears of it at its next step
+                    with contextlib.suppress(Exception):
+                        await asyncio.shield(work)
+                await asyncio.to_thread(space.close)
+        except BaseException:
+            if begun:
+                self._ended(held, session, member, "broke off")
             raise
         finally:
             line.close()
             self._with.discard(member.id)
-        self._ended(held, session, member, "ended")
-        return await asyncio.to_thread(self._keep, plan, member, outcome)
-
-    def _meet(self, plan: Plan, line: Line, tell: Tell) -> Outcome:
-        node = self._node
-        self._folder.mkdir(mode=0o700, exist_ok=True)
-        space = Workspace(self._folder / f"{plan.session.hex()}.work")
-        try:
-            return Meeting(plan, line, space, node.workers, node.keys.vault, tell).hold()
-        finally:
-            space.close()
 
     def _ended(self, held: Held, session: bytes, member: Member, how: str) -> None:
         node = self._node
@@ -131,7 +146,7 @@ class Sessions:
         )
         node.writer.submit(lambda connection: node.log.record(connection, entry))
 
-    def _keep(self, plan: Plan, member: Member, outcome: Outcome) -> dict[str, Any]:
+    def _keep(self, plan: Plan, member: Member, outcome: Outcome, before: tuple[int, ...]) -> dict[str, Any]:
         document: dict[str, Any] = {
             "session": plan.session.hex(),
             "contract": plan.contract.hex(),
@@ -151,27 +166,32 @@ class Sessions:
         if outcome.common is not None:
             document["common"] = outcome.common
         found = list(datasets.values(plan.path, plan.own.column, set(outcome.rows))) if outcome.rows else []
+        if len(found) != len(outcome.rows) or _state(plan) != before:
+            raise NodeError(
+                f"{plan.path} has changed during the session: nobody knows whose rows were in common"
+            )
         stored = json.dumps({"outcome": document, "rows": found}, ensure_ascii=False).encode()
         vault = self._node.keys.vault
-        path = self._folder / f"{plan.session.hex()}.outcome"
-        write_atomic(path, vault.encrypt(stored, _OUTCOME + plan.session), 0o600)
+        name = _place(plan, member)
+        write_atomic(self._folder / f"{name}.outcome", vault.encrypt(stored, _OUTCOME + name.encode()), 0o600)
         return document
 
     def all(self) -> list[dict[str, Any]]:
         """What was held, newest first."""
-        found = [self._read(path.stem)["outcome"] for path in self._folder.glob("*.outcome")]
+        found = [each["outcome"] for each in self._stored()]
         return sorted(found, key=lambda each: str(each["at"]), reverse=True)
 
-    def _read(self, session: str) -> dict[str, Any]:
-        data = (self._folder / f"{session}.outcome").read_bytes()
-        return dict(json.loads(self._node.keys.vault.decrypt(data, _OUTCOME + bytes.fromhex(session))))
+    def _stored(self) -> Iterator[dict[str, Any]]:
+        for path in self._folder.glob("*.outcome"):
+            data = self._node.keys.vault.decrypt(path.read_bytes(), _OUTCOME + path.stem.encode())
+            yield dict(json.loads(data))
 
     def outcome(self, text: str) -> dict[str, Any]:
         """One session's, with rows; raises `NotFound`."""
-        found = [path.stem for path in self._folder.glob("*.outcome") if path.stem.startswith(text)]
+        found = [each for each in self._stored() if each["outcome"]["session"].startswith(text)]
         if len(text) < 4 or len(found) != 1:
             raise NotFound(f"{text!r} names {len(found)} sessions that were held here")
-        return self._read(found[0])
+        return found[0]
 
     def clear(self) -> None:
         """What a session left that a crash ended: points that mean nothing without its exponent."""
@@ -184,6 +204,7 @@ class PsiService(psi_pb2_grpc.PsiServicer):
 
     def __init__(self, authenticator: wire.Authenticator, node: "Node", sessions: Sessions) -> None:
         self._authenticator, self._node, self._sessions = authenticator, node, sessions
+        self._going: set[asyncio.Task[None]] = set()
 
     @wire.streaming
     async def Meet(
@@ -204,25 +225,47 @@ class PsiService(psi_pb2_grpc.PsiServicer):
             raise
         out: asyncio.Queue[pb.PsiMessage | None] = asyncio.Queue(maxsize=4)
 
+        exchanged = False
+
         async def read() -> pb.PsiMessage | None:
             return await anext(aiter(request_iterator), None)
 
-        task = asyncio.create_task(
-            self._sessions.hold(held, session, member, False, read, out.put, lambda *_: None)
-        )
-        ended = asyncio.create_task(_then(task, out))
+        async def finish() -> None:
+            nonlocal exchanged
+            exchanged = True
+            await out.put(None)
+
+        async def hold() -> None:
+            try:
+                await self._sessions.hold(
+                    held, session, member, False, read, out.put, finish, lambda *_: None
+                )
+            finally:
+                if not exchanged:
+                    await out.put(None)
+
+        task = asyncio.create_task(hold())
+        self._going.add(task)
+        task.add_done_callback(self._gone)
         try:
             while (message := await out.get()) is not None:
                 yield message
-            await task  # raises what went wrong
+            if not exchanged:
+                await task  # raises what went wrong
+        except (PeerError, Refused):
+            raise
+        except NodeError as error:  # about this side's own rows: the other is told no more than that
+            raise Refused(
+                "the other side could not hold the session", "FAILED", grpc.StatusCode.FAILED_PRECONDITION
+            ) from error
         finally:
-            task.cancel()
-            ended.cancel()
+            if not exchanged:
+                task.cancel()
 
-
-async def _then(task: "asyncio.Task[Any]", out: "asyncio.Queue[pb.PsiMessage | None]") -> None:
-    await asyncio.wait([task])
-    await out.put(None)
+    def _gone(self, task: "asyncio.Task[None]") -> None:
+        self._going.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.warning("a session of sets ended: %s", error)
 
 
 class PsiAdminService(psi_pb2_grpc.PsiAdminServicer):
@@ -276,11 +319,21 @@ class PsiAdminService(psi_pb2_grpc.PsiAdminServicer):
             message = await call.read()
             return message if isinstance(message, pb.PsiMessage) else None
 
+        async def finish() -> None:
+            """The other side has everything once it has ended the call well."""
+            await call.done_writing()
+            while await call.read() is not grpc.aio.EOF:
+                pass
+            if await call.code() is not grpc.StatusCode.OK:
+                raise failed(member, await _error(call))
+
         try:
-            return await self._sessions.hold(held, session, member, True, read, call.write, tell)
+            return await self._sessions.hold(held, session, member, True, read, call.write, finish, tell)
         except grpc.aio.AioRpcError as error:
             raise failed(member, error) from error
-        except (PeerError, asyncio.InvalidStateError) as error:
+        except (PeerError, NodeError, asyncio.InvalidStateError) as error:
+            if isinstance(error, PeerFailed):
+                raise
             if call.done() and await call.code() is not grpc.StatusCode.OK:
                 raise failed(member, await _error(call)) from error
             raise
@@ -302,6 +355,20 @@ class PsiAdminService(psi_pb2_grpc.PsiAdminServicer):
         rows = [pb.PsiOutcome.Row(number=number, value=value) for number, value in found["rows"]]
         for i in range(0, len(rows), _ROWS_A_MESSAGE):
             yield pb.PsiOutcome(rows=rows[i : i + _ROWS_A_MESSAGE])
+
+
+def _place(plan: Plan, member: Member) -> str:
+    """A file's name: sessions are told apart by both parties and the contract, not by what one of them has chosen."""
+    return hashlib.sha256(frame(member.id, plan.contract, plan.session)).hexdigest()[:32]
+
+
+def _state(plan: Plan) -> tuple[int, ...]:
+    """To see that a file is still the one that was read."""
+    try:
+        found = plan.path.stat()
+    except OSError as error:
+        raise ConfigError(f"{plan.path}: {error.strerror}") from error
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _ask(member: Member, contract: bytes, session: bytes) -> Ask:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from protocols import group
+from protocols.errors import DecodeError
 
 _ROWS = 8_192  # points in one message
 
@@ -76,6 +77,10 @@ class Workspace:
     def prepare_to_compare(self) -> None:
         """Both doubled sequences are here."""
         self._database.execute("CREATE INDEX met ON their_doubled (point)")
+        try:
+            self._database.execute("CREATE UNIQUE INDEX once ON own_doubled (point)")
+        except sqlite3.IntegrityError as error:
+            raise DecodeError("the other side doubled two points to the same one") from error
 
     def _add(self, table: str, points: bytes) -> None:
         self._database.executemany(
@@ -90,7 +95,7 @@ class Workspace:
             yield b"".join(row[0] for row in rows)
 
     def common(self) -> int:
-        """How many doubled points both sequences have."""
+        """How many doubled points both sequences have; of a cardinality nobody can say whose they are."""
         return int(
             self._database.execute(
                 "SELECT COUNT(*) FROM own_doubled JOIN their_doubled USING (point)"

@@ -323,3 +323,41 @@ def test_a_session_is_the_work_of_operators_and_analysts(pair):
         with pytest.raises(grpc.RpcError) as caught:
             list(psi_pb2_grpc.PsiAdminStub(channel).Run(pb.PsiRunRequest(contract=name)))
         assert wire.reason_of(caught.value) == "ROLE"
+
+
+def test_who_alone_learns_learns_although_the_other_called(pair):
+    """The caller gives last, and stays until the other has it."""
+    name = agree(pair, output=("bank-b",))
+    outcome = pair.json("bank-a", "psi", "run", name[:12])
+    assert (outcome["learns"], "common" in outcome) == (False, False)
+    deadline = time.monotonic() + 20
+    while not (
+        found := [
+            each for each in pair.json("bank-b", "psi", "list") if each["session"] == outcome["session"]
+        ]
+    ):
+        assert time.monotonic() < deadline
+    assert (found[0]["common"], found[0]["opened_here"]) == (120, False)
+
+
+def test_refused_sessions_leave_no_events(pair):
+    name = agree(pair, sessions=1)
+    pair.run("bank-a", "psi", "run", name[:12])
+    before = len(pair.json("bank-a", "ledger", "events", "--since", "1h")["events"])
+    for _ in range(5):
+        assert "1 sessions a day" in Liar(pair, name).run(*sequence(GOOD))
+    after = pair.json("bank-a", "ledger", "events", "--since", "1h")["events"]
+    assert [row["type"] for row in after[before:] if row["type"] == "meeting"] == []
+
+
+def test_points_doubled_to_the_same_are_refused(pair):
+    name = agree(pair, sessions=100)
+    one = psi.dummies(1)
+    answer = Liar(pair, name).run(
+        *sequence(GOOD), pb.PsiMessage(points=one * psi.size(300)), pb.PsiMessage(end=pb.PsiEnd())
+    )
+    assert answer == "OK"  # the exchange was as announced: the comparison finds it, and keeps nothing
+    deadline = time.monotonic() + 20
+    while "doubled two points to the same one" not in pair.log("bank-a").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
