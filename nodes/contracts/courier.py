@@ -5,6 +5,8 @@ import functools
 import logging
 import time
 
+from lianfang.v1 import contract_pb2 as pb
+
 from protocols.contract import APPROVE, State, waiting_for
 
 from ..errors import NodeError, Refused
@@ -102,13 +104,16 @@ class Courier:
         )
         if answer.contract != held.data:
             raise Refused(f"{member.name.name} answers with another contract", "MISBEHAVES")
-        after = await asyncio.to_thread(self._book.told, member.id, answer)
-        self._told[(after.hash, member.id)] = _acts(after)
+        if not _acts(held) <= _acts(answer):
+            raise Refused(f"{member.name.name} does not take what it is told", "MISBEHAVES")
+        await asyncio.to_thread(self._book.told, member.id, answer)
+        # What it says it knows, not what is known here by now: this node may have acted while the call was under way.
+        self._told[(held.hash, member.id)] = _acts(answer)
 
 
 def _urgency(held: Held) -> int:
     return 0 if any(act.action != APPROVE for act in held.acts) else 1  # ends first
 
 
-def _acts(held: Held) -> _Acts:
-    return frozenset((act.party, act.action) for act in held.acts)
+def _acts(known: Held | pb.SignedContract) -> _Acts:
+    return frozenset((act.party, act.action) for act in known.acts)

@@ -241,8 +241,10 @@ class PsiService(psi_pb2_grpc.PsiServicer):
                     held, session, member, False, read, out.put, finish, lambda *_: None
                 )
             finally:
-                if not exchanged:
-                    await out.put(None)
+                if not exchanged:  # the caller may be gone, with nobody to empty the queue
+                    while out.full():
+                        out.get_nowait()
+                    out.put_nowait(None)
 
         task = asyncio.create_task(hold())
         self._going.add(task)

@@ -1,5 +1,6 @@
 """Contracts at two nodes: telling, deciding, refusing, and what the gate makes of them."""
 
+import asyncio
 import shutil
 import tempfile
 import time
@@ -15,6 +16,7 @@ from lianfang.v1 import contract_pb2 as pb
 from nodes import gate as gates
 from nodes.contracts import draft as drafts
 from nodes.contracts.book import ContractBook
+from nodes.contracts.courier import Courier
 from nodes.errors import ConfigError, NotFound, Refused
 from nodes.identity.names import Role
 from nodes.store import engine as db
@@ -146,6 +148,43 @@ def test_an_approval_and_a_revocation_at_the_same_moment_end_it_at_both(pair, cl
     for each in pair:
         assert each.book.find(held.hash.hex()).state(clock()) is State.REVOKED
     assert a.leaves() == b.leaves()
+
+
+class Road:
+    """Takes what `source` tells to `target`; `meanwhile` happens before the answer is back."""
+
+    def __init__(self, source: Party, target: Party, meanwhile) -> None:
+        self.source, self.target, self.meanwhile, self.contracts = source, target, meanwhile, self
+
+    def others(self, own: str):
+        return [self.target.member]
+
+    async def introducing(self, member, call, timeout: float):
+        return await call(self)
+
+    async def Tell(self, signed, timeout: float):
+        answer = self.target.book.told(self.source.member.id, signed).signed()
+        self.meanwhile()
+        return answer
+
+
+def test_what_is_decided_while_the_other_is_told_is_told_too(pair, clock):
+    """The answer to an earlier telling says nothing about an act that is younger than it."""
+    a, b = pair
+    held = a.book.propose(draft(clock()))
+    tell(a, b, held.hash)
+
+    def approve_once() -> None:
+        if not b.book.find(held.hash.hex()).approved_by(b.member.id):
+            b.book.decide(held.hash.hex(), APPROVE)
+
+    async def until_in_force() -> None:
+        courier = asyncio.create_task(Courier(b.book, Road(b, a, approve_once), b.member.id).run())
+        while a.book.find(held.hash.hex()).state(clock()) is not State.ACTIVE:
+            await asyncio.sleep(0.05)
+        courier.cancel()
+
+    asyncio.run(asyncio.wait_for(until_in_force(), 20))
 
 
 def test_either_side_revokes_at_once(pair, clock):
