@@ -180,7 +180,7 @@ def test_what_is_decided_while_the_other_is_told_is_told_too(pair, clock):
 
     async def until_in_force() -> None:
         courier = asyncio.create_task(Courier(b.book, Road(b, a, approve_once), b.member.id).run())
-        while a.book.find(held.hash.hex()).state(clock()) is not State.ACTIVE:
+        while a.book.find(held.hash.hex()).state(clock()) is not State.ACTIVE:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
         courier.cancel()
 
