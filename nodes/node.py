@@ -241,10 +241,11 @@ class Node:
 
     async def start(self) -> str:
         """Answer members on `node.listen` and the node's own people on the socket; returns the address."""
+        from .contracts.book import PSI
         from .contracts.service import ContractAdminService, ContractService
         from .ledger.service import LedgerAdminService, LedgerService
         from .people.service import PeopleService
-        from .psi.service import PsiAdminService, PsiService, Sessions
+        from .psi.service import PsiAdminService, PsiService, Sessions, check_terms
         from .services.admin import AdminService
 
         address = self.home.config.node.listen
@@ -273,6 +274,7 @@ class Node:
         )
         sessions = Sessions(self)
         sessions.clear()
+        self.contracts.check_before_signing(PSI, check_terms)
         psi_pb2_grpc.add_PsiServicer_to_server(PsiService(self._authenticator, self, sessions), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         admin = grpc.aio.server(options=wire.ADMIN_OPTIONS, interceptors=[self._people_only])

@@ -27,7 +27,7 @@ from lianfang.v1 import contract_pb2 as pb
 from .encoding import frame
 from .errors import DecodeError, SignatureError
 from .identifiers import Kind
-from .identifiers.kinds import REVIEW_ONLY
+from .identifiers.kinds import REVIEW_ONLY, WITH_COUNTRY
 from .statement import LIST_NAME
 
 MAX_BYTES = 600_000
@@ -38,7 +38,9 @@ _DAY = 86_400
 _MAX_PARTIES, _MAX_GRANTS, _MAX_LISTS = 100, 400, 100
 _MAX_COUNT = 1 << 53
 _MAX_SESSIONS = 100
+_MOST_DECIMALS = 6
 _NAME = 253
+_ALONE = set(Kind) - REVIEW_ONLY - WITH_COUNTRY - {Kind.ACCOUNT}  # identifiers without country or institution
 _HASH_DOMAIN = "lianfang/v1/contract"
 _JOB_DOMAIN = "lianfang/v1/job"
 _ACT_DOMAIN = "lianfang/v1/contract-act"
@@ -154,9 +156,10 @@ def _check_lookup(terms: pb.LookupTerms) -> set[str]:
 def _check_psi(terms: pb.PsiTerms) -> set[str]:
     parties = [each.party for each in terms.inputs]
     _need(len(parties) == 2 and _ascending(parties), "psi.inputs: two, ascending by party")
-    _need(terms.variant in pb.PsiTerms.Variant.values()[1:], "psi.variant: intersection, cardinality or sum")
+    known = "intersection, cardinality, sum or alignment"
+    _need(terms.variant in pb.PsiTerms.Variant.values()[1:], f"psi.variant: {known}")
     adds = terms.variant == pb.PsiTerms.VARIANT_SUM
-    _need(terms.kind in set(Kind) - set(REVIEW_ONLY), "psi.kind: a kind of identifier is needed")
+    _need(terms.kind in _ALONE, "psi.kind: a kind of identifier that is one without another column is needed")
     _need(0 < terms.sessions_a_day <= _MAX_SESSIONS, f"psi.sessions_a_day: 1 to {_MAX_SESSIONS}")
     for each in terms.inputs:
         _need(LIST_NAME.fullmatch(each.dataset), "psi.inputs: dataset: not a name")
@@ -171,6 +174,11 @@ def _check_psi(terms: pb.PsiTerms) -> set[str]:
     _need(output and _ascending(output) and set(output) <= set(parties), "psi.output_to: one party or both")
     _need(1 <= terms.sum_bits <= 62 if adds else terms.sum_bits == 0, "psi.sum_bits: 1 to 62, with sum only")
     _need(not adds or terms.minimum_cardinality >= 2, "psi.minimum_cardinality: with sum, 2 or more")
+    _need(
+        terms.decimals <= (_MOST_DECIMALS if adds else 0), f"psi.decimals: to {_MOST_DECIMALS}, with sum only"
+    )
+    both = terms.variant != pb.PsiTerms.VARIANT_ALIGNMENT or len(output) == 2
+    _need(both, "psi.output_to: an alignment is for both")
     return set(parties)
 
 

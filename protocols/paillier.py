@@ -39,7 +39,9 @@ class PublicKey:
         """Raise `DecodeError` for a modulus that nobody should use."""
         bits = n.bit_length() if n > 0 else 0
         if not least <= bits <= MOST_BITS or bits % 16:
-            raise DecodeError(f"a modulus of {bits} bits; {least} to {MOST_BITS}, a multiple of 16, are needed")
+            raise DecodeError(
+                f"a modulus of {bits} bits; {least} to {MOST_BITS}, a multiple of 16, are needed"
+            )
         if n % 4 != 1 or gmpy2.is_prime(n) or gmpy2.is_square(n):
             raise DecodeError("the modulus is not a product of two primes that are 3 modulo 4")
         self.n, self.square = mpz(n), mpz(n) ** 2
@@ -74,9 +76,7 @@ class PublicKey:
         """Raise `DecodeError` unless these are ciphertexts: 0 < c < n² and no factor in common with n."""
         if len(data) % self.size:
             raise DecodeError(f"{len(data)} bytes are no whole ciphertexts of {self.size}")
-        found = [
-            mpz(int.from_bytes(data[i : i + self.size], "big")) for i in range(0, len(data), self.size)
-        ]
+        found = [mpz(int.from_bytes(data[i : i + self.size], "big")) for i in range(0, len(data), self.size)]
         product = mpz(1)
         for number, each in enumerate(found, 1):
             if not 0 < each < self.square:

@@ -15,6 +15,7 @@ order is a function of the set of points, which is sent in any case: it says as 
 point that is repeated shows at once. Functions named `…_chunk` do a slice, for a caller that spreads it over cores.
 """
 
+import hashlib
 import secrets
 from collections.abc import Sequence
 from itertools import pairwise
@@ -26,7 +27,9 @@ from .voprf import expander
 
 SESSION = 16
 CHUNK = 256  # elements a chunk: about 20 ms of work
+ID = 16  # bytes of an aligned row's id
 _DOMAIN = "lianfang/v1/psi"
+_ALIGN_DOMAIN = "lianfang/v1/align"
 
 
 class Exponent:
@@ -71,6 +74,11 @@ def dummies(count: int) -> bytes:
 def double_chunk(scalar: bytes, points: bytes) -> bytes:
     """scalar·point, in order; 32·n bytes. Raises `DecodeError` for what is no point, or the identity."""
     return group.multiply_all(scalar, points)
+
+
+def random_id(where: bytes, doubled: bytes) -> bytes:
+    """16 bytes by which both know an element in common, and nobody else; `doubled` is its doubled point."""
+    return hashlib.sha256(frame(_ALIGN_DOMAIN, where, doubled)).digest()[:ID]
 
 
 def size(count: int) -> int:

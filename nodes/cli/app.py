@@ -45,7 +45,7 @@ app.add_typer(psi.app, name="psi")
 app.add_typer(people.user_app, name="user")
 app.add_typer(people.pending_app, name="pending")
 app.add_typer(network.dev_app, name="dev", hidden=True)
-for module in (network, people, asking, learning, checks, demonstration):
+for module in (network, people, asking, learning, psi, checks, demonstration):
     module.register(app)
 
 

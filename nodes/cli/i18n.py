@@ -74,6 +74,8 @@ _WORDS |= {
     "psi": "集合求交",
     "intersection": "交集",
     "cardinality": "交集大小",
+    "sum": "交集求和",
+    "alignment": "样本对齐",
     "mask": "盲化",
     "send": "发送",
     "receive": "接收",

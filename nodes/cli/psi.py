@@ -30,17 +30,26 @@ class _Common:
     """Own rows that the other has, too; for the writers of files."""
 
     outcome: dict[str, Any]
-    rows: list[tuple[int, str]]
+    rows: list[tuple[int, str, str]]  # row, value, and of an alignment the id
 
     def table_rows(self) -> "tuple[list[str], list[list[Any]]]":
         """Header and rows."""
+        session = self.outcome["session"]
+        if self.outcome["variant"] == "alignment":
+            return ["id", "session", "value"], [
+                [each, session, results.harmless(value)] for _, value, each in self.rows
+            ]
         return ["row", "session", "value"], [
-            [number, self.outcome["session"], results.harmless(value)] for number, value in self.rows
+            [number, session, results.harmless(value)] for number, value, _ in self.rows
         ]
 
     def document(self) -> dict[str, Any]:
         """Everything."""
-        return {**self.outcome, "in_common": [{"row": number, "value": value} for number, value in self.rows]}
+        if self.outcome["variant"] == "alignment":
+            found: list[dict[str, Any]] = [{"id": each, "value": value} for _, value, each in self.rows]
+        else:
+            found = [{"row": number, "value": value} for number, value, _ in self.rows]
+        return {**self.outcome, "in_common": found}
 
 
 @contextmanager
@@ -66,13 +75,36 @@ def run(
     json: Json = False,
 ) -> None:
     """Both nodes compute at the same time; the other's people need not be there."""
+    hold(contract, output, config, json)
+
+
+def register(target: typer.Typer) -> None:
+    """Add the commands that stand by themselves."""
+    target.command(
+        "align",
+        help=t("Agree on random ids for customers in common.", "与合约另一方对齐共有客户（随机编号）。"),
+    )(align)
+
+
+def align(
+    contract: Annotated[str, typer.Argument(help=t("the hash, or its beginning", "合约哈希或其开头"))],
+    output: Output = None,
+    config: Config = HERE,
+    json: Json = False,
+) -> None:
+    """Both keep the ids of what they have in common: what models of both sides' columns are trained on."""
+    hold(contract, output, config, json, "alignment")
+
+
+def hold(contract: str, output: Path | None, config: Path, json: bool, variant: str = "") -> None:
+    """A session, with progress, and what was learnt; `variant` is refused where the contract has another."""
     with _sets(config) as node:
         _check(output)
         outcome: dict[str, Any] = {}
         with common.progress() as bars:
             bars.disable = json
             tasks: dict[str, TaskID] = {}
-            for step in node.Run(pb.PsiRunRequest(contract=contract)):
+            for step in node.Run(pb.PsiRunRequest(contract=contract, variant=variant)):
                 if step.phase == "done":
                     outcome = as_dict(step.outcome)
                     continue
@@ -139,7 +171,7 @@ def _in_common(outcome: dict[str, Any]) -> str:
 def _give(node: psi_pb2_grpc.PsiAdminStub, outcome: dict[str, Any], output: Path | None, json: bool) -> None:
     if output is not None:
         rows = [
-            (row.number, row.value)
+            (row.number, row.value, row.id.hex())
             for part in node.Outcome(pb.PsiOutcomeRequest(session=str(outcome["session"])))
             for row in part.rows
         ]
@@ -158,6 +190,7 @@ def _give(node: psi_pb2_grpc.PsiAdminStub, outcome: dict[str, Any], output: Path
         (t("own elements", "本方元素"), f"{outcome['elements']:,}"),
         (t("theirs, at most", "对方元素（上限）"), f"{outcome['their_elements_at_most']:,}"),
         (t("in common", "共有"), _in_common(outcome)),
+        *([(t("sum", "合计"), outcome["sum"])] if "sum" in outcome else []),
     ):
         shown.add_row(name, str(value))
     out.print(shown)

@@ -15,7 +15,7 @@ from ..errors import ConfigError
 from ..policy import BASES, PURPOSES
 
 _DAY = 86_400
-VARIANTS = {"intersection": 1, "cardinality": 2, "sum": 3}
+VARIANTS = {"intersection": 1, "cardinality": 2, "sum": 3, "alignment": 4}
 
 
 def _listed(value: Any) -> Any:
@@ -69,6 +69,7 @@ class Psi(_Model):
     output_to: Names
     minimum_cardinality: int = Field(0, ge=0)
     sum_bits: int = Field(0, ge=0, le=62)
+    decimals: int = Field(0, ge=0, le=6)
 
 
 class Draft(_Model):
@@ -115,6 +116,7 @@ class Draft(_Model):
                     sessions_a_day=self.psi.sessions_a_day,
                     minimum_cardinality=self.psi.minimum_cardinality,
                     sum_bits=self.psi.sum_bits,
+                    decimals=self.psi.decimals,
                 )
             )
         return draft
@@ -167,7 +169,7 @@ budget = { epoch = 400000, day = 150000, burst = 70000, burst_seconds = 60 }
 
 # Or set intersection of two parties:
 # [psi]
-# variant = "cardinality"   # intersection, cardinality, sum
+# variant = "cardinality"   # intersection, cardinality, sum, alignment
 # kind = "phone"            # of identifier: both sides normalise alike
 # sessions_a_day = 1
 # output_to = ["bank-a"]
@@ -176,6 +178,7 @@ budget = { epoch = 400000, day = 150000, burst = 70000, burst_seconds = 60 }
 # dataset = "customers"
 # column = "phone"
 # max_elements = 1000000
+# values = "loss"           # with sum, of one party: sum_bits = 50, decimals = 2, minimum_cardinality = 10
 # [[psi.input]]
 # party = "bank-b"
 # ...

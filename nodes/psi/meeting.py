@@ -5,12 +5,12 @@ neither ever waits for a peer that waits for it.
 """
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from lianfang.v1 import contract_pb2
 from lianfang.v1 import psi_pb2 as pb
@@ -22,10 +22,14 @@ from .. import limits
 from ..errors import NodeError
 from ..identity.keys import Vault
 from ..workers import Workers
-from .rows import Counts, read
+from .rows import Column, Counts
 from .workspace import Workspace
 
+if TYPE_CHECKING:
+    from .summing import Adding, Owning
+
 Tell = Callable[[str, int, int], None]  # phase, done, total
+_Terms = contract_pb2.PsiTerms
 _Input = contract_pb2.PsiTerms.Input
 
 
@@ -38,8 +42,7 @@ class Plan:
     terms: contract_pb2.PsiTerms
     own: _Input
     peer: _Input
-    path: Path  # of the own dataset
-    region: str
+    column: Column
     calls: bool  # this side opened the session
     check: Callable[[], None]  # raises `Refused` where the contract has ended meanwhile
 
@@ -56,7 +59,27 @@ class Plan:
     @property
     def in_order(self) -> bool:
         """Whether doubled points come as the masked ones came, so that their owner finds its elements."""
-        return self.terms.variant == contract_pb2.PsiTerms.VARIANT_INTERSECTION
+        return self.terms.variant in (_Terms.VARIANT_INTERSECTION, _Terms.VARIANT_ALIGNMENT)
+
+    @property
+    def compares(self) -> bool:
+        """Whether this side is given its points doubled: of a sum only who adds up."""
+        return not self.own.values if self.adds else self.learns
+
+    @property
+    def peer_compares(self) -> bool:
+        """Whether the other side is."""
+        return not self.peer.values if self.adds else self.peer_learns
+
+    @property
+    def adds(self) -> bool:
+        """Whether values are added up."""
+        return self.terms.variant == _Terms.VARIANT_SUM
+
+    @property
+    def aligns(self) -> bool:
+        """Whether both keep ids of what they have in common."""
+        return self.terms.variant == _Terms.VARIANT_ALIGNMENT
 
 
 @dataclass(frozen=True)
@@ -66,7 +89,10 @@ class Outcome:
     counts: Counts
     theirs: int  # the other's set, padded
     common: int | None
-    rows: list[int]  # of the own file; only of an intersection
+    rows: list[int] = field(default_factory=list)  # of the own file; of an intersection
+    total: int | None = None  # of a sum, in units of 10^-decimals
+    # (id, keyed hash of the identifier, row), ascending by id; of an alignment
+    aligned: list[tuple[bytes, bytes, int]] = field(default_factory=list)
 
 
 class Line:
@@ -138,9 +164,18 @@ class Meeting:
         self._plan, self._line, self._space = plan, line, space
         self._workers, self._vault, self._tell = workers, vault, tell
         self._exponent = psi.Exponent()
+        self._adding: Adding | None = None
+        self._owning: Owning | None = None
+        if plan.adds:
+            from . import summing  # needs the extra `vertical`
 
-    def exchange(self) -> tuple[Counts, int]:
-        """Until everything has been sent and has come: own counts and the other's size.
+            if plan.own.values:
+                self._owning = summing.Owning(plan, line, space, workers, tell)
+            else:
+                self._adding = summing.Adding(plan, line, space, workers, tell)
+
+    def exchange(self) -> Outcome:
+        """Until everything has been sent and has come; `compare` completes the outcome.
 
         Raises `DecodeError`, `Refused`, or a `NodeError` about the own file; then nothing is output here.
         """
@@ -156,37 +191,64 @@ class Meeting:
             # The callee gives first. Whoever has what it wants could go: that the other gets its share is not enforced.
             for sends in (not plan.calls, plan.calls):
                 plan.check()
-                if sends and plan.peer_learns:
+                if sends and plan.peer_compares:
                     self._send("send", self._space.their_doubled(plan.in_order), theirs)
-                elif not sends and plan.learns:
+                elif not sends and plan.compares:
                     self._receive_doubled(psi.size(counts.elements))
             plan.check()
-            return counts, theirs
+            outcome = Outcome(counts, theirs, None)
+            if self._owning is not None:
+                return self._owning.finish(outcome)
+            if self._adding is not None:
+                return self._adding.finish(outcome)
+            return self._agree_on_ids(outcome) if plan.aligns else outcome
         finally:
             self._exponent.forget()
 
-    def compare(self, counts: Counts, theirs: int) -> Outcome:
-        """What this side learns, when nobody is listening any more: how long it takes says nothing to the other."""
-        if not self._plan.learns:
-            return Outcome(counts, theirs, None, [])
+    def compare(self, outcome: Outcome) -> Outcome:
+        """What this side learns, when nobody is listening any more: how long it takes says nothing to the other.
+
+        Of a sum or an alignment both sides know it by now.
+        """
+        plan = self._plan
+        if plan.adds or plan.aligns or not plan.learns:
+            return outcome
         self._space.prepare_to_compare()
-        rows = list(self._space.common_rows()) if self._plan.in_order else []
-        common = len(rows) if self._plan.in_order else self._space.common()
-        if common < self._plan.terms.minimum_cardinality:
-            return Outcome(counts, theirs, None, [])
-        return Outcome(counts, theirs, common, rows)
+        rows = list(self._space.common_rows()) if plan.in_order else []
+        common = len(rows) if plan.in_order else self._space.common()
+        if common < plan.terms.minimum_cardinality:
+            return outcome
+        return replace(outcome, common=common, rows=rows)
+
+    def _agree_on_ids(self, outcome: Outcome) -> Outcome:
+        """Both have the same ids, or the session fails."""
+        plan = self._plan
+        self._space.prepare_to_compare()
+        where = psi.domain(plan.contract, plan.session)
+        found = sorted(
+            (psi.random_id(where, point), identifier, row)
+            for point, identifier, row in self._space.common_elements()
+        )
+        digest = hashlib.sha256(b"".join(each for each, _, _ in found)).digest()
+        for sends in (plan.calls, not plan.calls):
+            if sends:
+                self._line.send(pb.PsiMessage(aligned=digest))
+            elif self._line.receive("aligned").aligned != digest:
+                raise DecodeError("the other side has found other elements in common")
+        if len(found) < plan.terms.minimum_cardinality:
+            return outcome
+        return replace(outcome, common=len(found), aligned=found)
 
     def _mask(self) -> Counts:
         plan, counts = self._plan, Counts()
         where, scalar = psi.domain(plan.contract, plan.session), self._exponent.scalar
         numbers: list[list[int]] = []
 
-        def seen(canonical: bytes) -> bool:
-            return not self._space.add_element(self._vault.index(canonical), counts.rows)
+        def seen(canonical: bytes, row: int, value: int) -> bool:
+            return self._space.add_element(self._vault.index(canonical), row, value)
 
         def chunks() -> Iterator[tuple[bytes, bytes, list[bytes]]]:
-            elements = read(plan.path, plan.own.column, plan.terms.kind, plan.region, counts, seen)
-            for chunk in _chunks(elements, psi.CHUNK):
+            for chunk in _chunks(plan.column.elements(counts, seen), psi.CHUNK):
                 self._line.check()
                 if counts.elements > plan.own.max_elements:
                     raise NodeError(
@@ -214,7 +276,10 @@ class Meeting:
     def _send_points(self, elements: int) -> None:
         self._plan.check()
         self._line.send(pb.PsiMessage(elements=elements))
-        self._send("send", self._space.own(), elements)
+        if self._owning is not None:
+            self._owning.send_weighted(elements)
+        else:
+            self._send("send", self._space.own(), elements)
 
     def _send(self, phase: str, messages: Iterable[bytes], total: int) -> None:
         done = 0
@@ -228,6 +293,9 @@ class Meeting:
     def _receive_points(self) -> int:
         announced = self._line.receive("elements").elements
         arrivals = psi.Arrivals(announced, self._plan.peer.max_elements)
+        if self._adding is not None:
+            self._adding.receive_weighted(arrivals)
+            return announced
         for points in self._receive(arrivals):
             self._space.add_theirs(points)
         return announced

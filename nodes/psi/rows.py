@@ -1,5 +1,7 @@
 """A dataset's column as identifiers: each distinct one once, with the row that it stands in first."""
 
+import re
+import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +11,12 @@ from protocols.identifiers import Kind, normalise
 
 from .. import words
 from ..importers import table
-from ..importers.table import BadCell, Mapping
+from ..importers.table import BadCell, FileError, Mapping
+
+_VALUES = "amount"  # what the reader calls the column of values
+_AMOUNT = re.compile(r"(\d{1,18})(?:\.(\d{1,18}))?", re.ASCII)
+# Whether an identifier is new; told its row and value either way.
+Seen = Callable[[bytes, int, int], bool]
 
 
 @dataclass
@@ -23,40 +30,67 @@ class Counts:
     elements: int = 0
 
 
-def read(
-    path: Path, column: str, kind: str, region: str, counts: Counts, seen: Callable[[bytes], bool]
-) -> Iterator[tuple[int, bytes]]:
-    """(row number, canonical identifier) of each first occurrence; `seen` says whether one came before.
+@dataclass(frozen=True)
+class Column:
+    """Where a party's elements stand, and where a sum is asked for, their values."""
 
-    Cells that are empty, or no identifier of this kind, are counted and left out. Raises `FileError`.
-    """
-    for row in _cells(path, column):
-        counts.rows += 1
-        if isinstance(row, BadCell):
-            counts.bad += 1
-            continue
-        value = row.fields.get("value", "")
-        if not value.strip():
-            counts.empty += 1
-            continue
-        try:
-            canonical = normalise(Kind(kind), value, "", "", region).canonical
-        except IdentifierError:
-            counts.bad += 1
-            continue
-        if seen(canonical):
-            counts.repeated += 1
-            continue
-        counts.elements += 1
-        yield row.number, canonical
+    path: Path
+    name: str
+    kind: str
+    region: str
+    values: str = ""
+    decimals: int = 0
 
+    def elements(self, counts: Counts, seen: Seen) -> Iterator[tuple[int, bytes]]:
+        """(row number, canonical identifier) of each first occurrence.
 
-def _cells(path: Path, column: str) -> Iterator[table.Parsed]:
-    return table.rows(path, Mapping(columns={words.key(column): "value"}, needed=("value",)))
+        Cells that are empty, or no identifier of this kind, are counted and left out. Raises `FileError`, also for
+        a value that cannot be added up.
+        """
+        for row in self._cells():
+            counts.rows += 1
+            if isinstance(row, BadCell):
+                if self.values and words.key(row.column) == words.key(self.values):
+                    raise FileError(self.path, f"row {row.number}: {row.column}: {row.reason}")
+                counts.bad += 1
+                continue
+            cell = row.fields.get("value", "")
+            if not cell.strip():
+                counts.empty += 1
+                continue
+            try:
+                canonical = normalise(Kind(self.kind), cell, "", "", self.region).canonical
+            except IdentifierError:
+                counts.bad += 1
+                continue
+            value = self._value(row) if self.values else 0
+            if not seen(canonical, row.number, value):
+                counts.repeated += 1
+                continue
+            counts.elements += 1
+            yield row.number, canonical
 
+    def written(self, numbers: set[int]) -> Iterator[tuple[int, str]]:
+        """(row number, cell as written) of the given rows, in the file's order."""
+        for row in self._cells():
+            if isinstance(row, table.ReadRow) and row.number in numbers:
+                yield row.number, row.fields.get("value", "")
 
-def values(path: Path, column: str, numbers: set[int]) -> Iterator[tuple[int, str]]:
-    """(row number, cell as written) of the given rows, in the file's order."""
-    for row in _cells(path, column):
-        if isinstance(row, table.ReadRow) and row.number in numbers:
-            yield row.number, row.fields.get("value", "")
+    def _cells(self) -> Iterator[table.Parsed]:
+        columns, needed = {words.key(self.name): "value"}, ["value"]
+        if self.values:
+            columns[words.key(self.values)] = _VALUES
+            needed.append(_VALUES)
+        return table.rows(self.path, Mapping(columns=columns, needed=tuple(needed)))
+
+    def _value(self, row: table.ReadRow) -> int:
+        """In units of 10^-decimals."""
+        text = unicodedata.normalize("NFKC", row.fields.get(_VALUES, "")).strip()
+        found = _AMOUNT.fullmatch(text)
+        if found is None or len(found[2] or "") > self.decimals:
+            raise FileError(
+                self.path,
+                f"row {row.number}: {self.values} is not a number of 0 or more with at most {self.decimals} decimals, "
+                "without separators",
+            )
+        return int(found[1] + (found[2] or "").ljust(self.decimals, "0"))

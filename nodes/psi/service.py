@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import hashlib
+import importlib.util
 import json
 import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -20,6 +22,7 @@ from protocols.encoding import frame
 from protocols.errors import PeerError
 
 from .. import limits
+from ..contracts import draft as drafts
 from ..contracts.book import PSI, Held
 from ..errors import ConfigError, NodeError, NotFound, Refused, invalid
 from ..files import write_atomic
@@ -39,10 +42,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("lianfang.psi")
 _OUTCOME = b"psi outcome"
 _ROWS_A_MESSAGE = 1_000
-_VARIANTS = {
-    contract_pb2.PsiTerms.VARIANT_INTERSECTION: "intersection",
-    contract_pb2.PsiTerms.VARIANT_CARDINALITY: "cardinality",
-}
+_VARIANTS = {number: name for name, number in drafts.VARIANTS.items()}
 
 
 class Sessions:
@@ -56,8 +56,7 @@ class Sessions:
     def plan(self, held: Held, session: bytes, member: Member, calls: bool) -> Plan:
         """Raises `Refused` for what this node cannot do."""
         node, terms = self._node, held.terms.psi
-        if terms.variant not in _VARIANTS:
-            raise Refused("sums over sets are not offered yet", "VARIANT", grpc.StatusCode.UNIMPLEMENTED)
+        check_terms(held.terms)
         own = next(each for each in terms.inputs if each.party == str(node.home.name))
         peer = next(each for each in terms.inputs if each.party == member.id)
         configured = node.home.config.learn.datasets
@@ -71,8 +70,14 @@ class Sessions:
             terms,
             own,
             peer,
-            node.home.file.parent / configured[own.dataset].path,
-            node.home.config.lists.default_region,
+            datasets.Column(
+                node.home.file.parent / configured[own.dataset].path,
+                own.column,
+                terms.kind,
+                node.home.config.lists.default_region,
+                own.values,
+                terms.decimals,
+            ),
             calls,
             lambda: node.gate.check_meeting(member, held.hash),
         )
@@ -113,11 +118,11 @@ class Sessions:
                 meeting = Meeting(plan, line, space, node.workers, node.keys.vault, tell)
                 before = await asyncio.to_thread(_state, plan)
                 work = asyncio.ensure_future(asyncio.to_thread(meeting.exchange))
-                counts, theirs = await asyncio.shield(work)
+                exchanged = await asyncio.shield(work)
                 await finish()
                 self._ended(held, session, member, "ended")
                 begun = False
-                outcome = await asyncio.to_thread(meeting.compare, counts, theirs)
+                outcome = await asyncio.to_thread(meeting.compare, exchanged)
                 return await asyncio.to_thread(self._keep, plan, member, outcome, before)
             finally:
                 line.close()
@@ -165,12 +170,25 @@ class Sessions:
         }
         if outcome.common is not None:
             document["common"] = outcome.common
-        found = list(datasets.values(plan.path, plan.own.column, set(outcome.rows))) if outcome.rows else []
-        if len(found) != len(outcome.rows) or _state(plan) != before:
+        if outcome.total is not None:
+            document["sum"] = f"{Decimal(outcome.total).scaleb(-plan.terms.decimals):f}"
+        # An aligned row is known by its identifier's keyed hash: rows may move in the file, and their columns change.
+        aligned = {row: (each, identifier) for each, identifier, row in outcome.aligned}
+        numbers = set(outcome.rows) or set(aligned)
+        found = list(plan.column.written(numbers)) if numbers else []
+        if len(found) != len(numbers) or _state(plan) != before:
             raise NodeError(
-                f"{plan.path} has changed during the session: nobody knows whose rows were in common"
+                f"{plan.column.path} has changed during the session: nobody knows whose rows were in common"
             )
-        stored = json.dumps({"outcome": document, "rows": found}, ensure_ascii=False).encode()
+        rows = [(row, value, aligned[row][0].hex() if row in aligned else "") for row, value in found]
+        if aligned:
+            rows.sort(key=lambda row: row[2])
+        kept = {
+            "outcome": document,
+            "rows": rows,
+            "aligned": [(each.hex(), identifier.hex()) for each, identifier, _ in outcome.aligned],
+        }
+        stored = json.dumps(kept, ensure_ascii=False).encode()
         vault = self._node.keys.vault
         name = _place(plan, member)
         write_atomic(self._folder / f"{name}.outcome", vault.encrypt(stored, _OUTCOME + name.encode()), 0o600)
@@ -283,6 +301,9 @@ class PsiAdminService(psi_pb2_grpc.PsiAdminServicer):
         held = node.contracts.find(request.contract)
         if held.kind != PSI:
             raise invalid(f"{held.name} is not about sets")
+        variant = _VARIANTS[held.terms.psi.variant]
+        if request.variant not in ("", variant):
+            raise invalid(f"{held.name} is about {variant}, not {request.variant}")
         own = str(node.home.name)
         member = node.peers.find(next(each for each in held.terms.parties if each != own), own)
         node.rules.meet(member, held.hash)
@@ -354,9 +375,19 @@ class PsiAdminService(psi_pb2_grpc.PsiAdminServicer):
         action = Action("PsiAdmin/Outcome", asked, "read the outcome of a session", {})
         found = await asyncio.to_thread(self._sessions.outcome, request.session)
         await asyncio.to_thread(self._node.actions.begin, action)
-        rows = [pb.PsiOutcome.Row(number=number, value=value) for number, value in found["rows"]]
+        rows = [
+            pb.PsiOutcome.Row(number=number, value=value, id=bytes.fromhex(each))
+            for number, value, each in found["rows"]
+        ]
         for i in range(0, len(rows), _ROWS_A_MESSAGE):
             yield pb.PsiOutcome(rows=rows[i : i + _ROWS_A_MESSAGE])
+
+
+def check_terms(terms: contract_pb2.Contract) -> None:
+    """Raise `Refused` for a session that this node could not hold."""
+    adds = terms.psi.variant == contract_pb2.PsiTerms.VARIANT_SUM
+    if adds and importlib.util.find_spec("phe") is None:
+        raise Refused("sums need the extra `vertical`, which is not installed here", "EXTRA")
 
 
 def _place(plan: Plan, member: Member) -> str:
@@ -367,9 +398,9 @@ def _place(plan: Plan, member: Member) -> str:
 def _state(plan: Plan) -> tuple[int, ...]:
     """To see that a file is still the one that was read."""
     try:
-        found = plan.path.stat()
+        found = plan.column.path.stat()
     except OSError as error:
-        raise ConfigError(f"{plan.path}: {error.strerror}") from error
+        raise ConfigError(f"{plan.column.path}: {error.strerror}") from error
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 

@@ -26,18 +26,29 @@ class Workspace:
         run = self._database.execute
         for pragma in ("journal_mode=OFF", "synchronous=OFF", "temp_store=FILE", "cache_size=-32000"):
             run(f"PRAGMA {pragma}")
-        run("CREATE TABLE element (identifier BLOB PRIMARY KEY, row INTEGER) WITHOUT ROWID")
+        run("CREATE TABLE element (identifier BLOB PRIMARY KEY, row INTEGER, value INTEGER) WITHOUT ROWID")
         run("CREATE TABLE masked (point BLOB, row INTEGER)")
         run("CREATE TABLE own (position INTEGER PRIMARY KEY, point BLOB, row INTEGER)")
-        run("CREATE TABLE theirs (position INTEGER PRIMARY KEY, point BLOB)")
+        run("CREATE TABLE theirs (position INTEGER PRIMARY KEY, point BLOB, ciphertext BLOB)")
         run("CREATE TABLE own_doubled (position INTEGER PRIMARY KEY, point BLOB)")
         run("CREATE TABLE their_doubled (position INTEGER PRIMARY KEY, point BLOB)")
         run("BEGIN")
 
-    def add_element(self, identifier: bytes, row: int) -> bool:
-        """Whether it is new. `identifier` is a keyed hash: nothing in clear lies here."""
-        done = self._database.execute("INSERT OR IGNORE INTO element VALUES (?, ?)", (identifier, row))
+    def add_element(self, identifier: bytes, row: int, value: int) -> bool:
+        """Whether it is new; the values of one that is repeated are added up. `identifier` is a keyed hash."""
+        done = self._database.execute(
+            "INSERT OR IGNORE INTO element VALUES (?, ?, ?)", (identifier, row, value)
+        )
+        if not done.rowcount and value:
+            self._database.execute(
+                "UPDATE element SET value = value + ? WHERE identifier = ?", (value, identifier)
+            )
         return bool(done.rowcount)
+
+    def total(self) -> int:
+        """Of all own values."""
+        found = self._database.execute("SELECT value FROM element WHERE value > 0")
+        return sum(value for (value,) in found)  # SQLite's own sum would overflow
 
     def add_masked(self, points: bytes, rows: Iterable[int]) -> None:
         """Own masked points; row 0 for dummies."""
@@ -53,9 +64,26 @@ class Workspace:
         """Own masked points in messages, ascending."""
         return self._messages("SELECT point FROM own ORDER BY position")
 
-    def add_theirs(self, points: bytes) -> None:
-        """The other's masked points, as they come."""
-        self._add("theirs (point)", points)
+    def own_weighted(self, count: int) -> Iterator[tuple[bytes, list[int]]]:
+        """Own masked points in messages of `count`, ascending, with their values; 0 for dummies."""
+        self._by_row()
+        cursor = self._database.cursor()
+        cursor.execute(
+            "SELECT point, COALESCE(value, 0) FROM own LEFT JOIN element USING (row) ORDER BY position"
+        )
+        while rows := cursor.fetchmany(count):
+            yield b"".join(point for point, _ in rows), [value for _, value in rows]
+
+    def _by_row(self) -> None:
+        self._database.execute("CREATE UNIQUE INDEX IF NOT EXISTS stands ON element (row)")
+
+    def add_theirs(self, points: bytes, ciphertexts: bytes = b"", size: int = 1) -> None:
+        """The other's masked points, as they come, and for a sum the ciphertexts of their values."""
+        split = group.split(points)
+        values = group.split(ciphertexts, size) if ciphertexts else [None] * len(split)
+        self._database.executemany(
+            "INSERT INTO theirs (point, ciphertext) VALUES (?, ?)", zip(split, values, strict=True)
+        )
 
     def theirs(self) -> Iterator[bytes]:
         """In messages, as they came."""
@@ -111,6 +139,26 @@ class Workspace:
         )
         for (row,) in cursor:
             yield row
+
+    def common_ciphertexts(self, count: int) -> Iterator[bytes]:
+        """Of those of the other's elements that met one, so many together."""
+        cursor = self._database.cursor()
+        cursor.execute(
+            """SELECT ciphertext FROM own_doubled JOIN their_doubled USING (point)
+            JOIN theirs ON theirs.position = their_doubled.position"""
+        )
+        while rows := cursor.fetchmany(count):
+            yield b"".join(row[0] for row in rows)
+
+    def common_elements(self) -> Iterator[tuple[bytes, bytes, int]]:
+        """(doubled point, keyed hash of the own identifier, its row) of what both have."""
+        self._by_row()
+        cursor = self._database.cursor()
+        cursor.execute(
+            """SELECT own_doubled.point, identifier, row FROM own_doubled JOIN their_doubled USING (point)
+            JOIN own ON own.position = own_doubled.position JOIN element USING (row)"""
+        )
+        yield from cursor
 
     def close(self) -> None:
         """Remove everything."""

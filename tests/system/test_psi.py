@@ -31,6 +31,7 @@ party = "bank-a"
 dataset = "customers"
 column = "mobile"
 max_elements = {most}
+{values}
 [[psi.input]]
 party = "bank-b"
 dataset = "subscribers"
@@ -39,11 +40,17 @@ max_elements = 5000
 """
 
 
+SUM = """
+sum_bits = 40
+decimals = 2"""
+
+
 def write(path, header, values):
+    """The row with the number n has lost n yuan and five fen."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["id", header])
-        writer.writerows(enumerate(values))
+        writer.writerow(["id", header, "loss"])
+        writer.writerows((i, value, f"{i}.05") for i, value in enumerate(values))
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +76,16 @@ def pair():
         shutil.rmtree(made.folder, ignore_errors=True)
 
 
-def agree(network, variant="intersection", output=("bank-a",), minimum=0, sessions=20, most=5_000) -> str:
+def agree(
+    network,
+    variant="intersection",
+    output=("bank-a",),
+    minimum=0,
+    sessions=20,
+    most=5_000,
+    values="",
+    party="bank-a",
+) -> str:
     path = network.folder / f"{secrets.token_hex(4)}.toml"
     path.write_text(
         TERMS.format(
@@ -79,8 +95,8 @@ def agree(network, variant="intersection", output=("bank-a",), minimum=0, sessio
             minimum=minimum,
             sessions=sessions,
             most=most,
-        )
-        + ('values = "loss"\n' if variant == "sum" else "")
+            values=values,
+        ).replace("[psi]", "[psi]" + SUM if values else "[psi]")
     )
     return network.agree(drafts.load(path), "bank-a")
 
@@ -180,7 +196,7 @@ def test_without_a_contract_after_its_end_and_beyond_its_number(pair):
 def test_datasets_and_columns_that_are_not_there(pair):
     path = pair.folder / "other.toml"
     text = TERMS.format(
-        title="other", variant="intersection", output='"bank-a"', minimum=0, sessions=5, most=5_000
+        title="other", variant="intersection", output='"bank-a"', minimum=0, sessions=5, most=5_000, values=""
     )
     for change, message in (
         (text.replace('"customers"', '"clients"'), "learn.datasets.clients is not configured at bank-a"),
@@ -273,17 +289,84 @@ def test_who_is_no_party_holds_no_session(pair):
     assert stranger.run(*sequence(GOOD)).startswith("PERMISSION_DENIED")
 
 
-def test_a_sum_is_refused_as_not_offered(pair):
-    done = pair.run("bank-a", "psi", "run", agree(pair, variant="cardinality")[:12])
-    assert done.returncode == 0
-    path = pair.folder / "sum.toml"
-    text = TERMS.format(
-        title="sum", variant="sum", output='"bank-b"', minimum=10, sessions=1, most=5_000
-    ).replace("minimum_cardinality", "sum_bits = 40\nminimum_cardinality")
-    path.write_text(text + 'values = "loss"\n')
-    name = pair.agree(drafts.load(path), "bank-a")
-    done = pair.run("bank-a", "psi", "run", name[:12], check=False)
-    assert "sums over sets are not offered yet" in done.stderr
+VALUES = 'values = "loss"'
+
+
+def expected_sum(rows):
+    """Of bank-a's rows in common, with those in which an identifier is repeated."""
+    return f"{sum(rows) + len(rows) * 0.05:.2f}"
+
+
+# bank-a's customers 180 to 299 are in common; rows 302 to 306 repeat customers 0 to 4, row 307 customer 1.
+COMMON_LOSS = expected_sum(range(180, 300))
+
+
+@pytest.mark.parametrize(
+    ("output", "caller"),
+    [(("bank-a",), "bank-a"), (("bank-b",), "bank-a"), (("bank-a", "bank-b"), "bank-b")],
+)
+def test_the_sum_of_one_sides_values_over_what_both_have(pair, output, caller):
+    name = agree(pair, variant="sum", minimum=10, output=output, values=VALUES)
+    session = pair.json(caller, "psi", "run", name[:12])["session"]
+    for bank in ("bank-a", "bank-b"):
+        deadline = time.monotonic() + 20
+        while not (held := [x for x in pair.json(bank, "psi", "list") if x["session"] == session]):
+            assert time.monotonic() < deadline
+        learnt = (held[0].get("sum"), held[0].get("common"))
+        assert learnt == ((COMMON_LOSS, 120) if bank in output else (None, None))
+
+
+def test_a_sum_below_the_minimum_is_withheld_and_who_learns_nothing_sees_no_difference(pair):
+    name = agree(pair, variant="sum", minimum=121, output=("bank-b",), values=VALUES)
+    outcome = pair.json("bank-b", "psi", "run", name[:12])
+    assert outcome["below_minimum"]
+    assert "sum" not in outcome
+    name = agree(pair, variant="sum", minimum=121, output=("bank-a",), values=VALUES)
+    outcome = pair.json("bank-a", "psi", "run", name[:12])
+    assert outcome["below_minimum"]
+    assert "sum" not in outcome
+
+
+def test_values_that_cannot_be_added_up_are_named(pair):
+    path = pair.folder / "customers.csv"
+    before = path.read_text("utf-8")
+    name = agree(pair, variant="sum", minimum=10, values=VALUES)
+    try:
+        path.write_text(before.replace(",17.05", ",17.055"), "utf-8")
+        done = pair.run("bank-a", "psi", "run", name[:12], check=False)
+        said = " ".join(done.stderr.split())
+        assert (
+            done.returncode,
+            "row 19: loss is not a number of 0 or more with at most 2 decimals" in said,
+        ) == (1, True)
+        path.write_text(before.replace(",17.05", ",99999999999.00"), "utf-8")
+        done = pair.run("bank-a", "psi", "run", name[:12], check=False)
+        assert "the contract's sum has 40" in " ".join(done.stderr.split())
+    finally:
+        path.write_text(before, "utf-8")
+
+
+def test_alignment_gives_both_the_same_ids_in_the_same_order(pair):
+    name = agree(pair, variant="alignment", output=("bank-a", "bank-b"))
+    target = pair.folder / "aligned-a.csv"
+    outcome = pair.json("bank-a", "align", name[:12], "--output", str(target))
+    assert outcome["common"] == 120
+    pair.run("bank-b", "psi", "show", outcome["session"], "--output", str(pair.folder / "aligned-b.csv"))
+    found = []
+    for bank in "ab":
+        with (pair.folder / f"aligned-{bank}.csv").open(encoding="utf-8-sig", newline="") as file:
+            found.append([(row["id"], row["value"]) for row in csv.DictReader(file)])
+    assert found[0] == found[1]
+    assert sorted(value for _, value in found[0]) == phones(180, 120)
+    ids = [each for each, _ in found[0]]
+    assert ids == sorted(set(ids))
+    again = pair.json("bank-b", "align", name[:12], "--output", str(pair.folder / "again.json"))
+    more = json.loads((pair.folder / "again.json").read_text())["in_common"]
+    assert again["common"] == 120
+    assert not {row["id"] for row in more} & set(ids)  # of no use beyond one session
+    wrong = agree(pair)
+    done = pair.run("bank-a", "align", wrong[:12], check=False)
+    assert "is about intersection, not alignment" in " ".join(done.stderr.split())
 
 
 def test_killed_in_mid_session_leaves_nothing_and_runs_again(pair):

@@ -231,6 +231,8 @@ class PsiTerms(_message.Message):
         """how many"""
         VARIANT_SUM: PsiTerms._Variant.ValueType  # 3
         """the sum of one party's values over them, and how many"""
+        VARIANT_ALIGNMENT: PsiTerms._Variant.ValueType  # 4
+        """random ids for them, the same at both, to train on both sides' columns"""
 
     class Variant(_Variant, metaclass=_VariantEnumTypeWrapper): ...
     VARIANT_UNSPECIFIED: PsiTerms.Variant.ValueType  # 0
@@ -240,6 +242,8 @@ class PsiTerms(_message.Message):
     """how many"""
     VARIANT_SUM: PsiTerms.Variant.ValueType  # 3
     """the sum of one party's values over them, and how many"""
+    VARIANT_ALIGNMENT: PsiTerms.Variant.ValueType  # 4
+    """random ids for them, the same at both, to train on both sides' columns"""
 
     @_typing.final
     class Input(_message.Message):
@@ -278,15 +282,18 @@ class PsiTerms(_message.Message):
     SUM_BITS_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
     SESSIONS_A_DAY_FIELD_NUMBER: _builtins.int
+    DECIMALS_FIELD_NUMBER: _builtins.int
     variant: Global___PsiTerms.Variant.ValueType
     minimum_cardinality: _builtins.int
     """below it nothing is output"""
     sum_bits: _builtins.int
-    """with SUM: width of a value"""
+    """with SUM: the sum is output modulo 2^sum_bits"""
     kind: _builtins.str
     """of identifier: how both sides normalise their columns"""
     sessions_a_day: _builtins.int
     """each may compare other columns than the one before"""
+    decimals: _builtins.int
+    """with SUM: of a value, such as 2 where money is written in yuan and fen"""
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___PsiTerms.Input]:
         """two, ascending by party"""
@@ -305,10 +312,11 @@ class PsiTerms(_message.Message):
         sum_bits: _builtins.int = ...,
         kind: _builtins.str = ...,
         sessions_a_day: _builtins.int = ...,
+        decimals: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "kind", b"kind", "minimum_cardinality", b"minimum_cardinality", "output_to", b"output_to", "sessions_a_day", b"sessions_a_day", "sum_bits", b"sum_bits", "variant", b"variant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decimals", b"decimals", "inputs", b"inputs", "kind", b"kind", "minimum_cardinality", b"minimum_cardinality", "output_to", b"output_to", "sessions_a_day", b"sessions_a_day", "sum_bits", b"sum_bits", "variant", b"variant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

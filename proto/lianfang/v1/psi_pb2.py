@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15lianfang/v1/psi.proto\x12\x0blianfang.v1\x1a\x1cgoogle/protobuf/struct.proto\"\x86\x01\n\nPsiMessage\x12&\n\x05hello\x18\x01 \x01(\x0b\x32\x15.lianfang.v1.PsiHelloH\x00\x12\x10\n\x06points\x18\x02 \x01(\x0cH\x00\x12\"\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x13.lianfang.v1.PsiEndH\x00\x12\x12\n\x08\x65lements\x18\x04 \x01(\x04H\x00\x42\x06\n\x04part\"-\n\x08PsiHello\x12\x10\n\x08\x63ontract\x18\x01 \x01(\x0c\x12\x0f\n\x07session\x18\x02 \x01(\x0c\"\x08\n\x06PsiEnd\"!\n\rPsiRunRequest\x12\x10\n\x08\x63ontract\x18\x01 \x01(\t\"c\n\x0bPsiProgress\x12\r\n\x05phase\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x04\x12\r\n\x05total\x18\x03 \x01(\x04\x12(\n\x07outcome\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\"\x14\n\x12PsiSessionsRequest\"$\n\x11PsiOutcomeRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\"]\n\nPsiOutcome\x12)\n\x04rows\x18\x01 \x03(\x0b\x32\x1b.lianfang.v1.PsiOutcome.Row\x1a$\n\x03Row\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\r\n\x05value\x18\x02 \x01(\t2C\n\x03Psi\x12<\n\x04Meet\x12\x17.lianfang.v1.PsiMessage\x1a\x17.lianfang.v1.PsiMessage(\x01\x30\x01\x32\xd5\x01\n\x08PsiAdmin\x12=\n\x03Run\x12\x1a.lianfang.v1.PsiRunRequest\x1a\x18.lianfang.v1.PsiProgress0\x01\x12\x44\n\x08Sessions\x12\x1f.lianfang.v1.PsiSessionsRequest\x1a\x17.google.protobuf.Struct\x12\x44\n\x07Outcome\x12\x1e.lianfang.v1.PsiOutcomeRequest\x1a\x17.lianfang.v1.PsiOutcome0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15lianfang/v1/psi.proto\x12\x0blianfang.v1\x1a\x1cgoogle/protobuf/struct.proto\"\xa1\x02\n\nPsiMessage\x12&\n\x05hello\x18\x01 \x01(\x0b\x32\x15.lianfang.v1.PsiHelloH\x00\x12\x10\n\x06points\x18\x02 \x01(\x0cH\x00\x12\"\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x13.lianfang.v1.PsiEndH\x00\x12\x12\n\x08\x65lements\x18\x04 \x01(\x04H\x00\x12\"\n\x03key\x18\x05 \x01(\x0b\x32\x13.lianfang.v1.PsiKeyH\x00\x12,\n\x08weighted\x18\x06 \x01(\x0b\x32\x18.lianfang.v1.PsiWeightedH\x00\x12\"\n\x03sum\x18\x07 \x01(\x0b\x32\x13.lianfang.v1.PsiSumH\x00\x12\x10\n\x06opened\x18\x08 \x01(\x04H\x00\x12\x11\n\x07\x61ligned\x18\t \x01(\x0cH\x00\x42\x06\n\x04part\"-\n\x08PsiHello\x12\x10\n\x08\x63ontract\x18\x01 \x01(\x0c\x12\x0f\n\x07session\x18\x02 \x01(\x0c\"\x08\n\x06PsiEnd\"(\n\x06PsiKey\x12\x0f\n\x07modulus\x18\x01 \x01(\x0c\x12\r\n\x05proof\x18\x02 \x01(\x0c\"2\n\x0bPsiWeighted\x12\x0e\n\x06points\x18\x01 \x01(\x0c\x12\x13\n\x0b\x63iphertexts\x18\x02 \x01(\x0c\"C\n\x06PsiSum\x12\x12\n\nciphertext\x18\x01 \x01(\x0c\x12\x0e\n\x06\x63ommon\x18\x02 \x01(\x04\x12\x15\n\rbelow_minimum\x18\x03 \x01(\x08\"2\n\rPsiRunRequest\x12\x10\n\x08\x63ontract\x18\x01 \x01(\t\x12\x0f\n\x07variant\x18\x02 \x01(\t\"c\n\x0bPsiProgress\x12\r\n\x05phase\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x04\x12\r\n\x05total\x18\x03 \x01(\x04\x12(\n\x07outcome\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\"\x14\n\x12PsiSessionsRequest\"$\n\x11PsiOutcomeRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\"i\n\nPsiOutcome\x12)\n\x04rows\x18\x01 \x03(\x0b\x32\x1b.lianfang.v1.PsiOutcome.Row\x1a\x30\n\x03Row\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\r\n\x05value\x18\x02 \x01(\t\x12\n\n\x02id\x18\x03 \x01(\x0c\x32\x43\n\x03Psi\x12<\n\x04Meet\x12\x17.lianfang.v1.PsiMessage\x1a\x17.lianfang.v1.PsiMessage(\x01\x30\x01\x32\xd5\x01\n\x08PsiAdmin\x12=\n\x03Run\x12\x1a.lianfang.v1.PsiRunRequest\x1a\x18.lianfang.v1.PsiProgress0\x01\x12\x44\n\x08Sessions\x12\x1f.lianfang.v1.PsiSessionsRequest\x1a\x17.google.protobuf.Struct\x12\x44\n\x07Outcome\x12\x1e.lianfang.v1.PsiOutcomeRequest\x1a\x17.lianfang.v1.PsiOutcome0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,25 +33,31 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lianfang.v1.psi_pb2', _glob
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PSIMESSAGE']._serialized_start=69
-  _globals['_PSIMESSAGE']._serialized_end=203
-  _globals['_PSIHELLO']._serialized_start=205
-  _globals['_PSIHELLO']._serialized_end=250
-  _globals['_PSIEND']._serialized_start=252
-  _globals['_PSIEND']._serialized_end=260
-  _globals['_PSIRUNREQUEST']._serialized_start=262
-  _globals['_PSIRUNREQUEST']._serialized_end=295
-  _globals['_PSIPROGRESS']._serialized_start=297
-  _globals['_PSIPROGRESS']._serialized_end=396
-  _globals['_PSISESSIONSREQUEST']._serialized_start=398
-  _globals['_PSISESSIONSREQUEST']._serialized_end=418
-  _globals['_PSIOUTCOMEREQUEST']._serialized_start=420
-  _globals['_PSIOUTCOMEREQUEST']._serialized_end=456
-  _globals['_PSIOUTCOME']._serialized_start=458
-  _globals['_PSIOUTCOME']._serialized_end=551
-  _globals['_PSIOUTCOME_ROW']._serialized_start=515
-  _globals['_PSIOUTCOME_ROW']._serialized_end=551
-  _globals['_PSI']._serialized_start=553
-  _globals['_PSI']._serialized_end=620
-  _globals['_PSIADMIN']._serialized_start=623
-  _globals['_PSIADMIN']._serialized_end=836
+  _globals['_PSIMESSAGE']._serialized_end=358
+  _globals['_PSIHELLO']._serialized_start=360
+  _globals['_PSIHELLO']._serialized_end=405
+  _globals['_PSIEND']._serialized_start=407
+  _globals['_PSIEND']._serialized_end=415
+  _globals['_PSIKEY']._serialized_start=417
+  _globals['_PSIKEY']._serialized_end=457
+  _globals['_PSIWEIGHTED']._serialized_start=459
+  _globals['_PSIWEIGHTED']._serialized_end=509
+  _globals['_PSISUM']._serialized_start=511
+  _globals['_PSISUM']._serialized_end=578
+  _globals['_PSIRUNREQUEST']._serialized_start=580
+  _globals['_PSIRUNREQUEST']._serialized_end=630
+  _globals['_PSIPROGRESS']._serialized_start=632
+  _globals['_PSIPROGRESS']._serialized_end=731
+  _globals['_PSISESSIONSREQUEST']._serialized_start=733
+  _globals['_PSISESSIONSREQUEST']._serialized_end=753
+  _globals['_PSIOUTCOMEREQUEST']._serialized_start=755
+  _globals['_PSIOUTCOMEREQUEST']._serialized_end=791
+  _globals['_PSIOUTCOME']._serialized_start=793
+  _globals['_PSIOUTCOME']._serialized_end=898
+  _globals['_PSIOUTCOME_ROW']._serialized_start=850
+  _globals['_PSIOUTCOME_ROW']._serialized_end=898
+  _globals['_PSI']._serialized_start=900
+  _globals['_PSI']._serialized_end=967
+  _globals['_PSIADMIN']._serialized_start=970
+  _globals['_PSIADMIN']._serialized_end=1183
 # @@protoc_insertion_point(module_scope)

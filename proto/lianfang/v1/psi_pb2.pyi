@@ -27,16 +27,31 @@ class PsiMessage(_message.Message):
     POINTS_FIELD_NUMBER: _builtins.int
     END_FIELD_NUMBER: _builtins.int
     ELEMENTS_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    WEIGHTED_FIELD_NUMBER: _builtins.int
+    SUM_FIELD_NUMBER: _builtins.int
+    OPENED_FIELD_NUMBER: _builtins.int
+    ALIGNED_FIELD_NUMBER: _builtins.int
     points: _builtins.bytes
     """32·n bytes"""
     elements: _builtins.int
     """the sender's set, padded"""
+    opened: _builtins.int
+    """modulo 2^sum_bits, still blinded where the sender is not to learn it"""
+    aligned: _builtins.bytes
+    """SHA-256 over all ids"""
     @_builtins.property
     def hello(self) -> Global___PsiHello: ...
     @_builtins.property
     def end(self) -> Global___PsiEnd:
         """of a sequence"""
 
+    @_builtins.property
+    def key(self) -> Global___PsiKey: ...
+    @_builtins.property
+    def weighted(self) -> Global___PsiWeighted: ...
+    @_builtins.property
+    def sum(self) -> Global___PsiSum: ...
     def __init__(
         self,
         *,
@@ -44,12 +59,17 @@ class PsiMessage(_message.Message):
         points: _builtins.bytes = ...,
         end: Global___PsiEnd | None = ...,
         elements: _builtins.int = ...,
+        key: Global___PsiKey | None = ...,
+        weighted: Global___PsiWeighted | None = ...,
+        sum: Global___PsiSum | None = ...,
+        opened: _builtins.int = ...,
+        aligned: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["elements", b"elements", "end", b"end", "hello", b"hello", "part", b"part", "points", b"points"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["aligned", b"aligned", "elements", b"elements", "end", b"end", "hello", b"hello", "key", b"key", "opened", b"opened", "part", b"part", "points", b"points", "sum", b"sum", "weighted", b"weighted"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["elements", b"elements", "end", b"end", "hello", b"hello", "part", b"part", "points", b"points"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aligned", b"aligned", "elements", b"elements", "end", b"end", "hello", b"hello", "key", b"key", "opened", b"opened", "part", b"part", "points", b"points", "sum", b"sum", "weighted", b"weighted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["hello", "points", "end", "elements"]  # noqa: Y015
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["hello", "points", "end", "elements", "key", "weighted", "sum", "opened", "aligned"]  # noqa: Y015
     _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
 
@@ -95,20 +115,100 @@ class PsiEnd(_message.Message):
 Global___PsiEnd: _TypeAlias = PsiEnd  # noqa: Y015
 
 @_typing.final
+class PsiKey(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODULUS_FIELD_NUMBER: _builtins.int
+    PROOF_FIELD_NUMBER: _builtins.int
+    modulus: _builtins.bytes
+    """of Paillier's encryption, of this session alone"""
+    proof: _builtins.bytes
+    """that it is a Paillier-Blum modulus"""
+    def __init__(
+        self,
+        *,
+        modulus: _builtins.bytes = ...,
+        proof: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["modulus", b"modulus", "proof", b"proof"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PsiKey: _TypeAlias = PsiKey  # noqa: Y015
+
+@_typing.final
+class PsiWeighted(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POINTS_FIELD_NUMBER: _builtins.int
+    CIPHERTEXTS_FIELD_NUMBER: _builtins.int
+    points: _builtins.bytes
+    """32·n bytes"""
+    ciphertexts: _builtins.bytes
+    """each point's value"""
+    def __init__(
+        self,
+        *,
+        points: _builtins.bytes = ...,
+        ciphertexts: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ciphertexts", b"ciphertexts", "points", b"points"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PsiWeighted: _TypeAlias = PsiWeighted  # noqa: Y015
+
+@_typing.final
+class PsiSum(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CIPHERTEXT_FIELD_NUMBER: _builtins.int
+    COMMON_FIELD_NUMBER: _builtins.int
+    BELOW_MINIMUM_FIELD_NUMBER: _builtins.int
+    ciphertext: _builtins.bytes
+    """of the sum, blinded"""
+    common: _builtins.int
+    """how many, where the receiver is to learn it"""
+    below_minimum: _builtins.bool
+    """then nothing else is sent; only to who is to learn the outcome"""
+    def __init__(
+        self,
+        *,
+        ciphertext: _builtins.bytes = ...,
+        common: _builtins.int = ...,
+        below_minimum: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["below_minimum", b"below_minimum", "ciphertext", b"ciphertext", "common", b"common"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PsiSum: _TypeAlias = PsiSum  # noqa: Y015
+
+@_typing.final
 class PsiRunRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CONTRACT_FIELD_NUMBER: _builtins.int
+    VARIANT_FIELD_NUMBER: _builtins.int
     contract: _builtins.str
     """its hash, or enough of its beginning"""
+    variant: _builtins.str
+    """what the caller takes it for; empty: whatever it is"""
     def __init__(
         self,
         *,
         contract: _builtins.str = ...,
+        variant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["contract", b"contract"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contract", b"contract", "variant", b"variant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -189,19 +289,23 @@ class PsiOutcome(_message.Message):
 
         NUMBER_FIELD_NUMBER: _builtins.int
         VALUE_FIELD_NUMBER: _builtins.int
+        ID_FIELD_NUMBER: _builtins.int
         number: _builtins.int
         """in the file, from 1"""
         value: _builtins.str
         """as this institution wrote it"""
+        id: _builtins.bytes
+        """of an alignment: the same at both"""
         def __init__(
             self,
             *,
             number: _builtins.int = ...,
             value: _builtins.str = ...,
+            id: _builtins.bytes = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number", "value", b"value"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "number", b"number", "value", b"value"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

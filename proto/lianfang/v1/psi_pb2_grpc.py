@@ -48,6 +48,9 @@ class PsiServicer:
     def Meet(self, request_iterator, context):
         """One session. First the caller, then the callee: hello; its number of elements, points, end. Then, where the other is to
         learn the outcome, first the callee, then the caller: the other's points doubled, end.
+        For a sum the party with the values sends its key first and weighted points; the other one adds up: it alone is given
+        its points doubled, sends the sum, and is sent what it opens to where it is to learn it.
+        For an alignment first the caller, then the callee: its digest.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -35,6 +35,9 @@ class PsiStub:
     Meet: _grpc.StreamStreamMultiCallable[_psi_pb2.PsiMessage, _psi_pb2.PsiMessage]
     """One session. First the caller, then the callee: hello; its number of elements, points, end. Then, where the other is to
     learn the outcome, first the callee, then the caller: the other's points doubled, end.
+    For a sum the party with the values sends its key first and weighted points; the other one adds up: it alone is given
+    its points doubled, sends the sum, and is sent what it opens to where it is to learn it.
+    For an alignment first the caller, then the callee: its digest.
     """
 
 @_typing.type_check_only
@@ -43,6 +46,9 @@ class PsiAsyncStub(PsiStub):
     Meet: _aio.StreamStreamMultiCallable[_psi_pb2.PsiMessage, _psi_pb2.PsiMessage]  # type: ignore[assignment]
     """One session. First the caller, then the callee: hello; its number of elements, points, end. Then, where the other is to
     learn the outcome, first the callee, then the caller: the other's points doubled, end.
+    For a sum the party with the values sends its key first and weighted points; the other one adds up: it alone is given
+    its points doubled, sends the sum, and is sent what it opens to where it is to learn it.
+    For an alignment first the caller, then the callee: its digest.
     """
 
 class PsiServicer(metaclass=_abc_1.ABCMeta):
@@ -54,6 +60,9 @@ class PsiServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_psi_pb2.PsiMessage], _abc.AsyncIterator[_psi_pb2.PsiMessage]]:
         """One session. First the caller, then the callee: hello; its number of elements, points, end. Then, where the other is to
         learn the outcome, first the callee, then the caller: the other's points doubled, end.
+        For a sum the party with the values sends its key first and weighted points; the other one adds up: it alone is given
+        its points doubled, sends the sum, and is sent what it opens to where it is to learn it.
+        For an alignment first the caller, then the callee: its digest.
         """
 
 def add_PsiServicer_to_server(servicer: PsiServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
