@@ -11,9 +11,10 @@ from ..errors import JobError
 from ..steps import Learner
 from . import linear, mlp, trees
 from .base import Model
+from .growing import TreeSettings
 from .linear import LinearModel, LinearSettings
 from .mlp import MlpModel, MlpSettings
-from .trees import TreeModel, TreeSettings
+from .trees import TreeModel
 
 SETTINGS: dict[str, type[BaseModel]] = {"trees": TreeSettings, "linear": LinearSettings, "mlp": MlpSettings}
 

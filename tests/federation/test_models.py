@@ -14,7 +14,8 @@ from federation import bins, data, metrics, steps
 from federation.data import Block
 from federation.errors import JobError
 from federation.models import base, registry, scaling
-from federation.models.trees import Grower, TreeModel, TreeSettings, _Scale
+from federation.models.growing import Scale
+from federation.models.trees import Grower, TreeModel, TreeSettings
 from tests.federation.rows import NAMES, blocks
 
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -113,10 +114,10 @@ def test_federated_trees_are_those_of_the_pooled_rows_bit_for_bit(values, count)
 
 def test_two_slots_give_identical_trees_too(monkeypatch):
     parts = blocks(3)
-    assert _Scale.choose(base.Shape(10**6, 10**3, 0, 3), 1.0).shift > 0
-    assert _Scale.choose(base.Shape(10**8, 10**3, 0, 3), 1.0).shift == 0  # too many rows for one slot
+    assert Scale.choose(base.Shape(10**6, 10**3, 0, 3), 1.0).shift > 0
+    assert Scale.choose(base.Shape(10**8, 10**3, 0, 3), 1.0).shift == 0  # too many rows for one slot
     one = grow([[block] for block in parts])
-    monkeypatch.setattr("federation.models.trees._ONE_SLOT_BITS", 99)
+    monkeypatch.setattr("federation.models.growing._ONE_SLOT_BITS", 99)
     models = grow([[block] for block in parts])
     (pooled,) = grow([parts], parties=3)
     assert models[0].to_bytes() == pooled.to_bytes() != one[0].to_bytes()
@@ -126,7 +127,7 @@ def test_two_slots_give_identical_trees_too(monkeypatch):
 @pytest.mark.parametrize("parties", [3, 30])
 @pytest.mark.parametrize("weight", [1.0, 300.0])
 def test_the_largest_possible_histogram_stays_in_range(rows, parties, weight):
-    scale = _Scale.choose(base.Shape(rows, 1, 0, parties), weight)
+    scale = Scale.choose(base.Shape(rows, 1, 0, parties), weight)
     from protocols.sums import modular
 
     if scale.shift:
@@ -181,7 +182,7 @@ def test_rows_in_bins_and_in_numbers_reach_the_same_leaf():
     for tree in model.trees:
         x = data.pool(parts).x
         assert np.array_equal(
-            trees._leaf_values(tree, x), trees._binned_values(tree, found.transform(x), found.width)
+            trees._leaf_values(tree, x), trees.binned_values(tree, found.transform(x), found.width)
         )
 
 
