@@ -70,13 +70,13 @@ class PublicKey:
     def write(self, ciphertexts: Iterable[mpz]) -> bytes:
         """`size` bytes each, big-endian."""
         size = self.size
-        return b"".join(int(each).to_bytes(size, "big") for each in ciphertexts)
+        return b"".join(each.to_bytes(size, "big") for each in ciphertexts)
 
     def read(self, data: bytes) -> list[mpz]:
         """Raise `DecodeError` unless these are ciphertexts: 0 < c < n² and no factor in common with n."""
         if len(data) % self.size:
             raise DecodeError(f"{len(data)} bytes are no whole ciphertexts of {self.size}")
-        found = [mpz(int.from_bytes(data[i : i + self.size], "big")) for i in range(0, len(data), self.size)]
+        found = [mpz.from_bytes(data[i : i + self.size], "big") for i in range(0, len(data), self.size)]
         product = mpz(1)
         for number, each in enumerate(found, 1):
             if not 0 < each < self.square:

@@ -20,27 +20,15 @@ from ..steps import Ask, Learner
 Scores = npt.NDArray[np.float64]
 
 
-class Model(ABC):
-    """A trained model: the same bytes at every bank."""
+class Part(ABC):
+    """What one party holds of a model, or all of it."""
 
     kind: str
     features: tuple[str, ...]
 
     @abstractmethod
-    def margin(self, x: Matrix) -> Scores:
-        """Log-odds of fraud, shape (rows,)."""
-
-    @abstractmethod
     def to_document(self) -> dict[str, Any]:
         """All of it as JSON values."""
-
-    def importance(self) -> dict[str, float]:
-        """Per feature; empty where the model has no such notion."""
-        return {}
-
-    def predict(self, x: Matrix) -> Scores:
-        """Probability of fraud, shape (rows,)."""
-        return sigmoid(self.margin(x))
 
     def to_bytes(self) -> bytes:
         """Canonical JSON: equal models have equal bytes."""
@@ -49,6 +37,22 @@ class Model(ABC):
     def hash(self) -> str:
         """SHA-256 of the bytes."""
         return hashlib.sha256(self.to_bytes()).hexdigest()
+
+
+class Model(Part):
+    """A trained model: the same bytes at every bank."""
+
+    @abstractmethod
+    def margin(self, x: Matrix) -> Scores:
+        """Log-odds of fraud, shape (rows,)."""
+
+    def importance(self) -> dict[str, float]:
+        """Per feature; empty where the model has no such notion."""
+        return {}
+
+    def predict(self, x: Matrix) -> Scores:
+        """Probability of fraud, shape (rows,)."""
+        return sigmoid(self.margin(x))
 
 
 def sigmoid(margin: Scores) -> Scores:

@@ -307,7 +307,9 @@ def goes_left(rows: Rows, width: int, node: Node, split: Split) -> npt.NDArray[n
     """Which of a node's rows do."""
     column = rows.bins[split.feature][node.rows]
     left = column <= split.edge
-    return left | (column == width - 1) if split.missing_left else left
+    if split.missing_left:
+        left = left | (column == width - 1)
+    return np.asarray(left)
 
 
 def divide(

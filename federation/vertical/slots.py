@@ -1,0 +1,164 @@
+"""Signed sums side by side in Paillier plaintexts, and the pieces of work on them that a runner spreads over cores.
+
+A row's plaintext is gradient·2^shift + hessian, an integer of either sign modulo n. A sum of rows is kept in a slot of `width`
+bits by adding half of the slot's range; what lies above the slots in use is filled with random bits, so that a plaintext that was too
+large for its slot brings nothing else back. Pieces of work are functions of bytes, which processes take.
+"""
+
+import functools
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from gmpy2 import mpz
+
+from protocols import paillier
+from protocols.errors import DecodeError
+from protocols.paillier import PrivateKey, PublicKey, Randomiser
+
+Secret = tuple[int, int]
+Bins = npt.NDArray[np.uint8]
+# Runs a function over arguments, in order, with some of them at once.
+Stream = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterator[Any]]
+CHUNK = 256  # ciphertexts in one piece of work
+WIDTHS = (64, 128)
+
+
+def inline(function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+    """The `Stream` of one process."""
+    for each in arguments:
+        yield function(*each)
+
+
+@functools.lru_cache(maxsize=2)
+def own_key(secret: Secret, least: int) -> PrivateKey:
+    """A process reads a key once."""
+    return PrivateKey(*secret, least)
+
+
+@functools.lru_cache(maxsize=4)
+def _key(modulus: bytes, least: int) -> tuple[PublicKey, Randomiser]:
+    key = PublicKey.decode(modulus, least)
+    return key, Randomiser(key)
+
+
+def slots(bits: int, width: int) -> int:
+    """How many a plaintext holds."""
+    return (bits - 1) // width
+
+
+def encrypt_chunk(secret: Secret, least: int, values: Sequence[int]) -> bytes:
+    """Ciphertexts of integers of either sign."""
+    key = own_key(secret, least)
+    n = int(key.public.n)
+    return key.public.write(key.encrypt(value % n for value in values))
+
+
+def check_chunk(modulus: bytes, least: int, ciphertexts: bytes) -> None:
+    """Raise `DecodeError` unless all of them are ciphertexts."""
+    _key(modulus, least)[0].read(ciphertexts)
+
+
+def open_chunk(secret: Secret, least: int, width: int, packed: bytes, count: int) -> list[int]:
+    """`count` signed sums. Raises `DecodeError`, which says no more than that these are not what was asked for."""
+    key = own_key(secret, least)
+    try:
+        ciphertexts = key.public.read(packed)
+    except DecodeError as error:
+        raise DecodeError("the sums are not as announced") from error
+    each = slots(key.public.bits, width)
+    if len(ciphertexts) != -(-count // each):
+        raise DecodeError("the sums are not as announced")
+    found: list[int] = []
+    for plaintext in key.decrypt(ciphertexts):
+        part = min(each, count - len(found))
+        found += paillier.unpack(plaintext % (1 << part * width), part, width)
+    half = 1 << width - 1
+    return [value - half for value in found]
+
+
+def pack_chunk(modulus: bytes, least: int, width: int, sums: bytes) -> bytes:
+    """Ciphertexts of signed sums, packed, with what is above them random, and unlike what they came from."""
+    key, randomiser = _key(modulus, least)
+    ciphertexts = key.read(sums)
+    each = slots(key.bits, width)
+    out = []
+    for i in range(0, len(ciphertexts), each):
+        part = ciphertexts[i : i + each]
+        offset = sum(1 << (width * k + width - 1) for k in range(len(part)))
+        used = width * len(part)
+        above = secrets.randbelow(int(key.n) >> used) << used
+        out.append(key.add([key.pack(part, width), randomiser.encrypt(offset + above)]))
+    return key.write(out)
+
+
+def bucket_chunk(
+    modulus: bytes,
+    least: int,
+    ciphertexts: bytes,
+    groups: Sequence[int],
+    bins: Bins,
+    edges: Sequence[int],
+    missing: Sequence[bool],
+) -> list[tuple[bytes, bytes]]:
+    """For each group of rows, sums left of each edge of each column: missing values right, and left where there are any.
+
+    `groups` are numbers of rows, one after the other in `ciphertexts` and in `bins` of shape (columns, rows); the last bin,
+    edges + 1 of a column, holds missing values.
+    """
+    key, _ = _key(modulus, least)
+    square, size = key.square, key.size
+    values = [mpz.from_bytes(ciphertexts[i : i + size], "big") for i in range(0, len(ciphertexts), size)]
+    out, start = [], 0
+    for count in groups:
+        rows = slice(start, start + count)
+        start += count
+        right: list[mpz] = []
+        left: list[mpz] = []
+        for columns in _pairs(len(bins), count, [each + 2 for each in edges]):
+            for column, sums in zip(
+                columns, _buckets(square, values[rows], bins[columns, rows], edges, columns), strict=True
+            ):
+                total = mpz(1)
+                for bucket in sums[: edges[column]]:
+                    total = total * bucket % square
+                    right.append(total)
+                    if missing[column]:
+                        left.append(total * sums[-1] % square)
+        out.append((key.write(right), key.write(left)))
+    return out
+
+
+def _pairs(columns: int, rows: int, widths: Sequence[int]) -> Iterator[list[int]]:
+    """Two columns at once cost one addition a row instead of two, and two a joint bucket."""
+    column = 0
+    while column < columns:
+        both = column + 1 < columns and rows > 2 * widths[column] * widths[column + 1]
+        yield [column, column + 1] if both else [column]
+        column += 2 if both else 1
+
+
+def _buckets(
+    square: mpz, values: list[mpz], bins: Bins, edges: Sequence[int], columns: Sequence[int]
+) -> list[list[mpz]]:
+    widths = [edges[column] + 2 for column in columns]
+    if len(columns) == 1:
+        return [_sum_by(square, values, bins[0].tolist(), widths[0])]
+    joint = (bins[0].astype(np.int64) * widths[1] + bins[1]).tolist()
+    cells = _sum_by(square, values, joint, widths[0] * widths[1])
+    first, second = [mpz(1)] * widths[0], [mpz(1)] * widths[1]
+    for place, cell in enumerate(cells):
+        if cell != 1:
+            i, j = divmod(place, widths[1])
+            first[i] = first[i] * cell % square
+            second[j] = second[j] * cell % square
+    return [first, second]
+
+
+def _sum_by(square: mpz, values: list[mpz], places: list[int], count: int) -> list[mpz]:
+    sums = [mpz(1)] * count
+    for place, value in zip(places, values, strict=True):
+        sums[place] = sums[place] * value % square
+    return sums
