@@ -51,6 +51,7 @@ from . import slots
 from .partner import Mask, pack_rows, unpack_rows
 from .slots import Stream
 
+_OPENED = 8  # ciphertexts in one piece of work
 _MOST_SPLITS = 1_000_000
 R = TypeVar("R")
 Asks = list[tuple[int, pb.VerticalRequest]]  # (number of the partner, what it is asked)
@@ -161,17 +162,23 @@ class Key:
 
     def open(self, packed: Sequence[bytes], width: int, count: int) -> list[list[int]]:
         """Signed sums, `count` in each. Raises `DecodeError`."""
-        secret = self.private.secret
-        size, each = self.private.public.size, slots.slots(self.private.public.bits, width)
-        work = []
-        for data in packed:
-            if len(data) != -(-count // each) * size:
-                raise DecodeError("the sums are not as announced")
-            for i in range(0, len(data), size):
-                rest = min(each, count - i // size * each)
-                work.append((secret, self.least, width, data[i : i + size], rest))
-        values = [value for part in self.run(slots.open_chunk, work) for value in part]
+        each = slots.slots(self.private.public.bits, width)
+        sizes = [min(each, count - i) for i in range(0, count, each)]
+        if any(len(data) != len(sizes) * self.private.public.size for data in packed):
+            raise DecodeError("the sums are not as announced")
+        values = self.open_each(b"".join(packed), width, sizes * len(packed))
         return [values[i : i + count] for i in range(0, len(values), count)]
+
+    def open_each(self, packed: bytes, width: int, counts: Sequence[int]) -> list[int]:
+        """Signed sums, so many of each ciphertext. Raises `DecodeError`."""
+        size, secret = self.private.public.size, self.private.secret
+        if len(packed) != len(counts) * size:
+            raise DecodeError("the sums are not as announced")
+        work = (
+            (secret, self.least, width, packed[i * size : (i + _OPENED) * size], counts[i : i + _OPENED])
+            for i in range(0, len(counts), _OPENED)
+        )
+        return [value for part in self.run(slots.open_chunk, work) for value in part]
 
 
 def new_key(context: bytes, run: Stream, pieces: int, bits: int = BITS, least: int = BITS) -> Key:

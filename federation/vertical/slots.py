@@ -39,7 +39,8 @@ def own_key(secret: Secret, least: int) -> PrivateKey:
 
 
 @functools.lru_cache(maxsize=4)
-def _key(modulus: bytes, least: int) -> tuple[PublicKey, Randomiser]:
+def public_key(modulus: bytes, least: int) -> tuple[PublicKey, Randomiser]:
+    """Another's key, with this process's own randomiser."""
     key = PublicKey.decode(modulus, least)
     return key, Randomiser(key)
 
@@ -58,30 +59,26 @@ def encrypt_chunk(secret: Secret, least: int, values: Sequence[int]) -> bytes:
 
 def check_chunk(modulus: bytes, least: int, ciphertexts: bytes) -> None:
     """Raise `DecodeError` unless all of them are ciphertexts."""
-    _key(modulus, least)[0].read(ciphertexts)
+    public_key(modulus, least)[0].read(ciphertexts)
 
 
-def open_chunk(secret: Secret, least: int, width: int, packed: bytes, count: int) -> list[int]:
-    """`count` signed sums. Raises `DecodeError`, which says no more than that these are not what was asked for."""
+def open_chunk(secret: Secret, least: int, width: int, packed: bytes, counts: Sequence[int]) -> list[int]:
+    """Signed sums, so many of each ciphertext. Raises `DecodeError`, which says no more than that these are not what was asked for."""
     key = own_key(secret, least)
     try:
         ciphertexts = key.public.read(packed)
     except DecodeError as error:
         raise DecodeError("the sums are not as announced") from error
-    each = slots(key.public.bits, width)
-    if len(ciphertexts) != -(-count // each):
-        raise DecodeError("the sums are not as announced")
     found: list[int] = []
-    for plaintext in key.decrypt(ciphertexts):
-        part = min(each, count - len(found))
-        found += paillier.unpack(plaintext % (1 << part * width), part, width)
+    for plaintext, count in zip(key.decrypt(ciphertexts), counts, strict=True):
+        found += paillier.unpack(plaintext % (1 << count * width), count, width)
     half = 1 << width - 1
     return [value - half for value in found]
 
 
 def pack_chunk(modulus: bytes, least: int, width: int, sums: bytes) -> bytes:
     """Ciphertexts of signed sums, packed, with what is above them random, and unlike what they came from."""
-    key, randomiser = _key(modulus, least)
+    key, randomiser = public_key(modulus, least)
     ciphertexts = key.read(sums)
     each = slots(key.bits, width)
     out = []
@@ -91,6 +88,18 @@ def pack_chunk(modulus: bytes, least: int, width: int, sums: bytes) -> bytes:
         used = width * len(part)
         above = secrets.randbelow(int(key.n) >> used) << used
         out.append(key.add([key.pack(part, width), randomiser.encrypt(offset + above)]))
+    return key.write(out)
+
+
+def hide_chunk(modulus: bytes, least: int, width: int, keep: int, sums: bytes) -> bytes:
+    """Ciphertexts of the same, of whose plaintexts the lowest `keep` slots come back and the rest is random."""
+    key, randomiser = public_key(modulus, least)
+    used = width * keep
+    out = []
+    for each in key.read(sums):
+        above = secrets.randbelow(int(key.n) >> used) << used
+        offset = sum(1 << (width * k + width - 1) for k in range(keep))
+        out.append(key.add([each, randomiser.encrypt(offset + above)]))
     return key.write(out)
 
 
@@ -108,9 +117,8 @@ def bucket_chunk(
     `groups` are numbers of rows, one after the other in `ciphertexts` and in `bins` of shape (columns, rows); the last bin,
     edges + 1 of a column, holds missing values.
     """
-    key, _ = _key(modulus, least)
-    square, size = key.square, key.size
-    values = [mpz.from_bytes(ciphertexts[i : i + size], "big") for i in range(0, len(ciphertexts), size)]
+    key, _ = public_key(modulus, least)
+    square, values = key.square, quick_read(key, ciphertexts)
     out, start = [], 0
     for count in groups:
         rows = slice(start, start + count)
@@ -145,9 +153,9 @@ def _buckets(
 ) -> list[list[mpz]]:
     widths = [edges[column] + 2 for column in columns]
     if len(columns) == 1:
-        return [_sum_by(square, values, bins[0].tolist(), widths[0])]
+        return [sum_by(square, values, bins[0].tolist(), widths[0])]
     joint = (bins[0].astype(np.int64) * widths[1] + bins[1]).tolist()
-    cells = _sum_by(square, values, joint, widths[0] * widths[1])
+    cells = sum_by(square, values, joint, widths[0] * widths[1])
     first, second = [mpz(1)] * widths[0], [mpz(1)] * widths[1]
     for place, cell in enumerate(cells):
         if cell != 1:
@@ -157,7 +165,14 @@ def _buckets(
     return [first, second]
 
 
-def _sum_by(square: mpz, values: list[mpz], places: list[int], count: int) -> list[mpz]:
+def quick_read(key: PublicKey, ciphertexts: bytes) -> list[mpz]:
+    """Of ciphertexts that were checked before."""
+    size = key.size
+    return [mpz.from_bytes(ciphertexts[i : i + size], "big") for i in range(0, len(ciphertexts), size)]
+
+
+def sum_by(square: mpz, values: list[mpz], places: list[int], count: int) -> list[mpz]:
+    """Ciphertexts of the sums of each place's rows."""
     sums = [mpz(1)] * count
     for place, value in zip(places, values, strict=True):
         sums[place] = sums[place] * value % square

@@ -471,21 +471,26 @@ Global___VerticalScores: _TypeAlias = VerticalScores  # noqa: Y015
 
 @_typing.final
 class VerticalStep(_message.Message):
-    """Newton's step of a linear model. The reply is `scores` of all rows."""
+    """Newton's step of a linear model. The reply is `scores` of all rows, or `done` where it is the last."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     COEFFICIENTS_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    last: _builtins.bool
     @_builtins.property
-    def coefficients(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
+    def coefficients(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """in the order of the partner's columns, which is secret"""
+
     def __init__(
         self,
         *,
         coefficients: _abc.Iterable[_builtins.float] | None = ...,
+        last: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["coefficients", b"coefficients"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coefficients", b"coefficients", "last", b"last"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,506 @@
+"""Vertical models: the same as on the joined columns, what each side sees, and what a peer may send."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lianfang.v1 import vertical_pb2 as pb
+from sklearn.linear_model import LogisticRegression
+
+from federation.data import Block
+from federation.errors import JobError
+from federation.models.growing import TreeSettings
+from federation.models.trees import Grower
+from federation.steps import one_by_one
+from federation.vertical import drive, slots
+from federation.vertical.holder import Holder, HolderModel, Key, new_key
+from federation.vertical.linear import (
+    LinearHolder,
+    LinearHolderModel,
+    LinearPartner,
+    LinearPartnerModel,
+    LinearSettings,
+)
+from federation.vertical.partner import PartnerModel, TreePartner, pack_rows, unpack_rows
+from protocols.errors import DecodeError, PeerError, ProofError
+
+LEAST = 512
+CONTEXT = b"job"
+
+
+@pytest.fixture(scope="module")
+def key() -> Key:
+    return new_key(CONTEXT, slots.inline, 1, LEAST, LEAST)
+
+
+def columns(rng, rows, count, missing=0.0):
+    x = rng.normal(size=(rows, count)).astype(np.float32)
+    x[:, 0] = np.round(x[:, 0])  # few values
+    x[rng.random(x.shape) < missing] = np.nan
+    return x
+
+
+def label(rng, *parts):
+    score = sum(
+        np.nan_to_num(x[:, i]) * w for x in parts for i, w in enumerate((1.5, -1.0, 0.7)[: x.shape[1]])
+    )
+    return (score + rng.logistic(size=len(score)) > 1).astype(np.uint8)
+
+
+def partner(x, names, trees, **changes):
+    return TreePartner(x, names, trees.bins, trees.depth, CONTEXT, least=LEAST, **{"pieces": 2} | changes)
+
+
+def reference(block, parts, names, trees, seed=1):
+    joined = Block(block.name, np.concatenate([block.x, *parts], axis=1), block.y)
+    own = range(block.x.shape[1])
+    (model,) = one_by_one([Grower(trees, names, seed, 1, first=own).learn([joined])])
+    return model, joined
+
+
+def same(model, mine, pooled, names_of):
+    """Node by node: a partner's record stands for the joined model's feature and threshold."""
+    for tree, whole in zip(model.trees, pooled.trees, strict=True):
+        for name in ("left", "right", "value", "gain", "cover", "missing_left"):
+            assert getattr(tree, name) == getattr(whole, name)
+        for node, feature in enumerate(whole.feature):
+            mine_ = tree.feature[node]
+            if mine_ >= len(model.features):
+                record = mine[mine_ - len(model.features)].model.records[tree.edge[node]]
+                assert record.feature == names_of[feature]
+                assert record.threshold == whole.threshold[node]
+                assert record.missing_left == whole.missing_left[node]
+            else:
+                assert (mine_, tree.threshold[node]) == (feature, whole.threshold[node])
+
+
+@settings(deadline=None, max_examples=6)
+@given(
+    seed=st.integers(0, 2**16),
+    missing=st.sampled_from([0.0, 0.2]),
+    others=st.lists(st.integers(1, 3), min_size=1, max_size=2),
+)
+def test_bit_for_bit_the_joined_engine(key, seed, missing, others):
+    rng = np.random.default_rng(seed)
+    x, parts = columns(rng, 300, 2, missing), [columns(rng, 300, count, missing) for count in others]
+    parts[0][:, -1] = x[:, -1]  # a tie between own and a partner's column, always
+    block = Block("holder", x, label(rng, x, *parts))
+    trees = TreeSettings(trees=4, depth=3, bins=8, min_child_weight=0.5)
+    names = [["a", "b"], *([f"p{n}.{i}" for i in range(count)] for n, count in enumerate(others))]
+    mine = [partner(part, own, trees) for part, own in zip(parts, names[1:], strict=True)]
+    model = drive.together(
+        Holder(trees, names[0], [f"p{n}" for n in range(len(others))], 1, key).learn(block), mine
+    )
+    flat = [each for own in names for each in own]
+    pooled, joined = reference(block, parts, flat, trees)
+    same(model, mine, pooled, flat)
+    left = [each.model.left(part) for each, part in zip(mine, parts, strict=True)]
+    assert (model.margin(x, left) == pooled.margin(joined.x)).all()
+    assert {each.digest.hex() for each in mine} == {model.hash()}
+    assert all(feature < 2 for feature in model.trees[0].feature)  # the first tree is the holder's alone
+    # Parts survive being written.
+    again = HolderModel.from_document(model.to_document())
+    assert again.to_bytes() == model.to_bytes()
+    for each, part, bits in zip(mine, parts, left, strict=True):
+        stored = PartnerModel.from_document(each.model.to_document())
+        assert (stored.left(part) == bits).all()
+
+
+def test_wide_slots_where_rows_weigh_much(key):
+    rng = np.random.default_rng(4)
+    x, other = columns(rng, 200, 2), columns(rng, 200, 2)
+    block = Block("holder", x, label(rng, x, other))
+    trees = TreeSettings(trees=3, depth=2, bins=8, positive_weight=1e6, min_child_weight=0.0)
+    mine = partner(other, ["c", "d"], trees)
+    wide = []
+    answer = mine.answer
+    mine.answer = lambda request: (wide.append(request.start.width), answer(request))[1]
+    model = drive.together(Holder(trees, ["a", "b"], ["p"], 1, key).learn(block), [mine])
+    assert wide[0] == 128
+    pooled, _ = reference(block, [other], ["a", "b", "c", "d"], trees)
+    same(model, [mine], pooled, ["a", "b", "c", "d"])
+
+
+def test_constant_and_missing_columns(key):
+    rng = np.random.default_rng(5)
+    x, other = columns(rng, 300, 2), columns(rng, 300, 3)
+    other[:, 0], other[:, 1] = 7.0, np.nan
+    block = Block("holder", x, label(rng, x, other[:, 2:]))
+    trees = TreeSettings(trees=3, depth=2, bins=8)
+    mine = partner(other, ["c", "d", "e"], trees)
+    model = drive.together(Holder(trees, ["a", "b"], ["p"], 1, key).learn(block), [mine])
+    assert {record.feature for record in mine.model.records} <= {"e"}
+    pooled, joined = reference(block, [other], ["a", "b", "c", "d", "e"], trees)
+    assert (model.margin(x, [mine.model.left(other)]) == pooled.margin(joined.x)).all()
+    with pytest.raises(JobError, match="no column here has two values"):
+        partner(other[:, :2], ["c", "d"], trees)
+    with pytest.raises(JobError, match="no column here has two values"):
+        LinearPartner(other[:, :2], ["c", "d"], LinearSettings(), CONTEXT, least=LEAST)
+    one = Block("holder", x, np.zeros(300, dtype=np.uint8))
+    with pytest.raises(JobError, match="both classes"):
+        drive.together(Holder(trees, ["a", "b"], ["p"], 1, key).learn(one), [mine])
+    for name, value in (("rows", 0.5), ("columns", 0.5), ("validation", 0.2)):
+        with pytest.raises(JobError, match=f"no setting {name}"):
+            Holder(TreeSettings(**{name: value}), ["a"], ["p"], 1, key)
+
+
+# -- what each side sees ----------------------------------------------------------------------------------------------
+
+
+class Recorder:
+    """A partner with a record of everything that passes."""
+
+    def __init__(self, inner) -> None:
+        self.inner, self.log = inner, []
+
+    def answer(self, request):
+        reply = self.inner.answer(request)
+        self.log.append((request, reply))
+        return reply
+
+
+def trained(key, seed=0, rows=240):
+    rng = np.random.default_rng(seed)
+    x, other = columns(rng, rows, 2), columns(rng, rows, 3, missing=0.1)
+    block = Block("holder", x, label(rng, x, other))
+    trees = TreeSettings(trees=3, depth=2, bins=8, min_child_weight=0.5)
+    recorder = Recorder(partner(other, ["c", "d", "e"], trees))
+    model = drive.together(Holder(trees, ["a", "b"], ["p"], 1, key).learn(block), [recorder])
+    return block, other, recorder, model
+
+
+def test_the_partners_view_is_the_stated_list(key):
+    """Key, number of rows, ciphertexts, memberships of nodes that may be divided further, which candidates were best."""
+    block, _, recorder, model = trained(key)
+    seen = {request.WhichOneof("part") for request, _ in recorder.log}
+    assert seen <= {"start", "gradients", "nodes", "choice", "division", "end"}
+    for request, _ in recorder.log:
+        part = request.WhichOneof("part")
+        fields = {field.name for field, _ in getattr(request, part).ListFields()}
+        assert (
+            fields
+            <= {
+                "start": {"modulus", "proof", "rows", "width"},
+                "gradients": {"ciphertexts", "step"},
+                "nodes": {"nodes"},
+                "choice": {"node", "left", "right", "candidates"},
+                "division": {"node", "left", "right", "left_rows"},
+                "end": {"digest"},
+            }[part]
+        )
+    # The ciphertexts say nothing: equal gradients have unlike ciphertexts, and none is twice the same.
+    size = key.private.public.size
+    sent = [r.gradients.ciphertexts for r, _ in recorder.log if r.WhichOneof("part") == "gradients"]
+    each = [data[i : i + size] for data in sent for i in range(0, len(data), size)]
+    assert len(each) == len(set(each)) == 2 * len(block.y)  # of all trees but the first
+    # Of the last level, which would be memberships of leaves, it hears nothing but its own splits.
+    told = [r.division for r, _ in recorder.log if r.WhichOneof("part") == "division"]
+    assert all(division.node == 0 for division in told)
+    assert bytes.fromhex(model.hash()) not in b"".join(sent)
+
+
+def test_the_holders_view_is_the_stated_list(key):
+    """Numbers of candidates, sums left of each in a secret order, memberships at partners' splits; no name, no threshold."""
+    _, other, recorder, model = trained(key)
+    seen = b"".join(reply.SerializeToString() for _, reply in recorder.log)
+    assert not any(name.encode() in seen for name in ('c"', "feature", "threshold"))
+    for record in recorder.inner.model.records:
+        assert np.float32(record.threshold).tobytes() not in seen
+        assert np.float64(record.threshold).tobytes() not in seen
+    for request, reply in recorder.log:
+        fields = {field.name for field, _ in getattr(reply, reply.WhichOneof("part")).ListFields()}
+        assert fields <= {"splits", "splits_missing", "packed", "record", "left_rows"}, request
+    # Opened, a reply to `nodes` is exactly the sums left of each candidate and nothing else.
+    inner = recorder.inner
+    ready = next(reply.ready for _, reply in recorder.log if reply.WhichOneof("part") == "ready")
+    count = ready.splits + ready.splits_missing
+    packed = next(reply.sums.packed for _, reply in recorder.log if reply.WhichOneof("part") == "sums")
+    assert count == len(inner._places)
+    (values,) = key.open(packed, 64, count)
+    assert len(values) == count
+    plaintexts = list(key.private.decrypt(key.private.public.read(packed[0])))
+    used = 64 * slots.slots(key.private.public.bits, 64)
+    assert all(0 <= each < key.private.public.n for each in plaintexts)
+    last = count % slots.slots(key.private.public.bits, 64)
+    if last:  # above the slots in use there is noise, not what was in the ciphertexts
+        assert plaintexts[-1] >> (64 * last) > 0
+    assert used < key.private.public.bits
+
+
+def test_the_secret_order_changes_with_every_tree(key):
+    _, _, recorder, _ = trained(key)
+    inner = recorder.inner
+    orders = set()
+    for step in range(10, 16):
+        gradients = next(r for r, _ in recorder.log if r.WhichOneof("part") == "gradients")
+        inner.digest = b""
+        again = pb.VerticalRequest()
+        again.CopyFrom(gradients)
+        again.gradients.step = step
+        inner.answer(again)
+        orders.add(tuple(inner._order))
+    assert len(orders) == 6
+
+
+def test_values_too_large_for_their_slot_bring_nothing_back(key):
+    """A holder that hides marks of rows above the slots finds noise there."""
+    rng = np.random.default_rng(2)
+    other = columns(rng, 64, 1)
+    trees = TreeSettings(trees=2, depth=2, bins=4)
+    mine = partner(other, ["c"], trees)
+    public = key.private.public
+    mine.answer(
+        pb.VerticalRequest(
+            start=pb.VerticalStart(modulus=public.encode(), proof=key.proof, rows=64, width=64)
+        )
+    )
+    marked = key.encrypt([1 << (64 * 3 + row) for row in range(64)])
+    mine.answer(pb.VerticalRequest(gradients=pb.VerticalGradients(ciphertexts=marked, step=1)))
+    opened = []
+    for nodes in ([0],):
+        reply = mine.answer(pb.VerticalRequest(nodes=pb.VerticalNodes(nodes=nodes)))
+        count = len(mine._places)
+        used = 64 * min(count, slots.slots(public.bits, 64))
+        opened += [each >> used for each in key.private.decrypt(public.read(reply.sums.packed[0]))]
+    assert all(each.bit_length() > public.bits - used - 40 for each in opened)
+
+
+# -- what a peer may send ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def begun(key):
+    rng = np.random.default_rng(3)
+    mine = partner(columns(rng, 40, 2), ["c", "d"], TreeSettings(trees=2, depth=2, bins=4))
+    start = pb.VerticalStart(modulus=key.private.public.encode(), proof=key.proof, rows=40, width=64)
+    return mine, pb.VerticalRequest(start=start)
+
+
+def gradients(key, rows=40, step=1):
+    return pb.VerticalRequest(gradients=pb.VerticalGradients(ciphertexts=key.encrypt([1] * rows), step=step))
+
+
+def nodes(*numbers):
+    return pb.VerticalRequest(nodes=pb.VerticalNodes(nodes=numbers))
+
+
+def division(node=0, left=1, right=2, rows=40, bits=None):
+    mask = pack_rows(np.arange(rows) % 2 == 0) if bits is None else bits
+    return pb.VerticalRequest(division=pb.VerticalDivision(node=node, left=left, right=right, left_rows=mask))
+
+
+def choice(node=0, left=1, right=2, candidates=(0,)):
+    return pb.VerticalRequest(
+        choice=pb.VerticalChoice(node=node, left=left, right=right, candidates=candidates)
+    )
+
+
+def test_a_start_that_is_refused(key, begun):
+    mine, start = begun
+    public = key.private.public
+    for change, error in (
+        ({"rows": 41}, JobError),
+        ({"width": 32}, DecodeError),
+        ({"modulus": public.encode()[:-8]}, PeerError),
+        ({"modulus": bytes(LEAST // 8)}, DecodeError),
+        ({"proof": key.proof[:-1]}, ProofError),
+        ({"proof": bytes(len(key.proof))}, ProofError),
+    ):
+        wrong = pb.VerticalRequest()
+        wrong.CopyFrom(start)
+        for name, value in change.items():
+            setattr(wrong.start, name, value)
+        with pytest.raises(error):
+            mine.answer(wrong)
+    other = new_key(b"another job", slots.inline, 1, LEAST, LEAST)
+    with pytest.raises(ProofError):
+        mine.answer(
+            pb.VerticalRequest(
+                start=pb.VerticalStart(
+                    modulus=other.private.public.encode(), proof=other.proof, rows=40, width=64
+                )
+            )
+        )
+    mine.answer(start)
+    with pytest.raises(DecodeError, match="starts once"):
+        mine.answer(start)
+
+
+def test_requests_out_of_order_or_out_of_range(key, begun):
+    mine, start = begun
+    for request in (nodes(0), choice(), division(), pb.VerticalRequest(), gradients(key)):
+        with pytest.raises(DecodeError):
+            mine.answer(request)
+    mine.answer(start)
+    good = key.encrypt([1] * 40)
+    size = key.private.public.size
+    zero, n = bytes(size), int(key.private.public.n)
+    square = int(key.private.public.square)
+    for data in (
+        good[:-size],
+        good + good[:size],
+        zero + good[size:],
+        good[:-size] + n.to_bytes(size, "big"),
+        good[:-size] + square.to_bytes(size, "big"),
+        b"",
+    ):
+        with pytest.raises(DecodeError):
+            mine.answer(pb.VerticalRequest(gradients=pb.VerticalGradients(ciphertexts=data, step=1)))
+    mine.answer(gradients(key))
+    with pytest.raises(DecodeError, match="tree 1 after tree 1"):
+        mine.answer(gradients(key))
+    for request in (
+        nodes(),
+        nodes(0, 0),
+        nodes(5),
+        choice(candidates=()),
+        choice(candidates=(10_000,)),
+        choice(node=3),
+        division(rows=39, bits=pack_rows(np.ones(32, dtype=bool))),
+        division(bits=b"\xff" * 6),
+        division(left=1, right=1),
+        division(left=1, right=1 << 20),
+    ):
+        with pytest.raises(DecodeError):
+            begun_again(mine).answer(request)
+    mine = begun_again(mine)
+    mine.answer(nodes(0))
+    with pytest.raises(DecodeError, match="twice"):
+        mine.answer(nodes(0))
+    mine.answer(division())
+    with pytest.raises(DecodeError, match="divided already"):
+        mine.answer(division(left=3, right=4))
+    with pytest.raises(DecodeError):
+        mine.answer(pb.VerticalRequest(end=pb.VerticalEnd(digest=b"short")))
+    mine.answer(pb.VerticalRequest(end=pb.VerticalEnd(digest=bytes(32))))
+    for request in (nodes(1), pb.VerticalRequest(end=pb.VerticalEnd(digest=bytes(32)))):
+        with pytest.raises(DecodeError, match="not what is due"):
+            mine.answer(request)
+
+
+def begun_again(mine):
+    """At the root of its tree."""
+    mine._rows, mine._summed = {0: np.arange(40)}, set()
+    return mine
+
+
+class Lying(Recorder):
+    """Changes one kind of reply."""
+
+    def __init__(self, inner, part, change) -> None:
+        super().__init__(inner)
+        self.part, self.change = part, change
+
+    def answer(self, request):
+        reply = self.inner.answer(request)
+        if reply.WhichOneof("part") == self.part:
+            self.change(reply)
+        return reply
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("ready", lambda r: setattr(r.ready, "splits", 0)),
+        ("ready", lambda r: setattr(r.ready, "splits", 1 << 31)),
+        ("ready", lambda r: setattr(r.ready, "splits_missing", 1 << 20)),
+        ("sums", lambda r: r.sums.packed.append(b"")),
+        ("sums", lambda r: r.sums.packed.__setitem__(0, r.sums.packed[0][:-1])),
+        ("sums", lambda r: r.sums.packed.__setitem__(0, bytes(len(r.sums.packed[0])))),
+        ("record", lambda r: setattr(r.record, "left_rows", b"")),
+        ("record", lambda r: setattr(r.record, "left_rows", bytes(len(r.record.left_rows)))),
+        ("done", lambda r: r.ready.SetInParent()),
+    ],
+)
+def test_a_partner_that_answers_something_else(key, part, change):
+    rng = np.random.default_rng(7)
+    x, other = columns(rng, 200, 1), columns(rng, 200, 3)
+    block = Block("holder", x, label(rng, other))
+    trees = TreeSettings(trees=3, depth=2, bins=8)
+    liar = Lying(partner(other, ["c", "d", "e"], trees), part, change)
+    with pytest.raises(DecodeError):
+        drive.together(Holder(trees, ["a"], ["p"], 1, key).learn(block), [liar])
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.binary(max_size=8), count=st.integers(0, 64))
+def test_masks_are_read_strictly(data, count):
+    try:
+        mask = unpack_rows(data, count)
+    except DecodeError:
+        return
+    assert pack_rows(mask) == data
+    assert len(mask) == count
+
+
+# -- linear -----------------------------------------------------------------------------------------------------------
+
+
+def test_linear_goes_to_what_sklearn_finds_on_the_joined_columns(key):
+    rng = np.random.default_rng(9)
+    x, other = columns(rng, 600, 3, 0.05), columns(rng, 600, 3, 0.05)
+    block = Block("holder", x, label(rng, x, other))
+    found = {}
+    for steps in (2, 5):
+        recorder = Recorder(
+            LinearPartner(other, ["c", "d", "e"], LinearSettings(steps=steps), CONTEXT, least=LEAST)
+        )
+        model = drive.together(
+            LinearHolder(LinearSettings(steps=steps), ["a", "b", "x"], ["p"], key).learn(block), [recorder]
+        )
+        mine = recorder.inner.model
+        theirs = other[:, [["c", "d", "e"].index(name) for name in mine.features]]
+        levels = np.column_stack(
+            [np.array(c.levels)[c.numbers(theirs[:, i])] / 1023 for i, c in enumerate(mine.columns)]
+        )
+        joined = np.column_stack([model.scale.apply(x), levels])
+        pooled = LogisticRegression(C=1.0, tol=1e-10, max_iter=10_000).fit(joined, block.y)
+        ours = np.concatenate([model.coefficients, [c.coefficient for c in mine.columns]])
+        found[steps] = np.abs(ours - pooled.coef_[0]).max()
+        margin = model.margin(x, [mine.scores(theirs)])
+        assert np.allclose(margin, model.bias + joined @ ours)
+        assert LinearHolderModel.from_document(model.to_document()).to_bytes() == model.to_bytes()
+        again = LinearPartnerModel.from_document(mine.to_document())
+        assert (again.scores(theirs) == mine.scores(theirs)).all()
+        # What the holder sees of rows: one score a row and step, none with the last.
+        scores = [reply for _, reply in recorder.log if reply.WhichOneof("part") == "scores"]
+        assert len(scores) == steps - 1
+        with pytest.raises(DecodeError):
+            recorder.inner.answer(pb.VerticalRequest(nodes=pb.VerticalNodes(nodes=[0])))
+        with pytest.raises(DecodeError):
+            recorder.inner.answer(pb.VerticalRequest(step=pb.VerticalStep(coefficients=[0, 0, 0])))
+    assert found[5] < 1e-4
+    assert found[2] < 0.1
+
+
+def test_many_own_columns_take_several_plaintexts(key):
+    rng = np.random.default_rng(10)
+    x, other = columns(rng, 300, 12), columns(rng, 300, 2)
+    block = Block("holder", x, label(rng, x, other))
+    mine = LinearPartner(other, ["c", "d"], LinearSettings(steps=4), CONTEXT, least=LEAST)
+    names = [f"a{i}" for i in range(12)]
+    model = drive.together(LinearHolder(LinearSettings(steps=4), names, ["p"], key).learn(block), [mine])
+    order = [["c", "d"].index(name) for name in mine.model.features]
+    levels = np.column_stack(
+        [np.array(c.levels)[c.numbers(other[:, order[i]])] / 1023 for i, c in enumerate(mine.model.columns)]
+    )
+    joined = np.column_stack([model.scale.apply(x), levels])
+    pooled = LogisticRegression(C=1.0, tol=1e-10, max_iter=10_000).fit(joined, block.y)
+    assert np.abs(model.coefficients - pooled.coef_[0][:12]).max() < 1e-3
+
+
+def test_products_of_two_columns_show_the_hessian_alone(key):
+    """What lies above the first slot is random, though own columns and residuals were there."""
+    rng = np.random.default_rng(11)
+    x, other = columns(rng, 200, 2), columns(rng, 200, 2)
+    block = Block("holder", x, label(rng, x, other))
+    recorder = Recorder(LinearPartner(other, ["c", "d"], LinearSettings(steps=1), CONTEXT, least=LEAST))
+    drive.together(LinearHolder(LinearSettings(steps=1), ["a", "b"], ["p"], key).learn(block), [recorder])
+    packed = next(reply.sums.packed for _, reply in recorder.log if reply.WhichOneof("part") == "sums")
+    for plaintext in key.private.decrypt(key.private.public.read(packed[1])):
+        assert (plaintext >> 64).bit_length() > LEAST - 64 - 40
+
+
+def test_two_partners_are_too_many_for_a_linear_model(key):
+    with pytest.raises(JobError, match="one partner"):
+        LinearHolder(LinearSettings(), ["a"], ["p", "q"], key)
