@@ -88,9 +88,35 @@ def simulate(
     engine: Annotated[str | None, typer.Option(help="inline, ray")] = None,
     seeds: Annotated[str | None, typer.Option(help=t("such as 0,1,2", "如 0,1,2"))] = None,
     save_to: Annotated[Path | None, typer.Option("--out", help=t("folder of results", "结果目录"))] = None,
+    vertical: Annotated[
+        bool,
+        typer.Option("--vertical", help=t("columns at two institutions and more", "纵向联邦（按列拆分）")),
+    ] = False,
+    partner: Annotated[
+        list[Path] | None,
+        typer.Option(help=t("vertical: a partner's file; may be repeated", "纵向：合作方文件；可重复")),
+    ] = None,
+    id_column: Annotated[
+        str | None, typer.Option("--id", help=t("vertical: column that joins them", "纵向：对齐列"))
+    ] = None,
     json: Json = False,
 ) -> None:
     """Compare local, federated and pooled models of simulated banks; no node is needed."""
+    if vertical:
+        chosen_ = {
+            "data": Path(data) if data not in (None, "generated") else None,
+            "partners": partner,
+            "id": id_column,
+            "label": label,
+            "rows": rows,
+            "fraud_rate": fraud_rate,
+            "model": model,
+            "seeds": _seeds(seeds),
+            "out": save_to,
+            "settings": settings_of(setting),
+        }
+        _simulate_vertical(chosen_, json)
+        return
     with learning():
         from federation.simulate import arms, report
         from federation.simulate import config as configs
@@ -138,6 +164,65 @@ def simulate(
         for note in results.notes:
             err.print(note, markup=False)
         out.print(t(f"report: {written[-1]}", f"报告：{written[-1]}"), markup=False)
+
+
+def _simulate_vertical(given: dict[str, Any], json: bool) -> None:
+    with learning():
+        try:
+            from federation.simulate import vertical
+        except ImportError as error:
+            raise CommandError(
+                t(
+                    f"vertical learning is not installed ({error.name}); install lianfang with its `vertical` extra",
+                    f"未安装纵向学习组件（{error.name}）；请安装 lianfang 的 `vertical` 扩展",
+                )
+            ) from error
+        from ..workers import Workers
+
+        config = vertical.configure(given)
+        workers = Workers()
+        try:
+            with common.progress() as bars:
+                bars.disable = json
+                task = bars.add_task(t("seeds", "种子"), total=len(config.seeds), note="")
+                results = vertical.run(
+                    config,
+                    lambda done, of, what: bars.update(task, completed=done, total=of, note=what),
+                    workers.stream,
+                    workers.count,
+                )
+        finally:
+            workers.close()
+        written = vertical.save(config, results)
+        summary = results.summary()
+        if json:
+            print_json(
+                {"summary": summary, "seconds": results.seconds, "files": [str(each) for each in written]}
+            )
+            return
+        titles = {
+            "local": t("label holder alone", "仅标签方"),
+            "vertical": t("vertical", "纵向联邦"),
+            "joined": t("joined columns", "合并各列"),
+        }
+        shown = common.table("", t("mean over seeds", "各种子均值"), *(titles[arm] for arm in summary))
+        for metric, title in (
+            ("auprc", "AUPRC"),
+            ("auroc", "AUROC"),
+            ("recall_at_1_percent", "Recall at 1 % alerts"),
+        ):
+            shown.add_row(title, *(f"{values[metric]:.4f}" for values in summary.values()))
+        out.print(shown)
+        for note in results.notes:
+            err.print(note, markup=False)
+        seconds = sum(results.seconds) / len(results.seconds)
+        out.print(
+            t(
+                f"{seconds:.1f} s a seed; parts of the model: {config.out}",
+                f"每个种子 {seconds:.1f} 秒；模型分片：{config.out}",
+            ),
+            markup=False,
+        )
 
 
 def _seeds(text: str | None) -> list[int] | None:

@@ -8,11 +8,12 @@ from lianfang.v1 import vertical_pb2 as pb
 from sklearn.linear_model import LogisticRegression
 
 from federation.data import Block
-from federation.errors import JobError
+from federation.errors import DataError, JobError
 from federation.models.growing import TreeSettings
 from federation.models.trees import Grower
+from federation.simulate import vertical
 from federation.steps import one_by_one
-from federation.vertical import drive, slots
+from federation.vertical import drive, registry, slots
 from federation.vertical.holder import Holder, HolderModel, Key, new_key
 from federation.vertical.linear import (
     LinearHolder,
@@ -504,3 +505,62 @@ def test_products_of_two_columns_show_the_hessian_alone(key):
 def test_two_partners_are_too_many_for_a_linear_model(key):
     with pytest.raises(JobError, match="one partner"):
         LinearHolder(LinearSettings(), ["a"], ["p", "q"], key)
+
+
+# -- simulation -------------------------------------------------------------------------------------------------------
+
+
+def files(tmp_path, rows=160):
+    """A label holder and a partner who have `rows` customers in common, in other orders, and others besides."""
+    rng = np.random.default_rng(12)
+    x, other = columns(rng, rows, 2), columns(rng, rows, 2)
+    y = label(rng, x, other)
+    holder, theirs = tmp_path / "bank.csv", tmp_path / "telecom.csv"
+    lines = [f"c{i},{a},{b},{t}" for i, ((a, b), t) in enumerate(zip(x, y, strict=True))]
+    holder.write_text("\n".join(["id,a,b,y", *lines, "only-here,1,2,0"]) + "\n")
+    lines = [f"c{i},{a},{b}" for i, (a, b) in enumerate(other)]
+    rng.shuffle(lines)
+    theirs.write_text("\n".join(["id,c,d", "only-there,1,2", *lines, lines[0]]) + "\n")
+    return holder, theirs
+
+
+@pytest.mark.parametrize("model", ["trees", "linear"])
+def test_simulated_from_files_with_the_joined_columns_quality(tmp_path, model):
+    holder, theirs = files(tmp_path)
+    chosen = vertical.configure(
+        {
+            "data": holder,
+            "partners": [theirs],
+            "model": model,
+            "out": tmp_path / "out",
+            "settings": {"trees": 3, "depth": 2, "bins": 8} if model == "trees" else {"bins": 8},
+        }
+    )
+    results = vertical.run(chosen, lambda *_: None, slots.inline, 1)
+    assert results.rows == 160
+    summary = results.summary()
+    assert set(summary) == {"local", "vertical", "joined"}
+    if model == "trees":
+        assert summary["vertical"] == summary["joined"]
+    written = vertical.save(chosen, results)
+    kinds = [registry.read(path.read_bytes()).kind for path in written[1:]]
+    assert kinds == [f"vertical-{model}-holder", f"vertical-{model}-partner"]
+    with pytest.raises(JobError, match="not a part"):
+        registry.read(written[0].read_bytes())
+
+
+def test_rubbish_is_named(tmp_path):
+    holder, theirs = files(tmp_path)
+    for values, error, said in (
+        ({"data": holder}, JobError, "go together"),
+        ({"model": "mlp"}, JobError, "model"),
+        ({"settings": {"trees": 0}}, JobError, "trees"),
+        ({"settings": {"rows": 0.5}}, JobError, "no setting rows"),
+        ({"data": holder, "partners": [theirs], "id": "customer"}, DataError, "bank.csv: no column customer"),
+    ):
+        with pytest.raises(error, match=said):
+            vertical.world(vertical.configure(values), 0)
+    apart = tmp_path / "apart.csv"
+    apart.write_text("id,c\nx,1\n")
+    with pytest.raises(DataError, match="no id in common"):
+        vertical.world(vertical.configure({"data": holder, "partners": [apart]}), 0)
