@@ -40,11 +40,18 @@ class Block:
         return Block(name or self.name, self.x[rows], self.y[rows], time)
 
 
-def read_table(path: Path) -> pa.Table:
-    """A CSV (UTF-8, header) or Parquet file; raises `DataError` naming it."""
+def read_table(path: Path, text: str = "") -> pa.Table:
+    """A CSV (UTF-8, header) or Parquet file, its column `text` as text; raises `DataError` naming it."""
     try:
         parquet = path.suffix.lower() in (".parquet", ".pq")
-        table = pyarrow.parquet.read_table(path) if parquet else pyarrow.csv.read_csv(path)
+        if parquet:
+            table = pyarrow.parquet.read_table(path)
+            if text in table.column_names:
+                place = table.column_names.index(text)
+                table = table.set_column(place, text, table.column(text).cast(pa.string()))
+        else:
+            convert = pyarrow.csv.ConvertOptions(column_types={text: pa.string()} if text else {})
+            table = pyarrow.csv.read_csv(path, convert_options=convert)
         names = list(table.column_names)
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: a column's name is not UTF-8") from error

@@ -17,11 +17,14 @@ from protocols.sums.cohorts import MINIMUM
 
 from .errors import JobError
 from .models import registry
+from .vertical import settings as vertical
 
 _SCHEMA_DOMAIN = "lianfang/v1/job-schema"
 MAX_BYTES = 500_000  # of a descriptor
 # A column's name is what a person can read in a table.
 Column = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f\[\]]{1,100}$")]
+# The hash of the contract under which two sides aligned, and the session.
+Alignment = Annotated[str, Field(pattern="^[0-9a-f]{64}:[0-9a-f]{32}$")]
 
 
 class JobDescriptor(BaseModel):
@@ -31,10 +34,10 @@ class JobDescriptor(BaseModel):
 
     lianfang_job: Literal[1] = 1
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,59}$")
-    kind: Literal["train", "stats"]
+    kind: Literal["train", "stats", "vertical"]
     network: str
     coordinator: str = Field(description="SPIFFE id")
-    parties: list[str] = Field(min_length=MINIMUM, max_length=80, description="SPIFFE ids, ascending")
+    parties: list[str] = Field(min_length=2, max_length=80, description="SPIFFE ids, ascending")
     observers: list[str] = Field([], description="parties that add zeros and learn the sums")
     minimum: int = Field(MINIMUM, ge=MINIMUM, description="contributors at least")
     dataset: str = Field(
@@ -49,6 +52,9 @@ class JobDescriptor(BaseModel):
     model: str = ""
     settings: dict[str, float | int | str] = {}
     evaluate: Literal["none", "test"] = Field("none", description="measure on each bank's test rows, summed")
+    # columns at several institutions
+    holder: str = Field("", description="SPIFFE id of the party with the label")
+    alignments: list[Alignment] = Field([], description="the holder's with each other party, in their order")
     # statistics
     categories: list[str] = Field([], max_length=1000)
     since: str = Field("", pattern=r"^(\d{4}-\d{2}-\d{2})?$")
@@ -64,8 +70,15 @@ class JobDescriptor(BaseModel):
             raise ValueError("an observer is not a party")
         if self.coordinator in self.parties:
             raise ValueError("the coordinator is no party of a job")
-        if len(self.parties) - len(self.observers) < self.minimum:
+        if (self.kind == "vertical") != bool(self.holder):
+            raise ValueError("a vertical job, and no other, has a label holder")
+        if self.kind != "vertical" and len(self.parties) - len(self.observers) < self.minimum:
             raise ValueError(f"fewer than {self.minimum} parties contribute")
+        if self.kind == "vertical":
+            if self.holder not in self.parties or self.observers:
+                raise ValueError("the label holder is a party, and nobody observes")
+            if len(self.alignments) != len(self.parties) - 1 or not self.label:
+                raise ValueError("a vertical job names the label and one alignment a partner")
         if self.kind == "train":
             if not self.features or len(set(self.features)) != len(self.features) or not self.label:
                 raise ValueError("a training names its features, each once, and the label")
@@ -95,16 +108,28 @@ class JobDescriptor(BaseModel):
 
     def schema_hash(self) -> bytes:
         """32 bytes that stand for which rows and columns are used: the dataset's, or the lists' entries."""
-        columns = (
-            (*self.features, self.label)
-            if self.kind == "train"
-            else (*self.categories, self.since, self.until)
-        )
+        columns = {
+            "train": (*self.features, self.label),
+            "stats": (*self.categories, self.since, self.until),
+            "vertical": (self.holder, *self.alignments, self.label),
+        }[self.kind]
         return hashlib.sha256(frame(_SCHEMA_DOMAIN, self.kind, self.dataset, *columns)).digest()
 
     def model_settings(self) -> BaseModel:
         """Raise `JobError` naming a setting that is out of range."""
+        if self.kind == "vertical":
+            return vertical.settings_for(self.model, dict(self.settings))
         return registry.settings_for(self.model, dict(self.settings))
+
+    @property
+    def partners(self) -> list[str]:
+        """Of a vertical job: the parties without the label, ascending; `alignments` are in their order."""
+        return [party for party in self.parties if party != self.holder]
+
+    def alignment_of(self, partner: str) -> tuple[bytes, bytes]:
+        """(hash of the contract, session)."""
+        contract, _, session = self.alignments[self.partners.index(partner)].partition(":")
+        return bytes.fromhex(contract), bytes.fromhex(session)
 
     @classmethod
     def read(cls, data: bytes, where: str = "job") -> "JobDescriptor":
@@ -118,7 +143,7 @@ class JobDescriptor(BaseModel):
             raise JobError(f"{where}: {explain(error)}") from error
         except (ValueError, TypeError, RecursionError) as error:
             raise JobError(f"{where}: not a job descriptor") from error
-        if job.kind == "train":
+        if job.kind != "stats":
             job.model_settings()
         if not same:
             raise JobError(f"{where}: not in canonical form")
@@ -131,7 +156,7 @@ def make(**values: Any) -> JobDescriptor:
         job = JobDescriptor(**values)
     except ValidationError as error:
         raise JobError(explain(error)) from error
-    if job.kind == "train":
+    if job.kind != "stats":
         job.model_settings()
     return job
 

@@ -66,6 +66,9 @@ class DatasetSection(_Section):
 
     path: Path
     test: Path | None = Field(None, description="rows that no model is trained on")
+    features: list[str] = Field(
+        [], description="of vertical jobs; empty: all columns but identifier and label"
+    )
 
 
 class LearnSection(_Section):

@@ -272,7 +272,7 @@ class Node:
         contract_pb2_grpc.add_ContractsServicer_to_server(
             ContractService(self._authenticator, self.contracts), server
         )
-        sessions = Sessions(self)
+        self.sessions = sessions = Sessions(self)
         sessions.clear()
         self.contracts.check_before_signing(PSI, check_terms)
         psi_pb2_grpc.add_PsiServicer_to_server(PsiService(self._authenticator, self, sessions), server)

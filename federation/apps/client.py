@@ -9,12 +9,9 @@ from typing import Any, Protocol
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from protocols.sums.members import Member
-
 from ..errors import JobError, LearningError
 from ..job import MAX_BYTES, JobDescriptor
-from ..rooms import Cost, Link, Watch, drive
-from ..steps import Learner
+from ..rooms import Cost
 from .server import ABSENT
 
 _log = logging.getLogger("lianfang.client")
@@ -25,10 +22,7 @@ class Seat:
     """One party's part in a job. In deployment a client has one; simulated ones share a client in lock-step."""
 
     party: str
-    member: Member
-    learner: Learner[Any]
-    link: Link
-    watch: Watch
+    take_part: Callable[[], tuple[Any, Cost]]  # until the job ends; raises `LearningError`
     finish: Callable[[Any, Cost], None]  # what the party does with its result
     failed: Callable[[str], None]
 
@@ -81,7 +75,7 @@ def _take_part(provider: Provider, message: Message, context: Context) -> tuple[
 
 def _sit(seat: Seat) -> str:
     try:
-        result, cost = drive(seat.member, seat.learner, seat.link, seat.watch)
+        result, cost = seat.take_part()
         seat.finish(result, cost)
     except LearningError as error:
         seat.failed(str(error))

@@ -36,7 +36,7 @@ from ..job import JobDescriptor
 from ..links import GrpcLink
 from ..models import registry
 from ..models.base import Model
-from ..rooms import Cost
+from ..rooms import Cost, drive
 from ..steps import Ask
 from .config import SimulationConfig
 from .engines import Keys, Progress, learner, party_id, same, secure_job
@@ -201,7 +201,8 @@ class _Seats:
         address = plan["address"]
         link = GrpcLink(lambda: grpc.insecure_channel(address), job.hash(), ((_PARTY, party_id(name)),))
         member = Member(secure, party_id(name), key.signing, key.sealing)
-        return Seat(party_id(name), member, learner(job, block), link, watch, finish, failed)
+        learning = learner(job, block)
+        return Seat(party_id(name), lambda: drive(member, learning, link, watch), finish, failed)
 
 
 def _start_ray(clients: int) -> None:

@@ -23,6 +23,7 @@ from ..vertical import drive, registry, slots
 from ..vertical.holder import new_key
 from ..vertical.linear import LinearHolderModel, LinearPartner
 from ..vertical.partner import TreePartner
+from ..vertical.settings import settings_for
 from ..vertical.slots import Stream
 
 ARMS = ("local", "vertical", "joined")
@@ -64,7 +65,7 @@ def configure(values: dict[str, Any]) -> VerticalConfig:
 def settings_of(config: VerticalConfig) -> BaseModel:
     """Of the model, 10 trees of depth 3 unless said otherwise. Raises `JobError`."""
     first = _TREES if config.model == "trees" else {}
-    return registry.settings_for(config.model, {**first, **config.settings})
+    return settings_for(config.model, {**first, **config.settings})
 
 
 @dataclass

@@ -23,7 +23,6 @@ from protocols.paillier import BITS, PrivateKey
 from .. import bins as binning
 from ..bins import Bins
 from ..data import Block, Matrix
-from ..errors import JobError
 from ..models import base
 from ..models.base import Scores, Shape
 from ..models.growing import (
@@ -49,6 +48,7 @@ from ..models.growing import (
 from ..steps import one_by_one
 from . import slots
 from .partner import Mask, pack_rows, unpack_rows
+from .settings import check_trees
 from .slots import Stream
 
 _OPENED = 8  # ciphertexts in one piece of work
@@ -143,12 +143,17 @@ class Key:
     pieces: int = 1
     least: int = BITS
 
-    def start(self, partners: int, rows: int, width: int) -> Asking[list[pb.VerticalReady]]:
-        """Tell every partner; raises `DecodeError` for what is no reply to that."""
-        said = pb.VerticalStart(
-            modulus=self.private.public.encode(), proof=self.proof, rows=rows, width=width
-        )
-        replies = yield [(number, pb.VerticalRequest(start=said)) for number in range(partners)]
+    def start(
+        self, partners: int, rows: int, width: int, ids: Sequence[bytes] = ()
+    ) -> Asking[list[pb.VerticalReady]]:
+        """Tell every partner, and each its own ids of the rows. Raises `DecodeError` for what is no reply to that."""
+        modulus, asks = self.private.public.encode(), []
+        for number in range(partners):
+            said = pb.VerticalStart(modulus=modulus, proof=self.proof, rows=rows, width=width)
+            if ids:
+                said.ids = ids[number]
+            asks.append((number, pb.VerticalRequest(start=said)))
+        replies = yield asks
         return [expect(reply, "ready").ready for reply in replies]
 
     def encrypt(self, plaintexts: Sequence[int]) -> bytes:
@@ -194,13 +199,6 @@ def expect(reply: pb.VerticalReply, part: str) -> pb.VerticalReply:
     return reply
 
 
-def check_settings(settings: TreeSettings) -> None:
-    """Raise `JobError` for what vertical trees have not."""
-    for name, value in (("rows", 1.0), ("columns", 1.0), ("validation", 0.0)):
-        if getattr(settings, name) != value:
-            raise JobError(f"vertical trees have no setting {name}")
-
-
 class Holder:
     """Grows the trees. `partners` are names for people; `context` binds the key's proof to the job."""
 
@@ -213,11 +211,15 @@ class Holder:
         key: Key,
         keep: Callable[[HolderModel], None] = lambda _model: None,
         tell: Callable[[str], None] = lambda _what: None,
+        ids: Sequence[bytes] = (),
     ) -> None:
-        """`keep` is given the model after each tree, `tell` what is being done. Raises `JobError`."""
-        check_settings(settings)
+        """`keep` is given the model after each tree, `tell` what is being done; `ids` are each partner's of the rows.
+
+        Raises `JobError`.
+        """
+        check_trees(settings)
         self._settings, self._features, self._partners = settings, tuple(features), tuple(partners)
-        self._seed, self._key, self._keep, self._tell = seed, key, keep, tell
+        self._seed, self._key, self._keep, self._tell, self._ids = seed, key, keep, tell, ids
 
     def learn(self, block: Block) -> Asking[HolderModel]:
         """The aligned rows, in the order of their ids. Raises `JobError` for rows of one class."""
@@ -235,7 +237,7 @@ class Holder:
         scale = Scale.choose(shape, max(weight, 1.0))
         # Where both do not fit one slot of a secure sum, a wider slot of a plaintext holds them.
         shift, width = (scale.shift, 64) if scale.shift else (62, 128)
-        ready = yield from self._key.start(len(self._partners), shape.rows, width)
+        ready = yield from self._key.start(len(self._partners), shape.rows, width, self._ids)
         counts = [(each.splits, each.splits_missing) for each in ready]
         if any(not 0 < right <= _MOST_SPLITS or left > right for right, left in counts):
             raise DecodeError("a partner announces no splits, or too many")

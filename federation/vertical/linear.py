@@ -19,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 from gmpy2 import mpz
 from lianfang.v1 import vertical_pb2 as pb
-from pydantic import BaseModel, ConfigDict, Field
 
 from protocols.errors import DecodeError
 from protocols.paillier import BITS
@@ -35,6 +34,7 @@ from ..steps import one_by_one
 from . import slots
 from .holder import Asking, Key, expect
 from .partner import Session, secret_order
+from .settings import LinearSettings
 from .slots import Stream
 
 Floats = npt.NDArray[np.float64]
@@ -42,17 +42,6 @@ _LEVELS = 1023  # a partner's column is a number in 0 … 1, in so many parts
 _UNIT = 2.0**18  # of weights, residuals and products in a plaintext
 _WIDTH = 64
 _MOST_GROUPS = 8
-
-
-class LinearSettings(BaseModel):
-    """Of both sides."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    steps: int = Field(2, ge=1, le=5, description="Newton's; each shows one linear score a row")
-    bins: int = Field(32, ge=4, le=64, description="numbers that a partner's column takes")
-    l2: float = Field(1.0, gt=0)
-    positive_weight: base.PositiveWeight = 1.0
 
 
 # -- pieces of work ---------------------------------------------------------------------------------------------------
@@ -354,12 +343,13 @@ class LinearHolder:
         partners: Sequence[str],
         key: Key,
         tell: Callable[[str], None] = lambda _what: None,
+        ids: Sequence[bytes] = (),
     ) -> None:
         """Raises `JobError` for more partners than one."""
         if len(partners) != 1:
             raise JobError("a vertical linear model has one partner")
         self._settings, self._features, self._partners = settings, tuple(features), tuple(partners)
-        self._key, self._tell = key, tell
+        self._key, self._tell, self._ids = key, tell, ids
 
     def learn(self, block: Block) -> Asking[LinearHolderModel]:
         """The aligned rows, in the order of their ids. Raises `JobError` for rows of one class."""
@@ -368,7 +358,7 @@ class LinearHolder:
         (scale,) = one_by_one([scaling.find(block.x)])
         own = np.column_stack([np.ones(len(block.y)), scale.apply(block.x)])
         y, weights = block.y.astype(np.float64), np.where(block.y > 0, weight, 1.0)
-        ready = (yield from self._key.start(1, shape.rows, _WIDTH))[0]
+        ready = (yield from self._key.start(1, shape.rows, _WIDTH, self._ids))[0]
         columns = ready.columns
         if not 0 < columns <= 10_000:
             raise DecodeError("the partner announces no columns, or too many")

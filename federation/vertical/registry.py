@@ -4,37 +4,22 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from protocols.paillier import BITS
 
 from ..data import Matrix
 from ..errors import JobError
-from ..job import explain
 from ..models.base import Part
 from ..models.growing import TreeSettings
 from . import slots
-from .holder import Holder, HolderModel, Key, check_settings
-from .linear import LinearHolder, LinearHolderModel, LinearPartner, LinearPartnerModel, LinearSettings
+from .holder import Holder, HolderModel, Key
+from .linear import LinearHolder, LinearHolderModel, LinearPartner, LinearPartnerModel
 from .partner import PartnerModel, TreePartner
+from .settings import LinearSettings
 from .slots import Stream
 
-KINDS = ("trees", "linear")
 _PARTS: tuple[type[Any], ...] = (HolderModel, PartnerModel, LinearHolderModel, LinearPartnerModel)
-
-
-def settings_for(kind: str, values: dict[str, Any]) -> BaseModel:
-    """Checked; raises `JobError` naming the setting."""
-    if kind not in KINDS:
-        raise JobError(f"model {kind!r} is not one of {', '.join(KINDS)}")
-    try:
-        if kind == "linear":
-            return LinearSettings(**values)
-        trees = TreeSettings(**values)
-    except ValidationError as error:
-        raise JobError(f"settings: {explain(error)}") from error
-    check_settings(trees)
-    return trees
 
 
 def holder(
@@ -45,12 +30,13 @@ def holder(
     key: Key,
     keep: Callable[[Part], None] = lambda _model: None,
     tell: Callable[[str], None] = lambda _what: None,
+    ids: Sequence[bytes] = (),
 ) -> Holder | LinearHolder:
     """The label holder of a kind of model."""
     if isinstance(settings, LinearSettings):
-        return LinearHolder(settings, features, partners, key, tell)
+        return LinearHolder(settings, features, partners, key, tell, ids)
     assert isinstance(settings, TreeSettings)
-    return Holder(settings, features, partners, seed, key, keep, tell)
+    return Holder(settings, features, partners, seed, key, keep, tell, ids)
 
 
 def partner(

@@ -5,7 +5,20 @@ from typing import Annotated
 
 import typer
 
-from . import asking, checks, contracts, demonstration, jobs, learning, ledger, lists, network, people, psi
+from . import (
+    asking,
+    checks,
+    contracts,
+    demonstration,
+    jobs,
+    learning,
+    ledger,
+    lists,
+    network,
+    people,
+    psi,
+    vertical,
+)
 from .i18n import t
 
 app = typer.Typer(
@@ -42,6 +55,8 @@ app.add_typer(jobs.stats_app, name="stats")
 app.add_typer(jobs.learn_app, name="learn")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(psi.app, name="psi")
+app.add_typer(vertical.app, name="vertical")
+app.add_typer(vertical.app, name="vertical")
 app.add_typer(people.user_app, name="user")
 app.add_typer(people.pending_app, name="pending")
 app.add_typer(network.dev_app, name="dev", hidden=True)

@@ -24,6 +24,9 @@ from .learning import Set, learning, settings_of
 job_app = typer.Typer(no_args_is_help=True, help=t("jobs of learning", "联合学习任务"))
 train_app = typer.Typer(no_args_is_help=True, help=t("train a model together", "联合训练模型"))
 stats_app = typer.Typer(no_args_is_help=True, help=t("count together", "联合统计"))
+vertical_app = typer.Typer(
+    no_args_is_help=True, help=t("models on several institutions' columns", "纵向联邦学习")
+)
 learn_app = typer.Typer(no_args_is_help=True, help=t("this node's part in Flower", "本节点的 Flower 进程"))
 
 JobFile = Annotated[Path, typer.Argument(help=t("the job's file", "任务文件"))]
@@ -53,7 +56,7 @@ def _read(path: Path) -> Any:
     return JobDescriptor.read(path.read_bytes(), str(path))
 
 
-def _members(home: Home, names: str, roles: tuple[Role, ...]) -> list[str]:
+def members_of(home: Home, names: str, roles: tuple[Role, ...]) -> list[str]:
     book = MemberBook(
         home.certs / "members.bin", x509.load_pem_x509_certificate((home.certs / "ca.crt").read_bytes())
     )
@@ -62,10 +65,10 @@ def _members(home: Home, names: str, roles: tuple[Role, ...]) -> list[str]:
     return sorted(member.id for member in book.current if member.name.role in roles)
 
 
-def _coordinator(home: Home) -> str:
+def coordinator_of(home: Home) -> str:
     if home.name.role is Role.COORDINATOR:
         return str(home.name)
-    found = _members(home, home.config.learn.coordinator, (Role.COORDINATOR,))
+    found = members_of(home, home.config.learn.coordinator, (Role.COORDINATOR,))
     if len(found) != 1:
         raise CommandError(
             t("the network has not exactly one coordinator: name it in [learn]", "请在 [learn] 中指定协调方")
@@ -73,7 +76,7 @@ def _coordinator(home: Home) -> str:
     return found[0]
 
 
-def _write(path: Path, job: Any, json: bool) -> None:
+def write_job(path: Path, job: Any, json: bool) -> None:
     path.write_bytes(job.to_bytes())
     if json:
         print_json({"job": job.hash().hex(), "file": str(path)})
@@ -158,12 +161,12 @@ def train_new(
             names = data.feature_names(data.read_table(path), label, drop.split(","))
         else:
             names = [each.strip() for each in features.split(",")]
-        taking_part = _members(home, parties, (Role.BANK,))
+        taking_part = members_of(home, parties, (Role.BANK,))
         job = jobs.make(
             name=name,
             kind="train",
             network=home.name.network,
-            coordinator=_coordinator(home),
+            coordinator=coordinator_of(home),
             parties=taking_part,
             minimum=minimum or max(len(taking_part), 3),
             dataset=dataset,
@@ -176,7 +179,7 @@ def train_new(
             settings=settings_of(setting),
             evaluate="test" if test else "none",
         )
-        _write(to, job, json)
+        write_job(to, job, json)
 
 
 @stats_app.command("new", help=t("Write a statistics job.", "编写统计任务。"))
@@ -211,13 +214,13 @@ def stats_new(
             raise CommandError(
                 t(f"{unknown[0]} is not one of {', '.join(known)}", f"{unknown[0]} 不属于 {', '.join(known)}")
             )
-        watching = _members(home, observers, (Role.CENTRE,))
-        counting = _members(home, parties, (Role.BANK,))
+        watching = members_of(home, observers, (Role.CENTRE,))
+        counting = members_of(home, parties, (Role.BANK,))
         job = jobs.make(
             name=name,
             kind="stats",
             network=home.name.network,
-            coordinator=_coordinator(home),
+            coordinator=coordinator_of(home),
             parties=sorted({*counting, *watching}),
             observers=watching,
             minimum=minimum or max(len(set(counting) - set(watching)), 3),
@@ -228,7 +231,7 @@ def stats_new(
             since=since,
             until=until,
         )
-        _write(to, job, json)
+        write_job(to, job, json)
 
 
 @job_app.command("show", help=t("What a job asks for.", "查看任务内容。"))
@@ -336,6 +339,12 @@ def _follow(desk: learning_pb2_grpc.LearningAdminStub, job_hash: bytes, json: bo
 @train_app.command("run", help=t("Launch a training, at the coordinator.", "在协调方启动训练。"))
 def train_run(file: JobFile, config: Config = HERE, json: Json = False) -> None:
     """Launch, follow to the end; the model stays with the banks."""
+    _launch(file, config, json)
+
+
+@vertical_app.command("run", help=t("Launch a vertical job, at the coordinator.", "在协调方启动纵向任务。"))
+def vertical_run(file: JobFile, config: Config = HERE, json: Json = False) -> None:
+    """Launch, follow to the end; each party keeps its part of the model."""
     _launch(file, config, json)
 
 

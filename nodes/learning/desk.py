@@ -6,8 +6,10 @@ A job is let in by its contract, which holds the descriptor and is signed by all
 import contextlib
 import functools
 import hashlib
+import importlib.util
 import secrets
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -62,6 +64,11 @@ class Desk:
         self._book, self._home = book, home
         self._own = str(home.name)
         self._registered: dict[str, bytes] = {}
+        self._check_vertical: Callable[[JobDescriptor], None] | None = None
+
+    def check_vertical(self, check: Callable[[JobDescriptor], None]) -> None:
+        """What is asked before this node signs a contract over a vertical job; raises what does not fit."""
+        self._check_vertical = check
 
     # -- jobs ------------------------------------------------------------------------------------------------
 
@@ -128,6 +135,11 @@ class Desk:
         coordinator = self._book.current.get(job.coordinator).name
         if self._home.config.learn.coordinator not in (coordinator.name, str(coordinator)):
             raise Refused(f"learn.coordinator is not {coordinator.name}", "COORDINATOR")
+        if job.kind == "vertical":
+            if importlib.util.find_spec("phe") is None:
+                raise Refused("vertical jobs need the extra `vertical`, which is not installed here", "EXTRA")
+            assert self._check_vertical is not None
+            self._check_vertical(job)
         if job.kind == "train":
             section = self.dataset(job.dataset)
             data.load(self._path(section.path), job.features, job.label, self._own)
@@ -154,6 +166,16 @@ class Desk:
             with contextlib.suppress(LearningError):  # of another version, or nonsense
                 return JobDescriptor.read(held.terms.job.descriptor)
         raise NotFound(f"the job {job_hash.hex()[:12] or '(none)'} is not known here")
+
+    def named(self, text: str) -> bytes:
+        """The hash of the one job here whose name is `text`, or whose hash begins so; raises `NotFound`."""
+        jobs = self.jobs()
+        found = [
+            each for each in jobs if each["name"] == text or (len(text) >= 4 and each["job"].startswith(text))
+        ]
+        if len(found) != 1:
+            raise NotFound(f"{text!r} names {len(found)} jobs here")
+        return bytes.fromhex(found[0]["job"])
 
     def jobs(self, job_hash: bytes = b"") -> list[dict[str, Any]]:
         """All jobs that contracts are over, newest change first; those without a run stand as their contract does."""
@@ -300,7 +322,7 @@ class Desk:
     @staticmethod
     def _rows_of(job: JobDescriptor) -> str:
         """What counts as the same rows: a dataset, or entries observed in a time that overlaps."""
-        return job.dataset if job.kind == "train" else f"stats:{job.since}:{job.until}"
+        return f"stats:{job.since}:{job.until}" if job.kind == "stats" else job.dataset
 
     def _earlier(self, connection: sa.Connection, job: JobDescriptor) -> list[frozenset[str]]:
         rows = connection.execute(sa.select(schema.cohort.c.dataset, schema.cohort.c.members)).all()

@@ -4,12 +4,13 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 import grpc
-from lianfang.v1 import learning_pb2_grpc, sums_pb2_grpc
+from lianfang.v1 import learning_pb2_grpc, sums_pb2_grpc, vertical_pb2_grpc
 
 from federation.aggregation import Patience, SecureSumService
 
 from ..contracts.book import JOB
 from ..services import wire
+from ..vertical.service import Vertical, VerticalAdminService, VerticalService
 from .desk import Desk
 from .service import LearningAdminService, LearningService
 
@@ -32,6 +33,11 @@ class Mount:
 
     def __init__(self, node: "Node", authenticator: wire.Authenticator, coordinates: bool) -> None:
         self.desk = Desk(node.database, node.gate, node.contracts, node.book, node.home, node.log)
+        self._authenticator = authenticator
+        self._vertical: Vertical | None = None
+        if not coordinates:
+            self._vertical = Vertical(node, self.desk)
+            self.desk.check_vertical(self._vertical.check)
         node.contracts.check_before_signing(JOB, self.desk.check_terms)
         settings = node.home.config.learn
         self._rooms: SecureSumService | None = None
@@ -59,6 +65,11 @@ class Mount:
         if self._peer is not None and self._rooms is not None:
             learning_pb2_grpc.add_LearningServicer_to_server(self._peer, server)
             sums_pb2_grpc.add_SecureSumServicer_to_server(self._rooms, server)
+        if self._vertical is not None:
+            vertical_pb2_grpc.add_VerticalServicer_to_server(
+                VerticalService(self._authenticator, self._vertical), server
+            )
+            vertical_pb2_grpc.add_VerticalAdminServicer_to_server(VerticalAdminService(self._vertical), admin)
 
     async def close(self) -> None:
         """End every room, telling its parties."""

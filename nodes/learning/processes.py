@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives import serialization as ser
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from lianfang.v1 import learning_pb2 as pb
-from lianfang.v1 import learning_pb2_grpc
+from lianfang.v1 import learning_pb2_grpc, vertical_pb2_grpc
 
 from ..config import Home
 from ..errors import ConfigError
@@ -188,12 +188,13 @@ def serve(home: Home) -> None:
     keys = NodeKeys.load(home.keys)
     channel = admin_channel(home.socket, home.process_token.read_text)
     desk = learning_pb2_grpc.LearningAdminStub(channel)
+    vertical = vertical_pb2_grpc.VerticalAdminStub(channel)
     try:
         _say_started(desk, stopping)
         if home.name.role is Role.COORDINATOR:
-            _coordinate(home, keys, desk, stopping)
+            _coordinate(home, keys, desk, vertical, stopping)
         else:
-            _take_part(home, keys, desk, stopping)
+            _take_part(home, keys, desk, vertical, stopping)
     finally:
         channel.close()
 
@@ -210,7 +211,11 @@ def _say_started(desk: learning_pb2_grpc.LearningAdminStub, stopping: threading.
 
 
 def _coordinate(
-    home: Home, keys: NodeKeys, desk: learning_pb2_grpc.LearningAdminStub, stopping: threading.Event
+    home: Home,
+    keys: NodeKeys,
+    desk: learning_pb2_grpc.LearningAdminStub,
+    vertical: vertical_pb2_grpc.VerticalAdminStub,
+    stopping: threading.Event,
 ) -> None:
     address = home.config.learn.superlink
     if not address:
@@ -223,7 +228,7 @@ def _coordinate(
         control = flower.Control(local, certificate.read_bytes())
         flower.wait_until_ready(control, _READY)
         _log.info("SuperLink answers on %s", address)
-        seats = NodeSeats(home, keys, desk)
+        seats = NodeSeats(home, keys, desk, vertical)
         executor = flower.Executor(
             local, secret, seats, coordinator=True, certificate=certificate.read_bytes()
         )
@@ -282,7 +287,11 @@ def _tend(
 
 
 def _take_part(
-    home: Home, keys: NodeKeys, desk: learning_pb2_grpc.LearningAdminStub, stopping: threading.Event
+    home: Home,
+    keys: NodeKeys,
+    desk: learning_pb2_grpc.LearningAdminStub,
+    vertical: vertical_pb2_grpc.VerticalAdminStub,
+    stopping: threading.Event,
 ) -> None:
     if not home.config.learn.coordinator:
         raise ConfigError(f"{home.file}: learn.coordinator: the name of the coordinator is needed")
@@ -305,7 +314,7 @@ def _take_part(
         home,
     )
     try:
-        seats = NodeSeats(home, keys, desk)
+        seats = NodeSeats(home, keys, desk, vertical)
         executor = flower.Executor(f"127.0.0.1:{port}", secret, seats, coordinator=False, certificate=b"")
         _log.info("SuperNode joins %s", enrolment.superlink)
         executor.run(stopping)

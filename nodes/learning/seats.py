@@ -9,14 +9,14 @@ import grpc
 from cryptography import x509
 from flwr.app import Context
 from lianfang.v1 import learning_pb2 as pb
-from lianfang.v1 import learning_pb2_grpc
+from lianfang.v1 import learning_pb2_grpc, vertical_pb2_grpc
 
 from federation import data
 from federation.apps.client import Seat
 from federation.errors import LearningError
 from federation.job import JobDescriptor
 from federation.links import GrpcLink
-from federation.rooms import Cost
+from federation.rooms import Cost, drive
 from federation.steps import Ask, Learner
 from protocols.sums.errors import SumAborted
 from protocols.sums.members import Member
@@ -56,8 +56,14 @@ class AdmittedSeats:
 class NodeSeats:
     """What this node's seats are made of. `bundle` is the SHA-256 of what a task came with."""
 
-    def __init__(self, home: Home, keys: NodeKeys, desk: learning_pb2_grpc.LearningAdminStub) -> None:
-        self._home, self._keys, self._desk = home, keys, desk
+    def __init__(
+        self,
+        home: Home,
+        keys: NodeKeys,
+        desk: learning_pb2_grpc.LearningAdminStub,
+        vertical: vertical_pb2_grpc.VerticalAdminStub,
+    ) -> None:
+        self._home, self._keys, self._desk, self._vertical = home, keys, desk, vertical
         self.own = str(home.name)
         certs = home.certs
         self._certificate = (certs / "node.crt").read_bytes()
@@ -95,6 +101,8 @@ class NodeSeats:
 
     def seat(self, job: JobDescriptor, admitted: pb.Seat) -> Seat:
         """Rows loaded, keys at hand, stream not yet opened. Raises `LearningError`."""
+        if job.kind == "vertical":
+            return self._vertical_seat(job)
         job_hash, own = job.hash(), self.own
 
         def record(cohort: frozenset[str]) -> None:
@@ -161,10 +169,37 @@ class NodeSeats:
             failed(str(error))
             raise
         link = GrpcLink(lambda: self._channel(job.coordinator), job_hash)
-        return Seat(own, member, learner, link, watch, finish, failed)
+        return Seat(own, lambda: drive(member, learner, link, watch), finish, failed)
 
-    def _channel(self, coordinator: str) -> grpc.Channel:
-        member = self._book.current.get(coordinator)
+    def _vertical_seat(self, job: JobDescriptor) -> Seat:
+        from ..vertical import parts, seat
+
+        job_hash = job.hash()
+
+        def go_on(what: str) -> None:
+            """Raise `SeatRefused` where the node says no."""
+            if stop := self.report(job_hash, "running", what, 0, what):
+                raise SeatRefused(f"{self.own} stops: {stop}", "CONTRACT")
+
+        def finish(result: Any, cost: Cost) -> None:
+            go_on("saving")
+            where = parts.save(self._home.data / "models", job, result)
+            saved = str(where.relative_to(self._home.data))
+            self.report(job_hash, "done", saved, cost.sums, result=bytes.fromhex(result.model))
+
+        def failed(reason: str) -> None:
+            _log.warning("job %s ended: %s", job_hash.hex()[:12], reason)
+            self.report(job_hash, "failed", reason)
+
+        seats = seat.VerticalSeats(self._home, self._keys, self._vertical, self._channel)
+        try:
+            return seats.seat(job, go_on, finish, failed)
+        except LearningError as error:
+            failed(str(error))
+            raise
+
+    def _channel(self, to: str) -> grpc.Channel:
+        member = self._book.current.get(to)
         return wire.sync_channel(member, self._keys, self._certificate)
 
     def _learner(self, job: JobDescriptor, kept: pipeline.Kept) -> Learner[Any]:

@@ -15,6 +15,7 @@ from lianfang.v1 import (
     node_pb2_grpc,
     psi_pb2_grpc,
     sync_pb2_grpc,
+    vertical_pb2_grpc,
 )
 
 from ..errors import NodeError, Refused
@@ -60,6 +61,7 @@ class Peer:
         self.ledger = ledger_pb2_grpc.LedgerStub(channel)
         self.contracts = contract_pb2_grpc.ContractsStub(channel)
         self.psi = psi_pb2_grpc.PsiStub(channel)
+        self.vertical = vertical_pb2_grpc.VerticalStub(channel)
 
 
 class Peers:

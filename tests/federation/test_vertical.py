@@ -20,9 +20,9 @@ from federation.vertical.linear import (
     LinearHolderModel,
     LinearPartner,
     LinearPartnerModel,
-    LinearSettings,
 )
 from federation.vertical.partner import PartnerModel, TreePartner, pack_rows, unpack_rows
+from federation.vertical.settings import LinearSettings
 from protocols.errors import DecodeError, PeerError, ProofError
 
 LEAST = 512

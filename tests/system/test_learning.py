@@ -29,6 +29,7 @@ from nodes.learning import flower, processes
 from nodes.people.roles import NEEDS, Role
 from nodes.services import wire
 from tests.system.conftest import call, import_phones, phones
+from tests.system.jobs import configure, launch, state_of, wait_for, wait_for_state
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 PARTS = {"bank-a": "guest", "bank-b": "host_1", "bank-c": "host_2"}
@@ -39,21 +40,6 @@ pytestmark = pytest.mark.skipif(not SHARED.exists(), reason="the shared data fol
 
 def part(bank: str) -> Path:
     return SHARED / f"default_credit_homo_{PARTS[bank]}.csv"
-
-
-def wait_for(network: Network, name: str, pattern: str, seconds: float = 60) -> str:
-    """Until a process has logged something; what it logged."""
-    end = time.monotonic() + seconds
-    while not re.search(pattern, text := network.log(name).read_text()):
-        assert time.monotonic() < end, f"{name} did not say {pattern}: {text[-3000:]}"
-        time.sleep(0.2)
-    return text
-
-
-def configure(network: Network, name: str, lines: str) -> None:
-    """`[learn]` is the last section of a development node's file."""
-    path = network.node(name) / "node.toml"
-    path.write_text(path.read_text() + lines)
 
 
 @pytest.fixture(scope="module")
@@ -108,12 +94,6 @@ def agree(network: Network, path: Path, approve=BANKS) -> str:
     return name
 
 
-def launch(network: Network, path: Path, check: bool = True) -> dict:
-    kind = json.loads(path.read_bytes())["kind"]
-    done = network.run("coordinator", kind, "run", str(path), "--json", check=check)
-    return json.loads(done.stdout) if done.stdout else {"state": "", "detail": done.stderr}
-
-
 def launching(network: Network, path: Path) -> subprocess.Popen:
     command, environment = network.command("coordinator", "train", "run", str(path), "--json")
     return subprocess.Popen(
@@ -123,18 +103,6 @@ def launching(network: Network, path: Path) -> subprocess.Popen:
         stderr=subprocess.PIPE,
         text=True,
     )
-
-
-def state_of(network: Network, bank: str, name: str) -> dict:
-    return next(job for job in network.json(bank, "job", "list") if job["name"] == name)
-
-
-def wait_for_state(network: Network, bank: str, name: str, states: set[str], seconds: float = 60) -> dict:
-    end = time.monotonic() + seconds
-    while (state := state_of(network, bank, name))["state"] not in states:
-        assert time.monotonic() < end, state
-        time.sleep(0.2)
-    return state
 
 
 def wait_for_sums(network: Network, bank: str, name: str, sums: int, seconds: float = 60) -> None:

@@ -19,16 +19,172 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
+class VerticalScoreRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    IDS_FIELD_NUMBER: _builtins.int
+    job: _builtins.bytes
+    ids: _builtins.bytes
+    """16·n bytes"""
+    def __init__(
+        self,
+        *,
+        job: _builtins.bytes = ...,
+        ids: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids", "job", b"job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerticalScoreRequest: _TypeAlias = VerticalScoreRequest  # noqa: Y015
+
+@_typing.final
+class AlignedRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    job: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        job: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AlignedRequest: _TypeAlias = AlignedRequest  # noqa: Y015
+
+@_typing.final
+class AlignedRows(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARTNER_FIELD_NUMBER: _builtins.int
+    IDS_FIELD_NUMBER: _builtins.int
+    IDENTIFIERS_FIELD_NUMBER: _builtins.int
+    DATASET_FIELD_NUMBER: _builtins.int
+    COLUMN_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    MINIMUM_FIELD_NUMBER: _builtins.int
+    partner: _builtins.str
+    """with whom"""
+    ids: _builtins.bytes
+    """16·n bytes, ascending"""
+    identifiers: _builtins.bytes
+    """keyed hashes of this node's own, 16·n bytes"""
+    dataset: _builtins.str
+    """of this node, from the contract"""
+    column: _builtins.str
+    kind: _builtins.str
+    minimum: _builtins.int
+    """of rows"""
+    def __init__(
+        self,
+        *,
+        partner: _builtins.str = ...,
+        ids: _builtins.bytes = ...,
+        identifiers: _builtins.bytes = ...,
+        dataset: _builtins.str = ...,
+        column: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        minimum: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["column", b"column", "dataset", b"dataset", "identifiers", b"identifiers", "ids", b"ids", "kind", b"kind", "minimum", b"minimum", "partner", b"partner"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AlignedRows: _TypeAlias = AlignedRows  # noqa: Y015
+
+@_typing.final
+class PredictRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    job: _builtins.str
+    """its hash, or enough of its beginning"""
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        job: _builtins.str = ...,
+        values: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PredictRequest: _TypeAlias = PredictRequest  # noqa: Y015
+
+@_typing.final
+class PredictReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Row(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        VALUE_FIELD_NUMBER: _builtins.int
+        SCORE_FIELD_NUMBER: _builtins.int
+        TROUBLE_FIELD_NUMBER: _builtins.int
+        value: _builtins.str
+        score: _builtins.float
+        """probability of fraud"""
+        trouble: _builtins.str
+        """why there is none"""
+        def __init__(
+            self,
+            *,
+            value: _builtins.str = ...,
+            score: _builtins.float = ...,
+            trouble: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["score", b"score", "trouble", b"trouble", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ROWS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___PredictReply.Row]: ...
+    def __init__(
+        self,
+        *,
+        rows: _abc.Iterable[Global___PredictReply.Row] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PredictReply: _TypeAlias = PredictReply  # noqa: Y015
+
+@_typing.final
 class VerticalFrame(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ENTER_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     LAST_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
     """of a message"""
     last: _builtins.bool
     """it is whole"""
+    error: _builtins.str
+    """why the sender ends the run"""
     @_builtins.property
     def enter(self) -> Global___VerticalEnter:
         """first, from the caller"""
@@ -39,12 +195,13 @@ class VerticalFrame(_message.Message):
         enter: Global___VerticalEnter | None = ...,
         data: _builtins.bytes = ...,
         last: _builtins.bool = ...,
+        error: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "enter", b"enter", "last", b"last", "part", b"part"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "enter", b"enter", "error", b"error", "last", b"last", "part", b"part"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "enter", b"enter", "last", b"last", "part", b"part"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "enter", b"enter", "error", b"error", "last", b"last", "part", b"part"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["enter", "data", "last"]  # noqa: Y015
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["enter", "data", "last", "error"]  # noqa: Y015
     _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
 
@@ -55,20 +212,16 @@ class VerticalEnter(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     JOB_FIELD_NUMBER: _builtins.int
-    PREDICT_FIELD_NUMBER: _builtins.int
     job: _builtins.bytes
     """hash of its descriptor"""
-    predict: _builtins.bool
-    """with the model that the job has left, rather than train one"""
     def __init__(
         self,
         *,
         job: _builtins.bytes = ...,
-        predict: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "predict", b"predict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -84,7 +237,6 @@ class VerticalRequest(_message.Message):
     CHOICE_FIELD_NUMBER: _builtins.int
     DIVISION_FIELD_NUMBER: _builtins.int
     END_FIELD_NUMBER: _builtins.int
-    ROWS_FIELD_NUMBER: _builtins.int
     STEP_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def start(self) -> Global___VerticalStart: ...
@@ -99,8 +251,6 @@ class VerticalRequest(_message.Message):
     @_builtins.property
     def end(self) -> Global___VerticalEnd: ...
     @_builtins.property
-    def rows(self) -> Global___VerticalRows: ...
-    @_builtins.property
     def step(self) -> Global___VerticalStep: ...
     def __init__(
         self,
@@ -111,14 +261,13 @@ class VerticalRequest(_message.Message):
         choice: Global___VerticalChoice | None = ...,
         division: Global___VerticalDivision | None = ...,
         end: Global___VerticalEnd | None = ...,
-        rows: Global___VerticalRows | None = ...,
         step: Global___VerticalStep | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "division", b"division", "end", b"end", "gradients", b"gradients", "nodes", b"nodes", "part", b"part", "rows", b"rows", "start", b"start", "step", b"step"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "division", b"division", "end", b"end", "gradients", b"gradients", "nodes", b"nodes", "part", b"part", "start", b"start", "step", b"step"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "division", b"division", "end", b"end", "gradients", b"gradients", "nodes", b"nodes", "part", b"part", "rows", b"rows", "start", b"start", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "division", b"division", "end", b"end", "gradients", b"gradients", "nodes", b"nodes", "part", b"part", "start", b"start", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["start", "gradients", "nodes", "choice", "division", "end", "rows", "step"]  # noqa: Y015
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["start", "gradients", "nodes", "choice", "division", "end", "step"]  # noqa: Y015
     _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
 
@@ -176,6 +325,7 @@ class VerticalStart(_message.Message):
     PROOF_FIELD_NUMBER: _builtins.int
     ROWS_FIELD_NUMBER: _builtins.int
     WIDTH_FIELD_NUMBER: _builtins.int
+    IDS_FIELD_NUMBER: _builtins.int
     modulus: _builtins.bytes
     """of the label holder's Paillier key"""
     proof: _builtins.bytes
@@ -184,6 +334,8 @@ class VerticalStart(_message.Message):
     """aligned rows, in the order of their ids"""
     width: _builtins.int
     """bits of a slot: 64 or 128"""
+    ids: _builtins.bytes
+    """of the rows, 16·rows bytes, in their order"""
     def __init__(
         self,
         *,
@@ -191,10 +343,11 @@ class VerticalStart(_message.Message):
         proof: _builtins.bytes = ...,
         rows: _builtins.int = ...,
         width: _builtins.int = ...,
+        ids: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["modulus", b"modulus", "proof", b"proof", "rows", b"rows", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids", "modulus", b"modulus", "proof", b"proof", "rows", b"rows", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -406,28 +559,6 @@ class VerticalEnd(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___VerticalEnd: _TypeAlias = VerticalEnd  # noqa: Y015
-
-@_typing.final
-class VerticalRows(_message.Message):
-    """Aligned rows to be scored by the model. The reply is `bits` (trees) or `scores` (linear)."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    IDS_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
-    def __init__(
-        self,
-        *,
-        ids: _abc.Iterable[_builtins.bytes] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___VerticalRows: _TypeAlias = VerticalRows  # noqa: Y015
 
 @_typing.final
 class VerticalBits(_message.Message):

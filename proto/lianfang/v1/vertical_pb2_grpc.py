@@ -39,13 +39,25 @@ class VerticalStub:
                 request_serializer=lianfang_dot_v1_dot_vertical__pb2.VerticalFrame.SerializeToString,
                 response_deserializer=lianfang_dot_v1_dot_vertical__pb2.VerticalFrame.FromString,
                 _registered_method=True)
+        self.Score = channel.unary_unary(
+                '/lianfang.v1.Vertical/Score',
+                request_serializer=lianfang_dot_v1_dot_vertical__pb2.VerticalScoreRequest.SerializeToString,
+                response_deserializer=lianfang_dot_v1_dot_vertical__pb2.VerticalReply.FromString,
+                _registered_method=True)
 
 
 class VerticalServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Work(self, request_iterator, context):
-        """One run of a job, or of predictions. The label holder's node calls; each message is sent in frames.
+        """One run of a job. The label holder calls; each message is sent in frames.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Score(self, request, context):
+        """What this partner's part of a job's model says of aligned rows: `bits` or `scores`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -58,6 +70,11 @@ def add_VerticalServicer_to_server(servicer, server):
                     servicer.Work,
                     request_deserializer=lianfang_dot_v1_dot_vertical__pb2.VerticalFrame.FromString,
                     response_serializer=lianfang_dot_v1_dot_vertical__pb2.VerticalFrame.SerializeToString,
+            ),
+            'Score': grpc.unary_unary_rpc_method_handler(
+                    servicer.Score,
+                    request_deserializer=lianfang_dot_v1_dot_vertical__pb2.VerticalScoreRequest.FromString,
+                    response_serializer=lianfang_dot_v1_dot_vertical__pb2.VerticalReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -87,6 +104,197 @@ class Vertical:
             '/lianfang.v1.Vertical/Work',
             lianfang_dot_v1_dot_vertical__pb2.VerticalFrame.SerializeToString,
             lianfang_dot_v1_dot_vertical__pb2.VerticalFrame.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Score(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lianfang.v1.Vertical/Score',
+            lianfang_dot_v1_dot_vertical__pb2.VerticalScoreRequest.SerializeToString,
+            lianfang_dot_v1_dot_vertical__pb2.VerticalReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class VerticalAdminStub:
+    """For the node's own people and its learning process, on the admin socket.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Attend = channel.stream_stream(
+                '/lianfang.v1.VerticalAdmin/Attend',
+                request_serializer=lianfang_dot_v1_dot_vertical__pb2.VerticalFrame.SerializeToString,
+                response_deserializer=lianfang_dot_v1_dot_vertical__pb2.VerticalFrame.FromString,
+                _registered_method=True)
+        self.Aligned = channel.unary_stream(
+                '/lianfang.v1.VerticalAdmin/Aligned',
+                request_serializer=lianfang_dot_v1_dot_vertical__pb2.AlignedRequest.SerializeToString,
+                response_deserializer=lianfang_dot_v1_dot_vertical__pb2.AlignedRows.FromString,
+                _registered_method=True)
+        self.Predict = channel.unary_stream(
+                '/lianfang.v1.VerticalAdmin/Predict',
+                request_serializer=lianfang_dot_v1_dot_vertical__pb2.PredictRequest.SerializeToString,
+                response_deserializer=lianfang_dot_v1_dot_vertical__pb2.PredictReply.FromString,
+                _registered_method=True)
+
+
+class VerticalAdminServicer:
+    """For the node's own people and its learning process, on the admin socket.
+    """
+
+    def Attend(self, request_iterator, context):
+        """The learning process of a partner takes its seat: what the label holder sends, and what is answered.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Aligned(self, request, context):
+        """What this node aligned with the other parties of a job.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Predict(self, request, context):
+        """Scores customers jointly; at the label holder.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_VerticalAdminServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Attend': grpc.stream_stream_rpc_method_handler(
+                    servicer.Attend,
+                    request_deserializer=lianfang_dot_v1_dot_vertical__pb2.VerticalFrame.FromString,
+                    response_serializer=lianfang_dot_v1_dot_vertical__pb2.VerticalFrame.SerializeToString,
+            ),
+            'Aligned': grpc.unary_stream_rpc_method_handler(
+                    servicer.Aligned,
+                    request_deserializer=lianfang_dot_v1_dot_vertical__pb2.AlignedRequest.FromString,
+                    response_serializer=lianfang_dot_v1_dot_vertical__pb2.AlignedRows.SerializeToString,
+            ),
+            'Predict': grpc.unary_stream_rpc_method_handler(
+                    servicer.Predict,
+                    request_deserializer=lianfang_dot_v1_dot_vertical__pb2.PredictRequest.FromString,
+                    response_serializer=lianfang_dot_v1_dot_vertical__pb2.PredictReply.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'lianfang.v1.VerticalAdmin', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('lianfang.v1.VerticalAdmin', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class VerticalAdmin:
+    """For the node's own people and its learning process, on the admin socket.
+    """
+
+    @staticmethod
+    def Attend(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/lianfang.v1.VerticalAdmin/Attend',
+            lianfang_dot_v1_dot_vertical__pb2.VerticalFrame.SerializeToString,
+            lianfang_dot_v1_dot_vertical__pb2.VerticalFrame.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Aligned(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/lianfang.v1.VerticalAdmin/Aligned',
+            lianfang_dot_v1_dot_vertical__pb2.AlignedRequest.SerializeToString,
+            lianfang_dot_v1_dot_vertical__pb2.AlignedRows.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Predict(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/lianfang.v1.VerticalAdmin/Predict',
+            lianfang_dot_v1_dot_vertical__pb2.PredictRequest.SerializeToString,
+            lianfang_dot_v1_dot_vertical__pb2.PredictReply.FromString,
             options,
             channel_credentials,
             insecure,

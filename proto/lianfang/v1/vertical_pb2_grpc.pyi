@@ -32,13 +32,17 @@ class VerticalStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> VerticalAsyncStub: ...
     Work: _grpc.StreamStreamMultiCallable[_vertical_pb2.VerticalFrame, _vertical_pb2.VerticalFrame]
-    """One run of a job, or of predictions. The label holder's node calls; each message is sent in frames."""
+    """One run of a job. The label holder calls; each message is sent in frames."""
+    Score: _grpc.UnaryUnaryMultiCallable[_vertical_pb2.VerticalScoreRequest, _vertical_pb2.VerticalReply]
+    """What this partner's part of a job's model says of aligned rows: `bits` or `scores`."""
 
 @_typing.type_check_only
 class VerticalAsyncStub(VerticalStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Work: _aio.StreamStreamMultiCallable[_vertical_pb2.VerticalFrame, _vertical_pb2.VerticalFrame]  # type: ignore[assignment]
-    """One run of a job, or of predictions. The label holder's node calls; each message is sent in frames."""
+    """One run of a job. The label holder calls; each message is sent in frames."""
+    Score: _aio.UnaryUnaryMultiCallable[_vertical_pb2.VerticalScoreRequest, _vertical_pb2.VerticalReply]  # type: ignore[assignment]
+    """What this partner's part of a job's model says of aligned rows: `bits` or `scores`."""
 
 class VerticalServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -47,6 +51,69 @@ class VerticalServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_vertical_pb2.VerticalFrame],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_vertical_pb2.VerticalFrame], _abc.AsyncIterator[_vertical_pb2.VerticalFrame]]:
-        """One run of a job, or of predictions. The label holder's node calls; each message is sent in frames."""
+        """One run of a job. The label holder calls; each message is sent in frames."""
+
+    @_abc_1.abstractmethod
+    def Score(
+        self,
+        request: _vertical_pb2.VerticalScoreRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_vertical_pb2.VerticalReply, _abc.Awaitable[_vertical_pb2.VerticalReply]]:
+        """What this partner's part of a job's model says of aligned rows: `bits` or `scores`."""
 
 def add_VerticalServicer_to_server(servicer: VerticalServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class VerticalAdminStub:
+    """For the node's own people and its learning process, on the admin socket."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> VerticalAdminAsyncStub: ...
+    Attend: _grpc.StreamStreamMultiCallable[_vertical_pb2.VerticalFrame, _vertical_pb2.VerticalFrame]
+    """The learning process of a partner takes its seat: what the label holder sends, and what is answered."""
+    Aligned: _grpc.UnaryStreamMultiCallable[_vertical_pb2.AlignedRequest, _vertical_pb2.AlignedRows]
+    """What this node aligned with the other parties of a job."""
+    Predict: _grpc.UnaryStreamMultiCallable[_vertical_pb2.PredictRequest, _vertical_pb2.PredictReply]
+    """Scores customers jointly; at the label holder."""
+
+@_typing.type_check_only
+class VerticalAdminAsyncStub(VerticalAdminStub):
+    """For the node's own people and its learning process, on the admin socket."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    Attend: _aio.StreamStreamMultiCallable[_vertical_pb2.VerticalFrame, _vertical_pb2.VerticalFrame]  # type: ignore[assignment]
+    """The learning process of a partner takes its seat: what the label holder sends, and what is answered."""
+    Aligned: _aio.UnaryStreamMultiCallable[_vertical_pb2.AlignedRequest, _vertical_pb2.AlignedRows]  # type: ignore[assignment]
+    """What this node aligned with the other parties of a job."""
+    Predict: _aio.UnaryStreamMultiCallable[_vertical_pb2.PredictRequest, _vertical_pb2.PredictReply]  # type: ignore[assignment]
+    """Scores customers jointly; at the label holder."""
+
+class VerticalAdminServicer(metaclass=_abc_1.ABCMeta):
+    """For the node's own people and its learning process, on the admin socket."""
+
+    @_abc_1.abstractmethod
+    def Attend(
+        self,
+        request_iterator: _MaybeAsyncIterator[_vertical_pb2.VerticalFrame],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_vertical_pb2.VerticalFrame], _abc.AsyncIterator[_vertical_pb2.VerticalFrame]]:
+        """The learning process of a partner takes its seat: what the label holder sends, and what is answered."""
+
+    @_abc_1.abstractmethod
+    def Aligned(
+        self,
+        request: _vertical_pb2.AlignedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_vertical_pb2.AlignedRows], _abc.AsyncIterator[_vertical_pb2.AlignedRows]]:
+        """What this node aligned with the other parties of a job."""
+
+    @_abc_1.abstractmethod
+    def Predict(
+        self,
+        request: _vertical_pb2.PredictRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_vertical_pb2.PredictReply], _abc.AsyncIterator[_vertical_pb2.PredictReply]]:
+        """Scores customers jointly; at the label holder."""
+
+def add_VerticalAdminServicer_to_server(servicer: VerticalAdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

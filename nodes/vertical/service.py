@@ -1,0 +1,415 @@
+"""The relay between a label holder's call and this node's learning process, aligned rows, and joint scores."""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import grpc
+import numpy as np
+from lianfang.v1 import ledger_pb2, vertical_pb2_grpc
+from lianfang.v1 import vertical_pb2 as pb
+
+from federation.errors import LearningError
+from federation.job import JobDescriptor
+from federation.vertical.links import FRAME
+from protocols.errors import IdentifierError
+from protocols.identifiers import Kind, normalise
+
+from ..config import Home
+from ..errors import NotFound, Refused, invalid
+from ..identity.members import Member
+from ..people.actions import Action
+from ..querier.peers import failed
+from ..services import wire
+from . import parts
+from .rows import Aligned, Rows, split
+
+if TYPE_CHECKING:
+    from ..learning.desk import Desk
+    from ..node import Node
+
+_log = logging.getLogger("lianfang.vertical")
+_T = TypeVar("_T")
+_AHEAD = 4  # frames on their way through the relay, each way
+_LOOK = 64  # frames between two looks at the contract
+_PIECE = 20_000  # aligned rows in one message
+_SCORED = 10_000  # rows scored in one call
+_Frames = asyncio.Queue[pb.VerticalFrame | None]
+
+
+class _Attendance:
+    """A learning process that waits for the label holder, or works with it."""
+
+    def __init__(self) -> None:
+        self.inward: _Frames = asyncio.Queue(_AHEAD)
+        self.outward: _Frames = asyncio.Queue(_AHEAD)
+        self.taken = asyncio.Event()
+        self.over = asyncio.Event()
+
+
+class Relay:
+    """Brings the two together, one run of a job at a time."""
+
+    def __init__(self, patience: float, silence: float) -> None:
+        """Seconds to wait for the other one, and between two frames."""
+        self._patience, self._silence = patience, silence
+        self._waiting: dict[bytes, _Attendance] = {}
+        self._came = asyncio.Condition()
+
+    async def attend(
+        self, job: bytes, incoming: AsyncIterator[pb.VerticalFrame]
+    ) -> AsyncIterator[pb.VerticalFrame]:
+        """The learning process's side: yields what the label holder sends."""
+        here = _Attendance()
+        async with self._came:
+            if job in self._waiting:
+                raise Refused("this job is attended already", "BUSY", grpc.StatusCode.RESOURCE_EXHAUSTED)
+            self._waiting[job] = here
+            self._came.notify_all()
+        pump = asyncio.create_task(_pump(incoming, here.outward, here.over))
+        try:
+            await self._or_over(here, here.taken.wait(), self._patience, "the label holder did not come")
+            while frame := await self._or_over(
+                here, here.inward.get(), self._silence, "the label holder is silent"
+            ):
+                yield frame
+        finally:
+            here.over.set()
+            self._waiting.pop(job, None)
+            pump.cancel()
+
+    async def work(
+        self, job: bytes, incoming: AsyncIterator[pb.VerticalFrame], check: Callable[[], None]
+    ) -> AsyncIterator[pb.VerticalFrame]:
+        """The label holder's side: yields what the learning process answers. `check` raises where the contract has ended."""
+        here = await self._find(job)
+        here.taken.set()
+
+        async def checked() -> AsyncIterator[pb.VerticalFrame]:
+            number = 0
+            async for frame in incoming:
+                if number % _LOOK == 0:
+                    check()
+                number += 1
+                if frame.WhichOneof("part") == "enter" or len(frame.data) > FRAME:
+                    raise invalid("a frame that is no part of a message")
+                yield frame
+
+        pump = asyncio.create_task(_pump(checked(), here.inward, here.over))
+        try:
+            while frame := await self._or_over(
+                here, here.outward.get(), self._silence, "this side is silent"
+            ):
+                yield frame
+            if pump.done() and not pump.cancelled() and (error := pump.exception()) is not None:
+                raise error
+        finally:
+            here.over.set()
+            pump.cancel()
+
+    async def _find(self, job: bytes) -> _Attendance:
+        try:
+            async with asyncio.timeout(self._patience), self._came:
+                await self._came.wait_for(
+                    lambda: job in self._waiting and not self._waiting[job].taken.is_set()
+                )
+                return self._waiting[job]
+        except TimeoutError as error:
+            raise Refused(
+                "this node's learning process did not take its seat", "NO_SEAT", grpc.StatusCode.UNAVAILABLE
+            ) from error
+
+    @staticmethod
+    async def _or_over(here: _Attendance, what: Awaitable[_T], seconds: float, why: str) -> _T | None:
+        """What comes, or `None` once the other side is gone and nothing is left. Raises `Refused` after too long."""
+        wanted, over = asyncio.ensure_future(what), asyncio.ensure_future(here.over.wait())
+        try:
+            await asyncio.wait({wanted, over}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if wanted.done():
+                return wanted.result()
+            if over.done():
+                return None
+            raise Refused(why, "SILENT", grpc.StatusCode.DEADLINE_EXCEEDED)
+        finally:
+            wanted.cancel()
+            over.cancel()
+
+
+async def _pump(incoming: AsyncIterator[pb.VerticalFrame], to: _Frames, over: asyncio.Event) -> None:
+    """Until its sender has said everything."""
+    try:
+        async for frame in incoming:
+            await to.put(frame)
+        await to.put(None)
+    except BaseException:
+        over.set()
+        raise
+
+
+class Vertical:
+    """What both services share: jobs, what was aligned, and this node's part of models."""
+
+    def __init__(self, node: "Node", desk: "Desk") -> None:
+        self.node, self.desk = node, desk
+        learn = node.home.config.learn
+        self.relay = Relay(learn.entry_seconds, learn.compute_seconds)
+        self._own = str(node.home.name)
+
+    def job(self, job_hash: bytes) -> JobDescriptor:
+        """A vertical job whose contract is in force, of which this node is a party. Raises `Refused` or `NotFound`."""
+        job = self.desk.find(job_hash)
+        if job.kind != "vertical" or self._own not in job.parties:
+            raise Refused(f"{job.name} is no vertical job of this node", "NOT_A_PARTY")
+        self.node.contracts.job(job_hash)
+        return job
+
+    def asked_by(self, job_hash: bytes, member: Member) -> JobDescriptor:
+        """The same, asked for by its label holder."""
+        job = self.job(job_hash)
+        if job.holder != member.id or self._own == job.holder:
+            raise Refused(f"{member.name.name} is not the label holder of {job.name}", "NOT_A_PARTY")
+        return job
+
+    def aligned(self, job: JobDescriptor) -> list[Aligned]:
+        """With every partner, or with the label holder. Raises `Refused` where that was not done here."""
+        partners = job.partners if job.holder == self._own else [self._own]
+        return [self._aligned(job, partner) for partner in partners]
+
+    def _aligned(self, job: JobDescriptor, partner: str) -> Aligned:
+        contract, session = job.alignment_of(partner)
+        other = partner if job.holder == self._own else job.holder
+        try:
+            found = self.node.sessions.outcome(session.hex())
+            held = self.node.contracts.find(contract.hex())
+        except NotFound as error:
+            raise Refused(
+                f"the session {session.hex()[:12]} with {other.rpartition('/')[2]} was not held here",
+                "ALIGNMENT",
+            ) from error
+        parties = {each.party for each in held.terms.psi.inputs}
+        if found["outcome"]["contract"] != contract.hex() or parties != {self._own, other}:
+            raise Refused(
+                f"the session {session.hex()[:12]} is not one with {other.rpartition('/')[2]} under {held.name}",
+                "ALIGNMENT",
+            )
+        if not found.get("aligned"):
+            raise Refused(f"the session {session.hex()[:12]} aligned nobody", "ALIGNMENT")
+        own = next(each for each in held.terms.psi.inputs if each.party == self._own)
+        terms = held.terms.psi
+        pairs = {bytes.fromhex(each): bytes.fromhex(index) for each, index in found["aligned"]}
+        return Aligned(other, own.dataset, own.column, terms.kind, terms.minimum_cardinality, pairs)
+
+    def check(self, job: JobDescriptor) -> None:
+        """Before this node signs a contract over it. Raises `Refused` or `LearningError`."""
+        for aligned in self.aligned(job):
+            label = job.label if job.holder == self._own else ""
+            Rows(Home(self.node.home.file), self.node.keys.vault, aligned, label)
+
+    def say(self, job: JobDescriptor, ids: list[bytes]) -> pb.VerticalReply:
+        """At a partner: what its part says of aligned rows. Raises `Refused`."""
+        part = parts.load(self.node.home.data / "models", job)
+        (aligned,) = self.aligned(job)
+        if not set(ids) <= set(aligned.identifiers):
+            raise Refused("a row that was not aligned", "ALIGNMENT")
+        rows = Rows(Home(self.node.home.file), self.node.keys.vault, aligned, features=part.features)
+        places = rows.places([aligned.identifiers[each] for each in ids])
+        # Who has left since has nothing known: every column is missing.
+        x = np.where((places >= 0)[:, None], rows.x[places], np.float32("nan"))
+        return parts.say(part, x)
+
+    def record(self, job_hash: bytes, member: str, count: int) -> None:
+        """That rows were scored."""
+        entry = self.node.log.prepare(
+            ledger_pb2.EVENT_TYPE_JOB_ROUND,
+            member,
+            secrets.token_bytes(16),
+            resource=job_hash.hex(),
+            reason="scored",
+            count=count,
+        )
+        self.node.writer.submit(lambda connection: self.node.log.record(connection, entry)).result()
+
+
+class VerticalService(vertical_pb2_grpc.VerticalServicer):
+    """On the peer port."""
+
+    def __init__(self, authenticator: wire.Authenticator, vertical: Vertical) -> None:
+        self._authenticator, self._vertical = authenticator, vertical
+
+    @wire.streaming
+    async def Work(
+        self, request_iterator: AsyncIterator[pb.VerticalFrame], context: Any
+    ) -> AsyncIterator[pb.VerticalFrame]:
+        """See vertical.proto."""
+        member = self._authenticator.member(context)
+        job_hash = await _entered(request_iterator)
+        job = await asyncio.to_thread(self._vertical.asked_by, job_hash, member)
+
+        def check() -> None:
+            self._vertical.node.contracts.job(job_hash)
+
+        _log.info("%s works on %s", member.name.name, job.name)
+        async with contextlib.aclosing(
+            self._vertical.relay.work(job_hash, request_iterator, check)
+        ) as frames:  # type: ignore[type-var]
+            async for frame in frames:
+                yield frame
+
+    @wire.unary
+    async def Score(self, request: pb.VerticalScoreRequest, context: Any) -> pb.VerticalReply:
+        """See vertical.proto."""
+        member = self._authenticator.member(context)
+        vertical = self._vertical
+        ids = split(request.ids, 16)
+        if not 0 < len(ids) <= _SCORED or len(request.ids) % 16:
+            raise invalid(f"1 to {_SCORED:,} rows are scored at once")
+
+        def work() -> pb.VerticalReply:
+            job = vertical.asked_by(request.job, member)
+            try:
+                reply = vertical.say(job, ids)
+            except LearningError as error:
+                raise Refused(error.public, "DATASET", grpc.StatusCode.FAILED_PRECONDITION) from error
+            vertical.record(request.job, member.id, len(ids))
+            return reply
+
+        return await asyncio.to_thread(work)
+
+
+class VerticalAdminService(vertical_pb2_grpc.VerticalAdminServicer):
+    """On the node's socket."""
+
+    def __init__(self, vertical: Vertical) -> None:
+        self._vertical = vertical
+
+    @wire.streaming
+    async def Attend(
+        self, request_iterator: AsyncIterator[pb.VerticalFrame], context: Any
+    ) -> AsyncIterator[pb.VerticalFrame]:
+        """See vertical.proto."""
+        job_hash = await _entered(request_iterator)
+        await asyncio.to_thread(self._vertical.job, job_hash)
+        async with contextlib.aclosing(self._vertical.relay.attend(job_hash, request_iterator)) as frames:  # type: ignore[type-var]
+            async for frame in frames:
+                yield frame
+
+    @wire.streaming
+    async def Aligned(self, request: pb.AlignedRequest, context: Any) -> AsyncIterator[pb.AlignedRows]:
+        """See vertical.proto."""
+
+        def work() -> list[Aligned]:
+            return self._vertical.aligned(self._vertical.job(request.job))
+
+        for each in await asyncio.to_thread(work):
+            pairs = list(each.identifiers.items())
+            for i in range(0, len(pairs), _PIECE):
+                piece = pairs[i : i + _PIECE]
+                yield pb.AlignedRows(
+                    partner=each.partner,
+                    ids=b"".join(id_ for id_, _ in piece),
+                    identifiers=b"".join(index for _, index in piece),
+                    dataset=each.dataset,
+                    column=each.column,
+                    kind=each.kind,
+                    minimum=each.minimum,
+                )
+
+    @wire.streaming
+    async def Predict(self, request: pb.PredictRequest, context: Any) -> AsyncIterator[pb.PredictReply]:
+        """See vertical.proto."""
+        vertical, node = self._vertical, self._vertical.node
+        asked = request.SerializeToString(deterministic=True)
+        action = Action("VerticalAdmin/Predict", asked, f"score {len(request.values)} customers", {})
+
+        def prepare() -> "_Scoring":
+            held = node.contracts.find(request.job) if len(request.job) >= 4 else None
+            found = (
+                held.job_hash if held is not None and held.kind == "job" else vertical.desk.named(request.job)
+            )
+            job = vertical.job(found)
+            if job.holder != vertical._own:
+                raise Refused(f"{node.home.name.name} is not the label holder of {job.name}", "NOT_A_PARTY")
+            return _Scoring(vertical, job)
+
+        scoring = await asyncio.to_thread(prepare)
+        begun = await asyncio.to_thread(node.actions.begin, action)
+        try:
+            for i in range(0, len(request.values), _SCORED):
+                yield await scoring.score(list(request.values[i : i + _SCORED]))
+        except BaseException:
+            node.actions.break_off(begun)
+            raise
+
+
+class _Scoring:
+    """One person's question to the joint model."""
+
+    def __init__(self, vertical: Vertical, job: JobDescriptor) -> None:
+        from .seat import common
+
+        self._vertical, self._job = vertical, job
+        self._part: Any = parts.load(vertical.node.home.data / "models", job)
+        sides = vertical.aligned(job)
+        self._kind = Kind(sides[0].kind)
+        identifiers, ids = common(sides)
+        self._ids = {index: [of[i] for of in ids] for i, index in enumerate(identifiers)}
+        home = Home(vertical.node.home.file)
+        self._region = home.config.lists.default_region
+        try:
+            self._rows = Rows(home, vertical.node.keys.vault, sides[0], features=self._part.features)
+        except LearningError as error:
+            raise Refused(str(error), "DATASET", grpc.StatusCode.FAILED_PRECONDITION) from error
+
+    async def score(self, values: list[str]) -> pb.PredictReply:
+        """Rows in the order of the values; why there is no score where there is none."""
+        rows = [pb.PredictReply.Row(value=value) for value in values]
+        found: list[tuple[int, bytes]] = []
+        vault = self._vertical.node.keys.vault
+        for number, value in enumerate(values):
+            try:
+                index = vault.index(normalise(self._kind, value, "", "", self._region).canonical)
+            except IdentifierError as error:
+                rows[number].trouble = str(error)
+                continue
+            if index in self._ids:
+                found.append((number, index))
+            else:
+                rows[number].trouble = "not aligned"
+        if found:
+            for (number, _), score in zip(
+                found, await self._scores([index for _, index in found]), strict=True
+            ):
+                rows[number].score = score
+        return pb.PredictReply(rows=rows)
+
+    async def _scores(self, identifiers: list[bytes]) -> list[float]:
+        node, job = self._vertical.node, self._job
+
+        async def ask(number: int, partner: str) -> Any:
+            member = node.book.current.get(partner)
+            request = pb.VerticalScoreRequest(
+                job=job.hash(), ids=b"".join(self._ids[index][number] for index in identifiers)
+            )
+            try:
+                reply = await node.peers.get(member).vertical.Score(
+                    request, timeout=node.home.config.ask.deadline_seconds + 10
+                )
+            except grpc.aio.AioRpcError as error:
+                raise failed(member, error) from error
+            return parts.read_said(reply, self._part, len(identifiers))
+
+        said = await asyncio.gather(*(ask(number, partner) for number, partner in enumerate(job.partners)))
+        places = self._rows.places(identifiers)
+        x = np.where((places >= 0)[:, None], self._rows.x[places], np.float32("nan"))
+        await asyncio.to_thread(self._vertical.record, job.hash(), "", len(identifiers))
+        return [float(each) for each in parts.probability(self._part, x, list(said))]
+
+
+async def _entered(incoming: AsyncIterator[pb.VerticalFrame]) -> bytes:
+    first = await anext(aiter(incoming), None)
+    if first is None or first.WhichOneof("part") != "enter" or len(first.enter.job) != 32:
+        raise invalid("a run begins with the job's hash")
+    return first.enter.job

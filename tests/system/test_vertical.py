@@ -1,0 +1,345 @@
+"""Two institutions' columns, deployed: alignment, a job through Flower, both parts of the model, and joint scores."""
+
+import csv
+import hashlib
+import json
+import secrets
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from lianfang.v1 import vertical_pb2 as pb
+from lianfang.v1 import vertical_pb2_grpc
+
+from federation import data, steps
+from federation.data import Block
+from federation.models.base import sigmoid
+from federation.models.growing import TreeSettings
+from federation.models.trees import Grower
+from federation.vertical import registry
+from nodes.contracts import draft as drafts
+from nodes.demo.network import Network
+from nodes.services import wire
+from tests.system.conftest import Wire, phones
+from tests.system.jobs import configure, launch, wait_for, wait_for_state
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+pytestmark = pytest.mark.skipif(not SHARED.exists(), reason="the shared data folder does not exist")
+COMMON, EXTRA = 900, 60
+OWN, THEIRS = [f"g{i}" for i in range(13)], [f"h{i}" for i in range(10)]
+ALIGN = """
+title = "{title}"
+days = 30
+[psi]
+variant = "alignment"
+kind = "phone"
+sessions_a_day = 20
+output_to = ["bank-a", "bank-b"]
+minimum_cardinality = 100
+[[psi.input]]
+party = "bank-a"
+dataset = "customers"
+column = "mobile"
+max_elements = 5000
+[[psi.input]]
+party = "bank-b"
+dataset = "subscribers"
+column = "手机号"
+max_elements = 5000
+"""
+
+
+def tables():
+    """Both sides' rows by customer number: label and columns of one, columns of the other."""
+    guest = np.genfromtxt(SHARED / "default_credit_hetero_guest.csv", delimiter=",", names=True)
+    host = np.genfromtxt(SHARED / "default_credit_hetero_host.csv", delimiter=",", names=True)
+    guest, host = np.sort(guest, order="id"), np.sort(host, order="id")
+    return guest, host
+
+
+def write(path, header, rows):
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """bank-a has the label of 960 customers, bank-b columns about 900 of them and 60 others, in another order."""
+    made = Network(Path(tempfile.mkdtemp(prefix="lf-vert-")), learning=True)
+    try:
+        made.start()
+        guest, host = tables()
+        mobile = phones(0, COMMON + 2 * EXTRA)
+        mine = [
+            [mobile[i], int(guest["y"][i]), *(f"{guest[f'x{k}'][i]:.9g}" for k in range(13))]
+            for i in range(COMMON + EXTRA)
+        ]
+        theirs = [
+            [f"+86 {mobile[i]}", *("" if (i + k) % 17 == 0 else f"{host[f'x{k}'][i]:.9g}" for k in range(10))]
+            for i in [*range(COMMON), *range(COMMON + EXTRA, COMMON + 2 * EXTRA)]
+        ]
+        np.random.default_rng(1).shuffle(theirs)
+        write(made.folder / "customers.csv", ["mobile", "y", *OWN], mine)
+        write(made.folder / "subscribers.csv", ["手机号", *THEIRS], theirs)
+        for bank, name in (("bank-a", "customers"), ("bank-b", "subscribers")):
+            configure(made, bank, f'[learn.datasets.{name}]\npath = "{made.folder / name}.csv"\n')
+            assert made.stop_member(bank) == 0
+            made.start_member(made.member(bank))
+        made.stop_member("coordinator")
+        configure(made, "coordinator", "entry_seconds = 30\n")
+        made.start_member(made.member("coordinator"))
+        for member in ("bank-a", "bank-b", "coordinator"):
+            made.wait(member)
+        made.start_learning("coordinator", "bank-a", "bank-b")
+        for member in ("bank-a", "bank-b"):
+            wait_for(made, "coordinator-learn", f"registered the SuperNode of .*{member}")
+            wait_for(made, f"{member}-learn", "SuperNode ID")
+        yield made
+    finally:
+        made.stop()
+        shutil.rmtree(made.folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def aligned(pair):
+    """The session, and its ids by phone number."""
+    path = pair.folder / "align.toml"
+    path.write_text(ALIGN.format(title="alignment"))
+    name = pair.agree(drafts.load(path), "bank-a")
+    target = pair.folder / "aligned.csv"
+    outcome = pair.json("bank-a", "align", name[:12], "--output", str(target))
+    assert outcome["common"] == COMMON
+    with target.open(encoding="utf-8-sig", newline="") as file:
+        return outcome["session"], {row["value"]: row["id"] for row in csv.DictReader(file)}
+
+
+def new_job(network, session, name, *options, approve=True):
+    path = network.folder / f"{name}.json"
+    network.run(
+        "bank-a",
+        *("vertical", "new", "--name", name, "--alignment", session[:12], "--label", "y"),
+        *("--out", str(path), *options),
+    )
+    contract = ""
+    if approve:
+        contract = network.agree(drafts.over_job(path.read_bytes(), 30, 365, time.time()), "bank-a")
+    return path, contract
+
+
+def part(network, bank, name):
+    (folder,) = (
+        each
+        for each in network.node(bank).glob(f"data/models/{name}-*")
+        if not each.name.endswith("-partial")
+    )
+    card = json.loads((folder / "card.json").read_text())
+    return registry.read((folder / "part.json").read_bytes()), card
+
+
+def joined(ids):
+    """Rows as both sides have them, in the order of the ids: (phones, label, own columns, theirs)."""
+    order = sorted(ids, key=lambda phone: bytes.fromhex(ids[phone]))
+    places = [int(phone) - int(phones(0, 1)[0]) for phone in order]
+    guest, host = tables()
+    x = np.array([[np.float32(guest[f"x{k}"][i]) for k in range(13)] for i in places])
+    other = np.array(
+        [[np.nan if (i + k) % 17 == 0 else np.float32(host[f"x{k}"][i]) for k in range(10)] for i in places],
+        dtype=np.float32,
+    )
+    return order, guest["y"][places].astype(np.uint8), x, other
+
+
+TREES = ("--set", "trees=3", "--set", "depth=3", "--set", "bins=16", "--seed", "5")
+
+
+def test_trees_are_those_of_the_joined_columns_and_scores_too(pair, aligned, tmp_path):
+    session, ids = aligned
+    path, _ = new_job(pair, session, "both", *TREES, "--no-test")
+    outcome = launch(pair, path)
+    assert outcome["state"] == "done"
+    (mine, card), (theirs, other_card) = part(pair, "bank-a", "both"), part(pair, "bank-b", "both")
+    assert card["model"]["of"] == other_card["model"]["of"] == mine.hash()
+    assert card["data"] == {"rows": COMMON, "positives": card["data"]["positives"], "test_rows": 0}
+    assert other_card["data"]["positives"] == 0  # it does not know
+    order, y, x, other = joined(ids)
+    chosen = TreeSettings(trees=3, depth=3, bins=16)
+    block = Block("spiffe://lianfang.example/bank/bank-a", np.concatenate([x, other], axis=1), y)
+    grower = Grower(chosen, [*OWN, *THEIRS], 5, 1, first=range(13))
+    (pooled,) = steps.one_by_one([grower.learn([block])])
+    assert len(theirs.records) > 0
+    expected = sigmoid(pooled.margin(block.x))
+    # One at a time, and all together.
+    for phone in (order[0], order[-1]):
+        (row,) = pair.json("bank-a", "vertical", "score", "both", "--value", f"+86{phone}")
+        assert row["score"] == expected[order.index(phone)]
+    numbers = tmp_path / "numbers.txt"
+    numbers.write_text("\n".join([*order, phones(COMMON, 1)[0], "no number"]))
+    target = tmp_path / "scores.csv"
+    rows = pair.json("bank-a", "vertical", "score", "both", str(numbers), "--output", str(target))
+    assert [row["score"] for row in rows[:-2]] == expected.tolist()
+    assert [row["trouble"] for row in rows[-2:]][0] == "not aligned"
+    assert rows[-1]["score"] is None
+    assert target.stat().st_mode & 0o777 == 0o600
+    # Neither side's file names the other's features; both ledgers have the model and its trees.
+    assert not set(THEIRS) & set(json.dumps(mine.to_document()))
+    for bank in ("bank-a", "bank-b"):
+        events = pair.json(bank, "ledger", "events", "--since", "1h")["events"]
+        assert any(row["type"] == "job-ended" and row["digest"] == mine.hash() for row in events)
+        assert {row["reason"] for row in events} >= {"tree 2", "scored"}
+
+
+def test_the_held_out_fifth_is_measured_jointly(pair, aligned):
+    path, _ = new_job(pair, aligned[0], "tested", *TREES)
+    assert launch(pair, path)["state"] == "done"
+    _, card = part(pair, "bank-a", "tested")
+    assert card["data"]["test_rows"] == COMMON // 5
+    assert 0.5 < card["quality"]["auroc"] < 1
+    assert {name: value for name, value in card["importance"].items() if name == "bank-b"}["bank-b"] > 0
+
+
+def test_a_linear_model_on_the_same_channel(pair, aligned, tmp_path):
+    session, ids = aligned
+    path, _ = new_job(pair, session, "line", "--model", "linear", "--set", "bins=8")
+    assert launch(pair, path)["state"] == "done"
+    _, card = part(pair, "bank-a", "line")
+    assert 0.5 < card["quality"]["auroc"] < 1
+    rows = pair.json("bank-a", "vertical", "score", "line", "--value", next(iter(ids)))
+    assert 0 < rows[0]["score"] < 1
+
+
+def test_jobs_that_do_not_fit_are_refused_saying_why(pair, aligned):
+    session, _ = aligned
+    path, _ = new_job(pair, session, "misfit", *TREES, approve=False)
+    document = json.loads(path.read_text())
+    contract = document["alignments"][0].partition(":")[0]
+    wrong = pair.folder / "wrong.json"
+    for change, said in (
+        ({"alignments": [f"{contract}:{secrets.token_hex(16)}"]}, "was not held here"),
+        ({"label": "income"}, "no column income"),
+        ({"label": "g0"}, "a label is 0 or 1"),
+        ({"settings": {"rows": 0.5}}, "no setting rows"),
+        ({"alignments": []}, "one alignment a partner"),
+        ({"holder": document["parties"][1]}, "the label"),
+    ):
+        wrong.write_text(
+            json.dumps({**document, **change}, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        )
+        done = pair.run("bank-a", "contract", "propose", str(wrong), check=False)
+        text = " ".join(done.stderr.split())
+        if "holder" in change:  # bank-b has no label: it is bank-b that refuses
+            continue
+        assert (done.returncode, said in text) == (1, True), text
+    done = pair.run(
+        "bank-a",
+        "vertical",
+        "new",
+        "--name",
+        "x",
+        "--alignment",
+        "ffff",
+        "--label",
+        "y",
+        "--out",
+        str(wrong),
+        check=False,
+    )
+    assert "names 0 alignments" in " ".join(done.stderr.split())
+
+
+class Stranger:
+    """A member's keys in other hands."""
+
+    def __init__(self, network, who) -> None:
+        self.wire = Wire(network, who)
+        self.stub = vertical_pb2_grpc.VerticalStub(self.wire.channel("bank-b"))
+
+    def work(self, job, *frames):
+        enter = pb.VerticalFrame(enter=pb.VerticalEnter(job=job))
+        with pytest.raises(grpc.RpcError) as caught:
+            for _ in self.stub.Work(iter([enter, *frames]), timeout=60):
+                pass
+        return wire.reason_of(caught.value)
+
+    def score(self, job, ids):
+        with pytest.raises(grpc.RpcError) as caught:
+            self.stub.Score(pb.VerticalScoreRequest(job=job, ids=ids), timeout=20)
+        return wire.reason_of(caught.value)
+
+
+def test_who_is_not_the_label_holder_and_what_was_not_aligned(pair, aligned):
+    path, contract = new_job(pair, aligned[0], "guarded", *TREES)
+    job = bytes.fromhex(
+        next(each["job"] for each in pair.json("bank-a", "job", "list") if each["name"] == "guarded")
+    )
+    good = bytes.fromhex(next(iter(aligned[1].values())))
+    stranger, holder = Stranger(pair, "bank-c"), Stranger(pair, "bank-a")
+    assert stranger.work(job) == "NOT_A_PARTY"
+    assert stranger.score(job, good) == "NOT_A_PARTY"
+    assert holder.work(bytes(32)) == "NOT_FOUND"
+    assert holder.score(job, good) == "NO_MODEL"
+    assert holder.score(job, b"") == "INVALID"
+    assert holder.score(job, b"short") == "INVALID"
+    assert launch(pair, path)["state"] == "done"
+    holder.stub.Score(pb.VerticalScoreRequest(job=job, ids=good), timeout=20)
+    assert holder.score(job, secrets.token_bytes(16)) == "ALIGNMENT"
+    pair.run("bank-b", "contract", "revoke", contract[:12])
+    assert holder.score(job, good) == "CONTRACT"
+    assert holder.work(job) == "CONTRACT"
+    pair.wait_for_contract("bank-a", contract, "revoked")
+    done = pair.run("bank-a", "vertical", "score", "guarded", "--value", "13900000000", check=False)
+    assert "was revoked by bank-b" in " ".join(done.stderr.split())
+
+
+def test_a_partner_that_dies_is_named_and_the_job_runs_again(pair, aligned):
+    path, _ = new_job(pair, aligned[0], "broken", "--set", "trees=30", "--set", "depth=3", "--no-test")
+    command, environment = pair.command("coordinator", "vertical", "run", str(path), "--json")
+    import subprocess
+
+    going = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    wait_for_state(pair, "bank-b", "broken", {"running"})
+    end = time.monotonic() + 60
+    while "tree 3" not in json.dumps(pair.json("bank-b", "job", "list")):
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    pair.kill("bank-b-learn")
+    found = wait_for_state(pair, "bank-a", "broken", {"failed"}, 90)
+    assert "finished trees are in" in found["detail"]
+    going.communicate(timeout=120)
+    pair.start_learning("bank-b")
+    wait_for_state(pair, "bank-b", "broken", {"failed"}, 60)
+    document = json.loads(path.read_text())
+    small = {**document, "settings": {**document["settings"], "trees": 2}, "name": "whole"}
+    path.write_text(json.dumps(small, sort_keys=True, separators=(",", ":"), ensure_ascii=False))
+    pair.agree(drafts.over_job(path.read_bytes(), 30, 365, time.time()), "bank-a")
+    for _ in range(3):  # the SuperNode may still be on its way back
+        outcome = launch(pair, path, check=False)
+        if outcome["state"] == "done":
+            break
+        time.sleep(3)
+    assert outcome["state"] == "done", outcome
+
+
+def test_no_identifier_travels_and_the_coordinator_has_no_part_of_a_model(pair, aligned):
+    from nodes.demo import views
+    from protocols.identifiers import normalise
+
+    known = [normalise("phone", value).canonical for value in phones(0, COMMON)]
+    needles = views.traces(set(phones(0, COMMON)), known)
+    for member in ("coordinator", "coordinator-learn", "bank-a", "bank-a-learn", "bank-b", "bank-b-learn"):
+        text = pair.log(member).read_bytes()
+        assert not any(each in text for each in needles), member
+    mine, _ = part(pair, "bank-a", "both")
+    files = [content for _, content in views.contents(pair.node("coordinator"))]
+    for value in {value for tree in mine.trees for value in tree.value if value}:
+        assert not any(repr(value).encode() in each for each in files)
+    assert not any(bytes.fromhex(mine.hash()) in each for each in files)
+    assert hashlib.sha256(mine.to_bytes()).hexdigest() == mine.hash()
+    assert data.feature_names is not None
