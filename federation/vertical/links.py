@@ -58,6 +58,8 @@ def whole(incoming: Iterable[pb.VerticalFrame], kind: type[M]) -> M:
 class Line(Protocol):
     """A stream to one partner."""
 
+    name: str
+
     def send(self, frame: pb.VerticalFrame) -> None:
         """Wait for room."""
 
@@ -79,11 +81,15 @@ def drive(asking: Asking[R], lines: Sequence[Line]) -> R:
                 def ask(
                     number: int, places: list[int], requests: list[pb.VerticalRequest]
                 ) -> list[pb.VerticalReply]:
-                    line, found = lines[number], []
+                    line = lines[number]
+                    found: list[pb.VerticalReply] = []
                     for place in places:
                         for frame in frames(requests[place]):
                             line.send(frame)
-                        found.append(whole(line.incoming(), pb.VerticalReply))
+                        try:
+                            found.append(whole(line.incoming(), pb.VerticalReply))
+                        except EOFError as error:
+                            raise TrainingEnded(f"{line.name} ended the run") from error
                     return found
 
                 requests = [request for _, request in asks]

@@ -10,13 +10,13 @@ from lianfang.v1 import psi_pb2, psi_pb2_grpc, vertical_pb2_grpc
 from lianfang.v1 import vertical_pb2 as pb
 
 from ..config import Home
-from . import common, results
+from . import common, jobs, results
 from .common import HERE, CommandError, Config, Json, as_dict, out, print_json
 from .i18n import t
 from .jobs import Out, coordinator_of, members_of, write_job
-from .jobs import vertical_app as app
 from .learning import Set, learning, settings_of
 
+app = jobs.vertical_app
 _SHOWN = 20
 
 
@@ -40,7 +40,7 @@ def new(
 ) -> None:
     """A job descriptor for all parties to approve."""
     with learning():
-        from federation import job as jobs
+        from federation import job as descriptors
         from federation.version import code_hash
 
         from ..learning.desk import bundle_hash
@@ -64,7 +64,7 @@ def new(
                 )
             (partner,) = members_of(home, sessions[0]["with"], ())
             found[partner] = f"{sessions[0]['contract']}:{sessions[0]['session']}"
-        job = jobs.make(
+        job = descriptors.make(
             name=name,
             kind="vertical",
             network=home.name.network,

@@ -48,6 +48,7 @@ _WORK = {
     "ledger": Role.AUDITOR,
     "user": Role.ADMINISTRATOR,
     "pending": Role.APPROVER,
+    "vertical score": Role.ANALYST,
 }
 
 
@@ -338,7 +339,7 @@ class Network:
 
     def command(self, name: str, *arguments: str) -> tuple[list[str], dict[str, str]]:
         """A `lianfang` command of the member's person whose work it is, and its environment."""
-        role = _WORK.get(arguments[0], Role.OPERATOR)
+        role = _WORK.get(" ".join(arguments[:2])) or _WORK.get(arguments[0], Role.OPERATOR)
         return (
             [*program(["lianfang", *arguments]), "--config", str(self.node(name) / "node.toml")],
             _inherited() | {"LIANFANG_SESSION": str(self.session(name, role))},

@@ -45,7 +45,7 @@ class Stream:
     """A call in both directions, for a thread: frames wait for room, and an end is heard of."""
 
     def __init__(self, method: Any, job: bytes, who: str) -> None:
-        self._who = who
+        self.name = who
         self._outgoing: queue.Queue[pb.VerticalFrame | None] = queue.Queue(_AHEAD)
         self._call = method(self._requests())
         self._frames = self._incoming()
@@ -63,7 +63,7 @@ class Stream:
                 return
             if not self._call.is_active():
                 next(self._frames, None)  # raises why
-                raise TrainingEnded(f"{self._who} ended the run")
+                raise TrainingEnded(f"{self.name} ended the run")
 
     def incoming(self) -> Iterator[pb.VerticalFrame]:
         """Frames as they come. Raises `TrainingEnded` where the call fails."""
@@ -73,7 +73,7 @@ class Stream:
         try:
             yield from self._call
         except grpc.RpcError as error:
-            raise TrainingEnded(f"{self._who}: {wire.plain(error.details() or error.code().name)}") from error
+            raise TrainingEnded(f"{self.name}: {wire.plain(error.details() or error.code().name)}") from error
 
     def close(self) -> None:
         """What was sent goes out first, where somebody reads it."""
@@ -160,7 +160,7 @@ class VerticalSeats:
                 stub = vertical_pb2_grpc.VerticalStub(self._channel(partner))
                 streams.append(Stream(stub.Work, job.hash(), partner.rpartition("/")[2]))
             part: Part = links.drive(holder.learn(block), streams)
-        except (PeerError, EOFError) as error:
+        except PeerError as error:
             raise self._ended(
                 job, kept, f"a partner sent what the protocol does not allow: {error}"
             ) from error

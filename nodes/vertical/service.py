@@ -325,11 +325,7 @@ class VerticalAdminService(vertical_pb2_grpc.VerticalAdminServicer):
         action = Action("VerticalAdmin/Predict", asked, f"score {len(request.values)} customers", {})
 
         def prepare() -> "_Scoring":
-            held = node.contracts.find(request.job) if len(request.job) >= 4 else None
-            found = (
-                held.job_hash if held is not None and held.kind == "job" else vertical.desk.named(request.job)
-            )
-            job = vertical.job(found)
+            job = vertical.job(vertical.desk.named(request.job))
             if job.holder != vertical._own:
                 raise Refused(f"{node.home.name.name} is not the label holder of {job.name}", "NOT_A_PARTY")
             return _Scoring(vertical, job)

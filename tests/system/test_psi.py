@@ -37,6 +37,7 @@ party = "bank-b"
 dataset = "subscribers"
 column = "手机号"
 max_elements = 5000
+{theirs}
 """
 
 
@@ -84,7 +85,7 @@ def agree(
     sessions=20,
     most=5_000,
     values="",
-    party="bank-a",
+    theirs="",
 ) -> str:
     path = network.folder / f"{secrets.token_hex(4)}.toml"
     path.write_text(
@@ -96,7 +97,8 @@ def agree(
             sessions=sessions,
             most=most,
             values=values,
-        ).replace("[psi]", "[psi]" + SUM if values else "[psi]")
+            theirs=theirs,
+        ).replace("[psi]", "[psi]" + SUM if values or theirs else "[psi]")
     )
     return network.agree(drafts.load(path), "bank-a")
 
@@ -196,7 +198,14 @@ def test_without_a_contract_after_its_end_and_beyond_its_number(pair):
 def test_datasets_and_columns_that_are_not_there(pair):
     path = pair.folder / "other.toml"
     text = TERMS.format(
-        title="other", variant="intersection", output='"bank-a"', minimum=0, sessions=5, most=5_000, values=""
+        title="other",
+        variant="intersection",
+        output='"bank-a"',
+        minimum=0,
+        sessions=5,
+        most=5_000,
+        values="",
+        theirs="",
     )
     for change, message in (
         (text.replace('"customers"', '"clients"'), "learn.datasets.clients is not configured at bank-a"),
@@ -344,6 +353,51 @@ def test_values_that_cannot_be_added_up_are_named(pair):
         assert "the contract's sum has 40" in " ".join(done.stderr.split())
     finally:
         path.write_text(before, "utf-8")
+
+
+def test_a_false_key_or_ciphertexts_that_are_none_end_the_session(pair):
+    """bank-b's values are added up by bank-a, which checks all that comes before anything is compared."""
+    from protocols import paillier, psi_sum
+
+    name = agree(pair, variant="sum", minimum=2, output=("bank-b",), sessions=100, theirs=VALUES)
+    key = paillier.generate()
+    size, n = key.public.size, int(key.public.n)
+    values = key.public.write(key.encrypt([1] * 16))
+    points = b"".join(GOOD)
+
+    def said(change=lambda proof: proof, ciphertexts=values, modulus=key.public.encode(), weighted=True):
+        liar = Liar(pair, name)
+        proof = key.prove(psi_sum._context(liar.contract, liar.session))
+        sent = pb.PsiKey(modulus=modulus, proof=change(proof))
+        part = (
+            pb.PsiMessage(weighted=pb.PsiWeighted(points=points, ciphertexts=ciphertexts))
+            if weighted
+            else pb.PsiMessage(points=points)
+        )
+        return liar.run(
+            pb.PsiMessage(elements=16),
+            pb.PsiMessage(key=sent),
+            part,
+            pb.PsiMessage(end=pb.PsiEnd()),
+            *(
+                [pb.PsiMessage(points=b"".join(sorted(group.split(psi.dummies(psi.size(300))))))]
+                if weighted
+                else []
+            ),
+            pb.PsiMessage(end=pb.PsiEnd()),
+        )
+
+    assert said() == "OK"  # nothing is in common: a random number comes back, or that it is too few
+    assert "proof of a modulus" in said(lambda proof: bytes(len(proof)))
+    assert "proof of a modulus has" in said(lambda proof: proof[:-1])
+    assert "modulus of 1024 bits" in said(modulus=key.public.encode()[:128])
+    assert "sent points, not weighted or end" in said(weighted=False)
+    for value in (0, n, n * n):
+        wrong = value.to_bytes(size, "big") + values[size:]
+        assert "ciphertext 1 is" in said(ciphertexts=wrong)
+    assert "not every element has one ciphertext" in said(ciphertexts=values[size:])
+    # Without its own answer to the sum the session broke, and nobody learnt anything.
+    assert all("sum" not in each for each in pair.json("bank-a", "psi", "list") if each["contract"] == name)
 
 
 def test_alignment_gives_both_the_same_ids_in_the_same_order(pair):

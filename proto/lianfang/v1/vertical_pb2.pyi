@@ -109,7 +109,7 @@ class PredictRequest(_message.Message):
     JOB_FIELD_NUMBER: _builtins.int
     VALUES_FIELD_NUMBER: _builtins.int
     job: _builtins.str
-    """its hash, or enough of its beginning"""
+    """its name, its hash or enough of its beginning"""
     @_builtins.property
     def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
