@@ -197,6 +197,8 @@ PEERS = {
     "Learning/Enrol": "none: binds the caller's Flower key; roles that learn",
     "SecureSum/Join": "contract: job",
     "Psi/Meet": "contract: psi",
+    "Vertical/Work": "contract: job",
+    "Vertical/Score": "contract: job",
 }
 
 
