@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
 import gmpy2
+import numpy as np
 from gmpy2 import mpz
 from phe import paillier as phe
 
@@ -29,6 +30,7 @@ MOST_BITS = 4096
 ROUNDS = 128  # of the proof about the modulus: a false one passes with 2^-128
 _PROOF_DOMAIN = "lianfang/v1/paillier-blum"
 _OWN_WINDOW, _OTHERS_WINDOW = 10, 6  # bits of an exponent for which powers are kept
+_TOGETHER = 256  # exponents drawn and taken apart at once
 _SIEVE, _SPAN = 1 << 16, 1 << 17
 
 
@@ -134,13 +136,23 @@ class _Powers:
             base = row[-1] * base % modulus
             self._rows.append(row)
 
+    def powers(self, exponents: Sequence[int]) -> Iterator[mpz]:
+        """base^exponent, of each."""
+        window, size = self._window, -(-len(self._rows) * self._window // 8)
+        data = b"".join(exponent.to_bytes(size, "little") for exponent in exponents)
+        bits = np.unpackbits(np.frombuffer(data, dtype=np.uint8), bitorder="little").reshape(-1, size * 8)
+        weights = 1 << np.arange(window, dtype=np.int64)
+        modulus, (first, *rest) = self._modulus, self._rows
+        for line in bits[:, : len(self._rows) * window]:
+            digit, *digits = (line.reshape(-1, window) @ weights).tolist()
+            result = first[digit]
+            for row, place in zip(rest, digits, strict=True):
+                result = result * row[place] % modulus
+            yield result
+
     def power(self, exponent: int) -> mpz:
         """base^exponent."""
-        result, modulus, mask, window = mpz(1), self._modulus, self._mask, self._window
-        for row in self._rows:
-            result = result * row[exponent & mask] % modulus
-            exponent >>= window
-        return result
+        return next(self.powers([exponent]))
 
 
 class PrivateKey:
@@ -180,20 +192,24 @@ class PrivateKey:
         square = self._p**2
         return tables[0], tables[1], square, gmpy2.invert(square, self._q**2)
 
-    def _residue(self) -> mpz:
-        """A uniform n-th residue modulo n²."""
+    def _uniform(self, count: int) -> Iterator[mpz]:
+        """Uniform n-th residues modulo n²."""
         left, right, square, inverse = self._residues
-        x = left.power(secrets.randbelow(int(self._p) - 1))
-        y = right.power(secrets.randbelow(int(self._q) - 1))
-        return x + square * ((y - x) * inverse % self._q**2)
+        p, q, other = int(self._p), int(self._q), self._q**2
+        xs = left.powers([secrets.randbelow(p - 1) for _ in range(count)])
+        ys = right.powers([secrets.randbelow(q - 1) for _ in range(count)])
+        for x, y in zip(xs, ys, strict=True):
+            yield x + square * ((y - x) * inverse % other)
 
-    def encrypt(self, plaintexts: Iterable[int]) -> Iterator[mpz]:
+    def encrypt(self, plaintexts: Sequence[int]) -> Iterator[mpz]:
         """Ciphertexts of integers in [0, n). Raises `MisuseError` for others."""
         n, square = self.public.n, self.public.square
-        for each in plaintexts:
-            if not 0 <= each < n:
-                raise MisuseError("a plaintext is not in [0, n)")
-            yield (1 + each * n) * self._residue() % square
+        if not all(0 <= each < n for each in plaintexts):
+            raise MisuseError("a plaintext is not in [0, n)")
+        for i in range(0, len(plaintexts), _TOGETHER):
+            part = plaintexts[i : i + _TOGETHER]
+            for each, residue in zip(part, self._uniform(len(part)), strict=True):
+                yield (1 + each * n) * residue % square
 
     def decrypt(self, ciphertexts: Iterable[mpz]) -> Iterator[int]:
         """Integers in [0, n). The ciphertexts were read by this key's `public.read`."""

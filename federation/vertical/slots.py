@@ -54,7 +54,7 @@ def encrypt_chunk(secret: Secret, least: int, values: Sequence[int]) -> bytes:
     """Ciphertexts of integers of either sign."""
     key = own_key(secret, least)
     n = int(key.public.n)
-    return key.public.write(key.encrypt(value % n for value in values))
+    return key.public.write(key.encrypt([value % n for value in values]))
 
 
 def check_chunk(modulus: bytes, least: int, ciphertexts: bytes) -> None:

@@ -72,7 +72,7 @@ NEEDS: dict[str, Need] = {
     "LearningAdmin/Counts": _PROCESS,
     "VerticalAdmin/Attend": _PROCESS,
     "VerticalAdmin/Aligned": _PROCESS,
-    "VerticalAdmin/Predict": Need(_A, "ask"),
+    "VerticalAdmin/Predict": Need(_A, "ask", _AP, "bulk: as many customers as a bulk question has"),
     "PsiAdmin/Run": Need(_O | _A, "sets"),
     "PsiAdmin/Sessions": Need(ALL, "status"),
     "PsiAdmin/Outcome": Need(_O | _A, "sets"),

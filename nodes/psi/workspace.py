@@ -29,7 +29,8 @@ class Workspace:
         run("CREATE TABLE element (identifier BLOB PRIMARY KEY, row INTEGER, value INTEGER) WITHOUT ROWID")
         run("CREATE TABLE masked (point BLOB, row INTEGER)")
         run("CREATE TABLE own (position INTEGER PRIMARY KEY, point BLOB, row INTEGER)")
-        run("CREATE TABLE theirs (position INTEGER PRIMARY KEY, point BLOB, ciphertext BLOB)")
+        run("CREATE TABLE theirs (number INTEGER PRIMARY KEY, points BLOB)")  # read in one go: in pieces
+        run("CREATE TABLE weighted (position INTEGER PRIMARY KEY, ciphertext BLOB)")
         run("CREATE TABLE own_doubled (position INTEGER PRIMARY KEY, point BLOB)")
         run("CREATE TABLE their_doubled (position INTEGER PRIMARY KEY, point BLOB)")
         run("BEGIN")
@@ -79,15 +80,22 @@ class Workspace:
 
     def add_theirs(self, points: bytes, ciphertexts: bytes = b"", size: int = 1) -> None:
         """The other's masked points, as they come, and for a sum the ciphertexts of their values."""
-        split = group.split(points)
-        values = group.split(ciphertexts, size) if ciphertexts else [None] * len(split)
-        self._database.executemany(
-            "INSERT INTO theirs (point, ciphertext) VALUES (?, ?)", zip(split, values, strict=True)
-        )
+        self._database.execute("INSERT INTO theirs (points) VALUES (?)", (points,))
+        if ciphertexts:
+            self._add("weighted (ciphertext)", ciphertexts, size)
 
     def theirs(self) -> Iterator[bytes]:
         """In messages, as they came."""
-        return self._messages("SELECT point FROM theirs ORDER BY position")
+        cursor = self._database.cursor()
+        cursor.execute("SELECT points FROM theirs ORDER BY number")
+        waiting = b""  # however small the pieces were that they came in
+        for (points,) in cursor:
+            waiting += points
+            if len(waiting) >= _ROWS * group.POINT:
+                yield waiting
+                waiting = b""
+        if waiting:
+            yield waiting
 
     def add_own_doubled(self, points: bytes) -> None:
         """Own points, doubled by the other, as they come."""
@@ -110,10 +118,10 @@ class Workspace:
         except sqlite3.IntegrityError as error:
             raise DecodeError("the other side doubled two points to the same one") from error
 
-    def _add(self, table: str, points: bytes) -> None:
+    def _add(self, table: str, points: bytes, size: int = group.POINT) -> None:
         self._database.executemany(
             f"INSERT INTO {table} VALUES (?)",  # noqa: S608
-            ((point,) for point in group.split(points)),
+            ((point,) for point in group.split(points, size)),
         )
 
     def _messages(self, query: str) -> Iterator[bytes]:
@@ -145,7 +153,7 @@ class Workspace:
         cursor = self._database.cursor()
         cursor.execute(
             """SELECT ciphertext FROM own_doubled JOIN their_doubled USING (point)
-            JOIN theirs ON theirs.position = their_doubled.position"""
+            JOIN weighted ON weighted.position = their_doubled.position"""
         )
         while rows := cursor.fetchmany(count):
             yield b"".join(row[0] for row in rows)

@@ -20,6 +20,8 @@ from ..errors import Refused
 from ..files import write_atomic
 
 LEAST_ROWS = 50
+SCORED = 10_000  # rows in one call at most
+_REPLY = 500_000  # bytes of an answer at most
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,15 @@ def say(part: Any, x: Any) -> pb.VerticalReply:
         packed = np.packbits(part.left(x), axis=1)
         return pb.VerticalReply(bits=pb.VerticalBits(left=packed.tobytes()))
     return pb.VerticalReply(scores=pb.VerticalScores(values=part.scores(x)))
+
+
+def rows_at_once(holder: Part) -> int:
+    """Rows whose bits fit one answer."""
+    records = 0
+    if isinstance(holder, HolderModel):
+        for tree in holder.trees:
+            records += sum(feature >= len(holder.features) for feature in tree.feature)
+    return max(1, min(SCORED, _REPLY // (-(-records // 8) or 1)))
 
 
 def read_said(reply: pb.VerticalReply, holder: Part, rows: int) -> npt.NDArray[Any]:

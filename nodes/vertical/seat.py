@@ -34,7 +34,6 @@ from .rows import Aligned, Rows, split
 _log = logging.getLogger("lianfang.vertical")
 _AHEAD = 4  # frames waiting to be sent
 _TEST_SHARE = 0.2
-_SCORED = 10_000  # rows in one call
 _LATER = 30.0  # seconds for a partner to have stored its part
 
 Channel = Callable[[str], grpc.Channel]
@@ -195,14 +194,14 @@ class VerticalSeats:
         return sorted(order[:cut].tolist()), sorted(order[cut:].tolist())
 
     def _scores(self, job: JobDescriptor, part: Any, x: Any, ids: list[list[bytes]]) -> Any:
-        said = []
+        said, step = [], parts.rows_at_once(part)
         for partner, of in zip(job.partners, ids, strict=True):
             channel = self._channel(partner)
             stub = vertical_pb2_grpc.VerticalStub(channel)
             end = time.monotonic() + _LATER
             pieces = []
-            for i in range(0, len(of), _SCORED):
-                request = pb.VerticalScoreRequest(job=job.hash(), ids=b"".join(of[i : i + _SCORED]))
+            for i in range(0, len(of), step):
+                request = pb.VerticalScoreRequest(job=job.hash(), ids=b"".join(of[i : i + step]))
                 while True:
                     try:
                         pieces.append(

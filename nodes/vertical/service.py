@@ -18,6 +18,7 @@ from federation.vertical.links import FRAME
 from protocols.errors import IdentifierError
 from protocols.identifiers import Kind, normalise
 
+from .. import limits
 from ..config import Home
 from ..errors import NotFound, Refused, invalid
 from ..identity.members import Member
@@ -36,7 +37,6 @@ _T = TypeVar("_T")
 _AHEAD = 4  # frames on their way through the relay, each way
 _LOOK = 64  # frames between two looks at the contract
 _PIECE = 20_000  # aligned rows in one message
-_SCORED = 10_000  # rows scored in one call
 _Frames = asyncio.Queue[pb.VerticalFrame | None]
 
 
@@ -264,8 +264,8 @@ class VerticalService(vertical_pb2_grpc.VerticalServicer):
         member = self._authenticator.member(context)
         vertical = self._vertical
         ids = split(request.ids, 16)
-        if not 0 < len(ids) <= _SCORED or len(request.ids) % 16:
-            raise invalid(f"1 to {_SCORED:,} rows are scored at once")
+        if not 0 < len(ids) <= parts.SCORED or len(request.ids) % 16:
+            raise invalid(f"1 to {parts.SCORED:,} rows are scored at once")
 
         def work() -> pb.VerticalReply:
             job = vertical.asked_by(request.job, member)
@@ -322,7 +322,9 @@ class VerticalAdminService(vertical_pb2_grpc.VerticalAdminServicer):
         """See vertical.proto."""
         vertical, node = self._vertical, self._vertical.node
         asked = request.SerializeToString(deterministic=True)
-        action = Action("VerticalAdmin/Predict", asked, f"score {len(request.values)} customers", {})
+        shown = [value[: limits.ACTION_CHARACTERS] for value in request.values[: limits.ACTION_SHOWN]]
+        title = f"score {len(request.values):,} customers by {request.job[:60]}"
+        action = Action("VerticalAdmin/Predict", asked, title, {"values": shown})
 
         def prepare() -> "_Scoring":
             job = vertical.job(vertical.desk.named(request.job))
@@ -331,10 +333,11 @@ class VerticalAdminService(vertical_pb2_grpc.VerticalAdminServicer):
             return _Scoring(vertical, job)
 
         scoring = await asyncio.to_thread(prepare)
-        begun = await asyncio.to_thread(node.actions.begin, action)
+        bulk = len(request.values) > node.policy.current.second_person.query_items
+        begun = await asyncio.to_thread(node.actions.begin, action, bulk)
         try:
-            for i in range(0, len(request.values), _SCORED):
-                yield await scoring.score(list(request.values[i : i + _SCORED]))
+            for i in range(0, len(request.values), scoring.step):
+                yield await scoring.score(list(request.values[i : i + scoring.step]))
         except BaseException:
             node.actions.break_off(begun)
             raise
@@ -348,6 +351,7 @@ class _Scoring:
 
         self._vertical, self._job = vertical, job
         self._part: Any = parts.load(vertical.node.home.data / "models", job)
+        self.step = parts.rows_at_once(self._part)
         sides = vertical.aligned(job)
         self._kind = Kind(sides[0].kind)
         identifiers, ids = common(sides)
