@@ -79,6 +79,8 @@ class JobDescriptor(BaseModel):
                 raise ValueError("the label holder is a party, and nobody observes")
             if len(self.alignments) != len(self.parties) - 1 or not self.label:
                 raise ValueError("a vertical job names the label and one alignment a partner")
+            if self.model == "linear" and len(self.parties) != 2:
+                raise ValueError("a vertical linear model has one partner")
         if self.kind == "train":
             if not self.features or len(set(self.features)) != len(self.features) or not self.label:
                 raise ValueError("a training names its features, each once, and the label")

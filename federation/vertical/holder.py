@@ -323,7 +323,7 @@ class _Growing:
         shifted = 1 << self.shift
         pairs = zip(gradient.tolist(), hessian.tolist(), strict=True)
         ciphertexts = self.key.encrypt([int(g) * shifted + int(h) for g, h in pairs])
-        said = pb.VerticalRequest(gradients=pb.VerticalGradients(ciphertexts=ciphertexts, step=step))
+        said = pb.VerticalRequest(gradients=pb.VerticalGradients(ciphertexts=ciphertexts, step=step + 1))
         for reply in (yield to_all(len(self.counts), said)):
             expect(reply, "done")
 

@@ -38,7 +38,7 @@ def whole(incoming: Iterable[pb.VerticalFrame], kind: type[M]) -> M:
     for frame in incoming:
         part = frame.WhichOneof("part")
         if part == "error":
-            raise TrainingEnded(frame.error[:300])
+            raise TrainingEnded("".join(char if char.isprintable() else " " for char in frame.error[:300]))
         if part == "last":
             message = kind()
             try:

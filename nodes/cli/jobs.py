@@ -99,8 +99,9 @@ def _describe(job: Any) -> None:
         (t("parties", "参与方"), ", ".join(each.rpartition("/")[2] for each in job.parties)),
         (t("add zeros", "只加零"), ", ".join(each.rpartition("/")[2] for each in job.observers) or "–"),
         (t("coordinator", "协调方"), job.coordinator.rpartition("/")[2]),
-        (t("at least", "最少参与"), str(job.minimum)),
     ]
+    if job.kind != "vertical":
+        rows.append((t("at least", "最少参与"), str(job.minimum)))
     if job.kind == "train":
         rows += [
             (t("rows", "数据集"), job.dataset),
@@ -108,6 +109,23 @@ def _describe(job: Any) -> None:
             (
                 t("features", "特征"),
                 f"{len(job.features)}: {', '.join(job.features)}",  # all: they are what is approved
+            ),
+            (t("model", "模型"), f"{job.model} {jsons.dumps(dict(job.settings))}"),
+            (t("test", "评估"), job.evaluate),
+        ]
+    elif job.kind == "vertical":
+        rows += [
+            (t("label holder", "标签方"), job.holder.rpartition("/")[2]),
+            (t("label", "标签"), job.label),
+            *(
+                (
+                    t(f"aligned with {partner.rpartition('/')[2]}", f"与 {partner.rpartition('/')[2]} 对齐"),
+                    t(
+                        f"session {job.alignment_of(partner)[1].hex()[:12]}",
+                        f"会话 {job.alignment_of(partner)[1].hex()[:12]}",
+                    ),
+                )
+                for partner in job.partners
             ),
             (t("model", "模型"), f"{job.model} {jsons.dumps(dict(job.settings))}"),
             (t("test", "评估"), job.evaluate),

@@ -63,6 +63,8 @@ def new(
                     )
                 )
             (partner,) = members_of(home, sessions[0]["with"], ())
+            if partner in found:
+                raise CommandError(t(f"two alignments with {partner}", f"与 {partner} 的对齐重复"))
             found[partner] = f"{sessions[0]['contract']}:{sessions[0]['session']}"
         job = descriptors.make(
             name=name,

@@ -6,7 +6,6 @@ A job is let in by its contract, which holds the descriptor and is signed by all
 import contextlib
 import functools
 import hashlib
-import importlib.util
 import secrets
 import time
 from collections.abc import Callable
@@ -136,9 +135,8 @@ class Desk:
         if self._home.config.learn.coordinator not in (coordinator.name, str(coordinator)):
             raise Refused(f"learn.coordinator is not {coordinator.name}", "COORDINATOR")
         if job.kind == "vertical":
-            if importlib.util.find_spec("phe") is None:
+            if self._check_vertical is None:
                 raise Refused("vertical jobs need the extra `vertical`, which is not installed here", "EXTRA")
-            assert self._check_vertical is not None
             self._check_vertical(job)
         if job.kind == "train":
             section = self.dataset(job.dataset)

@@ -1,5 +1,6 @@
 """Puts the desk's services, and at a coordinator the rooms of secure sums, on a node's servers."""
 
+import importlib.util
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +11,12 @@ from federation.aggregation import Patience, SecureSumService
 
 from ..contracts.book import JOB
 from ..services import wire
-from ..vertical.service import Vertical, VerticalAdminService, VerticalService
 from .desk import Desk
 from .service import LearningAdminService, LearningService
 
 if TYPE_CHECKING:
     from ..node import Node
+    from ..vertical.service import Vertical
 
 
 class _Rooms(SecureSumService):
@@ -35,8 +36,10 @@ class Mount:
         self.desk = Desk(node.database, node.gate, node.contracts, node.book, node.home, node.log)
         self._authenticator = authenticator
         self._vertical: Vertical | None = None
-        if not coordinates:
-            self._vertical = Vertical(node, self.desk)
+        if not coordinates and importlib.util.find_spec("phe") is not None:
+            from ..vertical import service
+
+            self._vertical = service.Vertical(node, self.desk)
             self.desk.check_vertical(self._vertical.check)
         node.contracts.check_before_signing(JOB, self.desk.check_terms)
         settings = node.home.config.learn
@@ -66,12 +69,16 @@ class Mount:
             learning_pb2_grpc.add_LearningServicer_to_server(self._peer, server)
             sums_pb2_grpc.add_SecureSumServicer_to_server(self._rooms, server)
         if self._vertical is not None:
+            from ..vertical.service import VerticalAdminService, VerticalService
+
             vertical_pb2_grpc.add_VerticalServicer_to_server(
                 VerticalService(self._authenticator, self._vertical), server
             )
             vertical_pb2_grpc.add_VerticalAdminServicer_to_server(VerticalAdminService(self._vertical), admin)
 
     async def close(self) -> None:
-        """End every room, telling its parties."""
+        """End every room, telling its parties, and every vertical run."""
+        if self._vertical is not None:
+            self._vertical.relay.close()
         if self._rooms is not None:
             await self._rooms.close()

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -120,18 +121,7 @@ class NodeSeats:
             earlier=[frozenset(each.members) for each in admitted.earlier],
             record=record,
         )
-        told, current, heard = 0.0, "", time.monotonic()
-
-        def go_on(label: str, number: int, begun: str) -> None:
-            """Raise `SeatRefused` where the node says no, or has said nothing for too long."""
-            nonlocal heard
-            stop = self.report(job_hash, "running", label, number, begun)
-            if stop is None and time.monotonic() - heard > _SILENT_SECONDS:
-                stop = "its node does not answer"
-            elif stop is not None:
-                heard = time.monotonic()
-            if stop:
-                raise SeatRefused(f"{own} stops: {stop}", "CONTRACT")
+        told, current, go_on = 0.0, "", self._standing(job_hash)
 
         def watch(ask: Ask, number: int) -> None:
             nonlocal told, current
@@ -171,15 +161,31 @@ class NodeSeats:
         link = GrpcLink(lambda: self._channel(job.coordinator), job_hash)
         return Seat(own, lambda: drive(member, learner, link, watch), finish, failed)
 
+    def _standing(self, job_hash: bytes) -> Callable[[str, int, str], None]:
+        """Reports what is being done; raises `SeatRefused` where the node says no, or has said nothing for too long."""
+        heard = time.monotonic()
+
+        def go_on(label: str, number: int, begun: str) -> None:
+            nonlocal heard
+            stop = self.report(job_hash, "running", label, number, begun)
+            if stop is None and time.monotonic() - heard > _SILENT_SECONDS:
+                stop = "its node does not answer"
+            elif stop is not None:
+                heard = time.monotonic()
+            if stop:
+                raise SeatRefused(f"{self.own} stops: {stop}", "CONTRACT")
+
+        return go_on
+
     def _vertical_seat(self, job: JobDescriptor) -> Seat:
         from ..vertical import parts, seat
 
         job_hash = job.hash()
 
+        standing = self._standing(job_hash)
+
         def go_on(what: str) -> None:
-            """Raise `SeatRefused` where the node says no."""
-            if stop := self.report(job_hash, "running", what, 0, what):
-                raise SeatRefused(f"{self.own} stops: {stop}", "CONTRACT")
+            standing(what, 0, what)
 
         def finish(result: Any, cost: Cost) -> None:
             go_on("saving")

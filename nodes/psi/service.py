@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("lianfang.psi")
 _OUTCOME = b"psi outcome"
+_ALIGNED = b"psi alignment"
 _ROWS_A_MESSAGE = 1_000
 _VARIANTS = {number: name for name, number in drafts.VARIANTS.items()}
 
@@ -112,7 +113,7 @@ class Sessions:
             if calls and await asyncio.wait_for(read(), limits.HELLO_SECONDS) != hello:
                 raise PeerError(f"{member.name.name} did not answer hello")
             self._folder.mkdir(mode=0o700, exist_ok=True)
-            place = self._folder / f"{_place(plan, member)}.work"
+            place = self._folder / f"{_place(member, held.hash, session)}.work"
             space = await asyncio.to_thread(Workspace, place)
             try:
                 meeting = Meeting(plan, line, space, node.workers, node.keys.vault, tell)
@@ -183,14 +184,14 @@ class Sessions:
         rows = [(row, value, aligned[row][0].hex() if row in aligned else "") for row, value in found]
         if aligned:
             rows.sort(key=lambda row: row[2])
-        kept = {
-            "outcome": document,
-            "rows": rows,
-            "aligned": [(each.hex(), identifier.hex()) for each, identifier, _ in outcome.aligned],
-        }
+        kept = {"outcome": document, "rows": rows}
         stored = json.dumps(kept, ensure_ascii=False).encode()
         vault = self._node.keys.vault
-        name = _place(plan, member)
+        name = _place(member, plan.contract, plan.session)
+        if aligned:
+            pairs = b"".join(each + identifier for each, identifier, _ in outcome.aligned)
+            sealed = vault.encrypt(pairs, _ALIGNED + name.encode())
+            write_atomic(self._folder / f"{name}.aligned", sealed, 0o600)
         write_atomic(self._folder / f"{name}.outcome", vault.encrypt(stored, _OUTCOME + name.encode()), 0o600)
         return document
 
@@ -210,6 +211,17 @@ class Sessions:
         if len(text) < 4 or len(found) != 1:
             raise NotFound(f"{text!r} names {len(found)} sessions that were held here")
         return found[0]
+
+    def aligned(self, member: Member, contract: bytes, session: bytes) -> bytes:
+        """Ids (16 bytes) each followed by the own identifier's keyed hash (16 bytes), ascending; raises `NotFound`."""
+        name = _place(member, contract, session)
+        try:
+            data = (self._folder / f"{name}.aligned").read_bytes()
+        except FileNotFoundError:
+            raise NotFound(
+                f"no alignment {session.hex()[:12]} with {member.name.name} was held here"
+            ) from None
+        return self._node.keys.vault.decrypt(data, _ALIGNED + name.encode())
 
     def clear(self) -> None:
         """What a session left that a crash ended: points that mean nothing without its exponent."""
@@ -390,9 +402,9 @@ def check_terms(terms: contract_pb2.Contract) -> None:
         raise Refused("sums need the extra `vertical`, which is not installed here", "EXTRA")
 
 
-def _place(plan: Plan, member: Member) -> str:
+def _place(member: Member, contract: bytes, session: bytes) -> str:
     """A file's name: sessions are told apart by both parties and the contract, not by what one of them has chosen."""
-    return hashlib.sha256(frame(member.id, plan.contract, plan.session)).hexdigest()[:32]
+    return hashlib.sha256(frame(member.id, contract, session)).hexdigest()[:32]
 
 
 def _state(plan: Plan) -> tuple[int, ...]:

@@ -14,12 +14,12 @@ from federation.metrics import Quality
 from federation.models.base import Part, Scores, sigmoid
 from federation.vertical import registry
 from federation.vertical.holder import HolderModel
+from federation.vertical.partner import pack_rows, unpack_rows
 from protocols.errors import DecodeError
 
 from ..errors import Refused
 from ..files import write_atomic
 
-LEAST_ROWS = 50
 SCORED = 10_000  # rows in one call at most
 _REPLY = 500_000  # bytes of an answer at most
 
@@ -34,22 +34,22 @@ class Trained:
     positives: int
     quality: Quality | None
     test_rows: int
+    note: str = ""  # why there is no quality
 
 
-def folder(models: Path, job: JobDescriptor, ended: bool = False) -> Path:
+def folder(models: Path, job: JobDescriptor) -> Path:
     """Of a job's own."""
-    return models / f"{job.name}-{job.hash().hex()[:12]}{'-partial' if ended else ''}"
+    return models / f"{job.name}-{job.hash().hex()[:12]}"
 
 
-def save(models: Path, job: JobDescriptor, trained: Trained, ended: str = "") -> Path:
+def save(models: Path, job: JobDescriptor, trained: Trained) -> Path:
     """Write part and card; the folder."""
-    target = folder(models, job, bool(ended))
+    target = folder(models, job)
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_atomic(target / "part.json", trained.part.to_bytes(), 0o600)
     importance = trained.part.importance() if hasattr(trained.part, "importance") else {}
     card = {
         "lianfang_part_card": 1,
-        "ended_early": ended or None,
         "job": {"name": job.name, "hash": job.hash().hex(), "seed": job.seed},
         "model": {
             "kind": trained.part.kind,
@@ -62,6 +62,7 @@ def save(models: Path, job: JobDescriptor, trained: Trained, ended: str = "") ->
         "quality": {name: round(value, 6) for name, value in trained.quality.as_dict().items()}
         if trained.quality
         else None,
+        "quality_note": trained.note or None,
         "importance": importance,
         "code": job.code,
     }
@@ -69,21 +70,32 @@ def save(models: Path, job: JobDescriptor, trained: Trained, ended: str = "") ->
     return target
 
 
-def load(models: Path, job: JobDescriptor) -> Part:
-    """Raise `Refused` where the job has left none here."""
-    path = folder(models, job) / "part.json"
+def load(models: Path, job: JobDescriptor, model: str = "") -> Part:
+    """This side's part; of the `model` where one is named. Raises `Refused` where the job has left none here."""
+    place = folder(models, job)
     try:
-        return registry.read(path.read_bytes())
+        of = json.loads((place / "card.json").read_bytes())["model"]["of"]
+        part = registry.read((place / "part.json").read_bytes())
     except OSError as error:
         raise Refused(f"{job.name} has left no model here yet", "NO_MODEL") from error
+    if model and of != model:  # of an earlier run, or a later one: its splits are others
+        raise Refused(f"{job.name} has left another model here", "NO_MODEL")
+    return part
 
 
-def say(part: Any, x: Any) -> pb.VerticalReply:
-    """What a partner's part says of rows; `x` has its features."""
+def say(part: Any, x: Any, absent: npt.NDArray[np.bool_]) -> pb.VerticalReply:
+    """What a partner's part says of rows; `x` has its features. Of rows that are absent it says nothing that counts."""
+    reply = pb.VerticalReply(absent=pack_rows(absent) if absent.any() else b"")
     if hasattr(part, "left"):
-        packed = np.packbits(part.left(x), axis=1)
-        return pb.VerticalReply(bits=pb.VerticalBits(left=packed.tobytes()))
-    return pb.VerticalReply(scores=pb.VerticalScores(values=part.scores(x)))
+        reply.bits.left = np.packbits(part.left(x), axis=1).tobytes()
+    else:
+        reply.scores.values.extend(part.scores(x))
+    return reply
+
+
+def read_absent(reply: pb.VerticalReply, rows: int) -> npt.NDArray[np.bool_]:
+    """Which of the rows a partner has no longer. Raises `DecodeError`."""
+    return unpack_rows(reply.absent, rows) if reply.absent else np.zeros(rows, dtype=np.bool_)
 
 
 def rows_at_once(holder: Part) -> int:

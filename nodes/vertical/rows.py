@@ -1,6 +1,7 @@
 """A dataset's rows by the keyed hash of who they are about, and what was aligned with whom."""
 
 import functools
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +12,19 @@ from lianfang.v1 import vertical_pb2 as pb
 
 from federation import data
 from federation.data import Labels, Matrix
-from federation.errors import JobError
+from federation.errors import JobError, LearningError
+from federation.job import JobDescriptor
 from protocols import psi
 from protocols.errors import IdentifierError
 from protocols.identifiers import Kind, normalise
 
+from .. import words
 from ..config import Home
 from ..identity.keys import Vault
 
 INDEX = 16  # bytes of a keyed hash
+LEAST_ROWS = 50  # of a job
+_TEST_SHARE = 0.2
 
 
 @dataclass(frozen=True)
@@ -64,20 +69,85 @@ class Rows:
             raise JobError(f"the dataset {aligned.dataset} is not configured here")
         path = home.file.parent / section.path
         region = home.config.lists.default_region
-        self.features, self.x, self.y, self._places = _load(
-            path,
-            _state(path),
-            aligned.column,
-            aligned.kind,
-            region,
-            label,
-            tuple(features or section.features),
-            vault,
-        )
+        chosen = tuple(features or section.features)
+        try:
+            with _loading:
+                self.features, self.x, self.y, self._places = _load(
+                    path, _state(path), aligned.column, aligned.kind, region, label, chosen, vault
+                )
+        except LearningError as error:  # the other side hears of no column and no cell
+            raise JobError(str(error), "its dataset does not fit the job") from error
 
     def places(self, identifiers: Sequence[bytes]) -> npt.NDArray[np.int64]:
         """Row numbers, -1 for who has no row any more."""
         return np.array([self._places.get(each, -1) for each in identifiers], dtype=np.int64)
+
+    def all_places(self, identifiers: Sequence[bytes]) -> npt.NDArray[np.int64]:
+        """Row numbers; raises `JobError` saying how many have none any more."""
+        places = self.places(identifiers)
+        if gone := int((places < 0).sum()):
+            raise JobError(
+                f"{gone} of {len(places)} aligned customers are not in the dataset any more: align again",
+                "its dataset has changed since it was aligned",
+            )
+        return places
+
+
+@dataclass(frozen=True)
+class Split:
+    """The label holder's aligned rows: to learn from and to test on, and each partner's ids of all of them."""
+
+    places: npt.NDArray[np.int64]
+    ids: list[list[bytes]]
+    learnt: list[int]
+    tested: list[int]
+
+
+def holder_rows(home: Home, vault: Vault, job: JobDescriptor, sides: list[Aligned]) -> tuple[Rows, Split]:
+    """What a label holder brings to a job. Raises `JobError` for rows that no model can be learnt from."""
+    rows = Rows(home, vault, sides[0], job.label)
+    assert rows.y is not None
+    identifiers, ids = common(sides)
+    places = rows.all_places(identifiers)
+    y = rows.y[places]
+    learnt, tested = _divided(job, y)
+    least = max(least_rows(each) for each in sides)
+    if len(learnt) < least:
+        raise JobError(f"{len(learnt):,} rows to learn from are fewer than the {least} that a job needs")
+    for part, what in ((learnt, "learn from"), (tested, "test on")):
+        if part and not 0 < int(y[part].sum()) < len(part):
+            raise JobError(f"the rows to {what} are of one class only", "its rows are of one class only")
+    return rows, Split(places, ids, learnt, tested)
+
+
+def _divided(job: JobDescriptor, y: Labels) -> tuple[list[int], list[int]]:
+    """A fifth of each class to test on, where the job says so: drawn from its seed."""
+    if job.evaluate == "none":
+        return list(range(len(y))), []
+    tested: list[int] = []
+    for label in (0, 1):
+        of_class = np.flatnonzero(y == label)
+        order = np.random.default_rng([job.seed, len(y), label]).permutation(of_class)
+        tested += order[: round(len(order) * _TEST_SHARE)].tolist()
+    chosen = set(tested)
+    return [i for i in range(len(y)) if i not in chosen], sorted(tested)
+
+
+def least_rows(aligned: Aligned) -> int:
+    """That a job over an alignment needs."""
+    return max(aligned.minimum, LEAST_ROWS)
+
+
+def common(sides: list[Aligned]) -> tuple[list[bytes], list[list[bytes]]]:
+    """Identifiers that were aligned with every partner, and each partner's ids of them, in one order."""
+    first, *others = sides
+    by_identifier = [{index: each for each, index in side.identifiers.items()} for side in others]
+    identifiers, ids = [], []
+    for each, index in first.identifiers.items():
+        if all(index in of for of in by_identifier):
+            identifiers.append(index)
+            ids.append([each, *(of[index] for of in by_identifier)])
+    return identifiers, [[row[number] for row in ids] for number in range(len(sides))]
 
 
 def _state(path: Path) -> tuple[int, int, int]:
@@ -88,7 +158,10 @@ def _state(path: Path) -> tuple[int, int, int]:
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
-@functools.lru_cache(maxsize=4)  # scores ask for the same rows again and again
+_loading = threading.Lock()
+
+
+@functools.lru_cache(maxsize=2)  # scores ask for the same rows again and again
 def _load(
     path: Path,
     _state_: tuple[int, int, int],
@@ -100,9 +173,13 @@ def _load(
     vault: Vault,
 ) -> tuple[tuple[str, ...], Matrix, Labels | None, dict[bytes, int]]:
     table = data.read_table(path, column)
+    if column not in table.column_names:  # headers are compared as they were when the rows were aligned
+        same = [name for name in table.column_names if words.key(name) == words.key(column)]
+        if len(same) != 1:
+            raise JobError(f"{path}: no column {column}")
+        column = same[0]
+        table = data.read_table(path, column)
     names = features or tuple(data.feature_names(table, label, [column]))
-    if column not in table.column_names:
-        raise JobError(f"{path}: no column {column}", "its dataset has changed since it was aligned")
     if not names or label in names or column in names:
         raise JobError(
             f"{path}: the features are neither the identifier's column nor the label",

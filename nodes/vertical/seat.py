@@ -3,9 +3,10 @@
 import contextlib
 import logging
 import queue
+import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -29,11 +30,11 @@ from ..identity.keys import NodeKeys
 from ..services import wire
 from ..workers import Workers
 from . import parts
-from .rows import Aligned, Rows, split
+from .rows import Aligned, Rows, holder_rows, least_rows, split
 
 _log = logging.getLogger("lianfang.vertical")
 _AHEAD = 4  # frames waiting to be sent
-_TEST_SHARE = 0.2
+_LONGEST = 7 * 86_400.0  # seconds of a run
 _LATER = 30.0  # seconds for a partner to have stored its part
 
 Channel = Callable[[str], grpc.Channel]
@@ -43,10 +44,11 @@ Report = Callable[[str], None]  # says what is being done; raises where the run 
 class Stream:
     """A call in both directions, for a thread: frames wait for room, and an end is heard of."""
 
-    def __init__(self, method: Any, job: bytes, who: str) -> None:
-        self.name = who
+    def __init__(self, method: Any, job: bytes, who: str, silence: float) -> None:
+        """`silence` is for how many seconds the other side may say nothing."""
+        self.name, self._silence = who, silence
         self._outgoing: queue.Queue[pb.VerticalFrame | None] = queue.Queue(_AHEAD)
-        self._call = method(self._requests())
+        self._call = method(self._requests(), timeout=_LONGEST)
         self._frames = self._incoming()
         self.send(pb.VerticalFrame(enter=pb.VerticalEnter(job=job)))
 
@@ -69,10 +71,28 @@ class Stream:
         return self._frames
 
     def _incoming(self) -> Iterator[pb.VerticalFrame]:
-        try:
-            yield from self._call
-        except grpc.RpcError as error:
-            raise TrainingEnded(f"{self.name}: {wire.plain(error.details() or error.code().name)}") from error
+        silent = threading.Event()
+
+        def give_up() -> None:
+            silent.set()
+            self._call.cancel()
+
+        while True:
+            timer = threading.Timer(self._silence, give_up)
+            timer.daemon = True
+            timer.start()
+            try:
+                frame = next(self._call)
+            except StopIteration:
+                return
+            except grpc.RpcError as error:
+                why = wire.plain(error.details() or error.code().name)
+                if silent.is_set():
+                    why = f"has said nothing for {self._silence:.0f} s"
+                raise TrainingEnded(f"{self.name}: {why}") from error
+            finally:
+                timer.cancel()
+            yield frame
 
     def close(self) -> None:
         """What was sent goes out first, where somebody reads it."""
@@ -118,21 +138,11 @@ class VerticalSeats:
         self, home: Home, job: JobDescriptor, aligned: list[Aligned], go_on: Report
     ) -> tuple[parts.Trained, Cost]:
         cost, key_of = Cost(), {each.partner: each for each in aligned}
-        sides = [key_of[partner] for partner in job.partners]
-        rows = Rows(home, self._keys.vault, sides[0], job.label)
+        rows, split_ = holder_rows(home, self._keys.vault, job, [key_of[each] for each in job.partners])
         assert rows.y is not None
-        identifiers, ids = common(sides)
-        places = rows.places(identifiers)
-        if (places < 0).any():
-            raise JobError(
-                f"{int((places < 0).sum())} of {len(places)} aligned customers are not in the dataset {sides[0].dataset} any "
-                "more: align again",
-                "its dataset has changed since it was aligned",
-            )
-        learnt, tested = self._divided(job, len(places))
-        block = Block(self._own, rows.x[places[learnt]], rows.y[places[learnt]])
+        learnt, tested = split_.learnt, split_.tested
+        block = Block(self._own, rows.x[split_.places[learnt]], rows.y[split_.places[learnt]])
         names = [partner.rpartition("/")[2] for partner in job.partners]
-        kept: list[Part] = []
 
         def tell(what: str) -> None:
             cost.sums += 1
@@ -140,6 +150,7 @@ class VerticalSeats:
 
         workers = Workers()
         streams: list[Stream] = []
+        channels: list[grpc.Channel] = []
         try:
             started = time.perf_counter()
             go_on("key")
@@ -151,67 +162,58 @@ class VerticalSeats:
                 names,
                 job.seed,
                 key,
-                lambda part: kept.__setitem__(slice(None), [part]),
-                tell,
-                [b"".join(of[i] for i in learnt) for of in ids],
+                tell=tell,
+                ids=[b"".join(of[i] for i in learnt) for of in split_.ids],
             )
-            for partner in job.partners:
-                stub = vertical_pb2_grpc.VerticalStub(self._channel(partner))
-                streams.append(Stream(stub.Work, job.hash(), partner.rpartition("/")[2]))
+            silence = home.config.learn.compute_seconds
+            for partner, name in zip(job.partners, names, strict=True):
+                channels.append(self._channel(partner))
+                stub = vertical_pb2_grpc.VerticalStub(channels[-1])
+                streams.append(Stream(stub.Work, job.hash(), name, silence))
             part: Part = links.drive(holder.learn(block), streams)
         except PeerError as error:
-            raise self._ended(
-                job, kept, f"a partner sent what the protocol does not allow: {error}"
-            ) from error
-        except LearningError as error:
-            raise self._ended(job, kept, str(error)) from error
+            raise TrainingEnded(f"a partner sent what the protocol does not allow: {error}") from error
         finally:
             for stream in streams:
                 stream.close()
+            for channel in channels:
+                channel.close()
             workers.close()
-        quality = None
+        trained = parts.Trained(part, part.hash(), len(learnt), int(block.y.sum()), None, len(tested))
         if len(tested):
+            # The partners have stored their parts: whatever becomes of the test, the model is there.
+            parts.save(self._home.data / "models", job, trained)
             go_on("test")
-            scores = self._scores(job, part, rows.x[places[tested]], [[of[i] for i in tested] for of in ids])
-            quality = metrics.measure(rows.y[places[tested]], scores)
-        return parts.Trained(part, part.hash(), len(learnt), int(block.y.sum()), quality, len(tested)), cost
-
-    def _ended(self, job: JobDescriptor, kept: list[Part], why: str) -> TrainingEnded:
-        if kept:
-            where = parts.save(
-                self._home.data / "models", job, parts.Trained(kept[0], kept[0].hash(), 0, 0, None, 0), why
-            )
-            why = f"{why}; finished trees are in {where.relative_to(self._home.data)}"
-        return TrainingEnded(why)
-
-    @staticmethod
-    def _divided(job: JobDescriptor, count: int) -> tuple[list[int], list[int]]:
-        """Rows to learn from, and to test on: drawn from the job's seed."""
-        if job.evaluate == "none":
-            return list(range(count)), []
-        order = np.random.default_rng([job.seed, count]).permutation(count)
-        cut = round(count * (1 - _TEST_SHARE))
-        return sorted(order[:cut].tolist()), sorted(order[cut:].tolist())
+            try:
+                ids = [[of[i] for i in tested] for of in split_.ids]
+                scores = self._scores(job, part, rows.x[split_.places[tested]], ids)
+                quality = metrics.measure(rows.y[split_.places[tested]], scores)
+                trained = replace(trained, quality=quality)
+            except (LearningError, PeerError) as error:
+                _log.warning("job %s: not measured: %s", job.hash().hex()[:12], error)
+                trained = replace(trained, note=f"not measured: {error}")
+        return trained, cost
 
     def _scores(self, job: JobDescriptor, part: Any, x: Any, ids: list[list[bytes]]) -> Any:
         said, step = [], parts.rows_at_once(part)
+        model = bytes.fromhex(part.hash())
         for partner, of in zip(job.partners, ids, strict=True):
             channel = self._channel(partner)
             stub = vertical_pb2_grpc.VerticalStub(channel)
             end = time.monotonic() + _LATER
             pieces = []
             for i in range(0, len(of), step):
-                request = pb.VerticalScoreRequest(job=job.hash(), ids=b"".join(of[i : i + step]))
+                some = of[i : i + step]
+                request = pb.VerticalScoreRequest(job=job.hash(), ids=b"".join(some), model=model)
                 while True:
                     try:
-                        pieces.append(
-                            parts.read_said(stub.Score(request, timeout=60), part, len(request.ids) // 16)
-                        )
+                        pieces.append(parts.read_said(stub.Score(request, timeout=60), part, len(some)))
                         break
                     except grpc.RpcError as error:
                         # The partner stores its part when it hears that the run has ended.
                         if wire.reason_of(error) != "NO_MODEL" or time.monotonic() > end:
-                            raise TrainingEnded(error.details() or error.code().name) from error
+                            why = wire.plain(error.details() or error.code().name)
+                            raise TrainingEnded(why) from error
                         time.sleep(0.3)
             said.append(np.concatenate(pieces))
             channel.close()
@@ -223,7 +225,7 @@ class VerticalSeats:
         self, home: Home, job: JobDescriptor, aligned: Aligned, go_on: Report
     ) -> tuple[parts.Trained, Cost]:
         workers, cost = Workers(), Cost()
-        stream = Stream(self._node.Attend, job.hash(), "this node")
+        stream = Stream(self._node.Attend, job.hash(), "this node", home.config.learn.compute_seconds)
         partner = _Seated(home, self._keys, job, aligned, workers)
         try:
             go_on("waiting for the label holder")
@@ -286,16 +288,10 @@ class _Seated:
         if len(set(ids)) != len(ids) or not set(ids) <= set(known):
             raise JobError("the label holder names rows that were not aligned, or one twice")
         # Few rows would show what single ones are.
-        if len(ids) < max(self._aligned.minimum, parts.LEAST_ROWS):
-            raise JobError(f"{len(ids)} rows are too few")
+        if len(ids) < (least := least_rows(self._aligned)):
+            raise JobError(f"{len(ids)} rows are fewer than the {least} that a job needs")
         rows = Rows(self._home, self._keys.vault, self._aligned)
-        places = rows.places([known[each] for each in ids])
-        if (places < 0).any():
-            raise JobError(
-                f"{int((places < 0).sum())} of {len(places)} aligned customers are not in the dataset "
-                f"{self._aligned.dataset} any more: align again",
-                "its dataset has changed since it was aligned",
-            )
+        places = rows.all_places([known[each] for each in ids])
         self.rows = len(ids)
         return registry.partner(
             self._job.model_settings(),
@@ -305,20 +301,3 @@ class _Seated:
             self._workers.stream,
             self._workers.count,
         )
-
-
-def common(sides: list[Aligned]) -> tuple[list[bytes], list[list[bytes]]]:
-    """Identifiers that were aligned with every partner, and each partner's ids of them, in one order."""
-    first, *others = sides
-    by_identifier = [{index: each for each, index in side.identifiers.items()} for side in others]
-    identifiers, ids = [], []
-    for each, index in first.identifiers.items():
-        if all(index in of for of in by_identifier):
-            identifiers.append(index)
-            ids.append([each, *(of[index] for of in by_identifier)])
-    return identifiers, [[row[number] for row in ids] for number in range(len(sides))]
-
-
-def folder_of(home: Home) -> Path:
-    """Where parts of models lie."""
-    return home.data / "models"

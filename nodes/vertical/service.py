@@ -4,11 +4,11 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
-import numpy as np
 from lianfang.v1 import ledger_pb2, vertical_pb2_grpc
 from lianfang.v1 import vertical_pb2 as pb
 
@@ -26,7 +26,7 @@ from ..people.actions import Action
 from ..querier.peers import failed
 from ..services import wire
 from . import parts
-from .rows import Aligned, Rows, split
+from .rows import Aligned, Rows, common, holder_rows, least_rows, split
 
 if TYPE_CHECKING:
     from ..learning.desk import Desk
@@ -37,6 +37,7 @@ _T = TypeVar("_T")
 _AHEAD = 4  # frames on their way through the relay, each way
 _LOOK = 64  # frames between two looks at the contract
 _PIECE = 20_000  # aligned rows in one message
+_KNOWN = 4  # alignments kept in memory
 _Frames = asyncio.Queue[pb.VerticalFrame | None]
 
 
@@ -57,7 +58,15 @@ class Relay:
         """Seconds to wait for the other one, and between two frames."""
         self._patience, self._silence = patience, silence
         self._waiting: dict[bytes, _Attendance] = {}
+        self._running: set[_Attendance] = set()
+        self._closed = False
         self._came = asyncio.Condition()
+
+    def close(self) -> None:
+        """End all runs: the node is stopping."""
+        self._closed = True
+        for each in self._running:
+            each.over.set()
 
     async def attend(
         self, job: bytes, incoming: AsyncIterator[pb.VerticalFrame]
@@ -65,9 +74,12 @@ class Relay:
         """The learning process's side: yields what the label holder sends."""
         here = _Attendance()
         async with self._came:
+            if self._closed:
+                raise Refused("this node is stopping", "STOPPING", grpc.StatusCode.UNAVAILABLE)
             if job in self._waiting:
                 raise Refused("this job is attended already", "BUSY", grpc.StatusCode.RESOURCE_EXHAUSTED)
             self._waiting[job] = here
+            self._running.add(here)
             self._came.notify_all()
         pump = asyncio.create_task(_pump(incoming, here.outward, here.over))
         try:
@@ -79,6 +91,7 @@ class Relay:
         finally:
             here.over.set()
             self._waiting.pop(job, None)
+            self._running.discard(here)
             pump.cancel()
 
     async def work(
@@ -157,6 +170,8 @@ class Vertical:
         learn = node.home.config.learn
         self.relay = Relay(learn.entry_seconds, learn.compute_seconds)
         self._own = str(node.home.name)
+        self._lock = threading.Lock()
+        self._known: dict[bytes, Aligned] = {}  # by session
 
     def job(self, job_hash: bytes) -> JobDescriptor:
         """A vertical job whose contract is in force, of which this node is a party. Raises `Refused` or `NotFound`."""
@@ -181,44 +196,49 @@ class Vertical:
     def _aligned(self, job: JobDescriptor, partner: str) -> Aligned:
         contract, session = job.alignment_of(partner)
         other = partner if job.holder == self._own else job.holder
+        with self._lock:
+            if session not in self._known:
+                if len(self._known) >= _KNOWN:
+                    self._known.clear()
+                self._known[session] = self._read(other, contract, session)
+            return self._known[session]
+
+    def _read(self, other: str, contract: bytes, session: bytes) -> Aligned:
+        name = other.rpartition("/")[2]
         try:
-            found = self.node.sessions.outcome(session.hex())
             held = self.node.contracts.find(contract.hex())
+            data = self.node.sessions.aligned(self.node.book.current.get(other), contract, session)
         except NotFound as error:
             raise Refused(
-                f"the session {session.hex()[:12]} with {other.rpartition('/')[2]} was not held here",
-                "ALIGNMENT",
+                f"the session {session.hex()[:12]} with {name} was not held here", "ALIGNMENT"
             ) from error
-        parties = {each.party for each in held.terms.psi.inputs}
-        if found["outcome"]["contract"] != contract.hex() or parties != {self._own, other}:
-            raise Refused(
-                f"the session {session.hex()[:12]} is not one with {other.rpartition('/')[2]} under {held.name}",
-                "ALIGNMENT",
-            )
-        if not found.get("aligned"):
-            raise Refused(f"the session {session.hex()[:12]} aligned nobody", "ALIGNMENT")
-        own = next(each for each in held.terms.psi.inputs if each.party == self._own)
         terms = held.terms.psi
-        pairs = {bytes.fromhex(each): bytes.fromhex(index) for each, index in found["aligned"]}
+        if {each.party for each in terms.inputs} != {self._own, other}:
+            raise Refused(f"{held.name} is no alignment with {name}", "ALIGNMENT")
+        own = next(each for each in terms.inputs if each.party == self._own)
+        pairs = {data[i : i + 16]: data[i + 16 : i + 32] for i in range(0, len(data), 32)}
         return Aligned(other, own.dataset, own.column, terms.kind, terms.minimum_cardinality, pairs)
 
     def check(self, job: JobDescriptor) -> None:
-        """Before this node signs a contract over it. Raises `Refused` or `LearningError`."""
-        for aligned in self.aligned(job):
-            label = job.label if job.holder == self._own else ""
-            Rows(Home(self.node.home.file), self.node.keys.vault, aligned, label)
+        """Before this node signs a contract over it: all that a run would need. Raises `Refused` or `LearningError`."""
+        home, vault, sides = Home(self.node.home.file), self.node.keys.vault, self.aligned(job)
+        if job.holder == self._own:
+            holder_rows(home, vault, job, sides)
+            return
+        (aligned,) = sides
+        Rows(home, vault, aligned).all_places(list(aligned.identifiers.values()))
+        if len(aligned.identifiers) < least_rows(aligned):
+            raise Refused(f"{len(aligned.identifiers)} aligned rows are too few for a job", "ALIGNMENT")
 
-    def say(self, job: JobDescriptor, ids: list[bytes]) -> pb.VerticalReply:
+    def say(self, job: JobDescriptor, ids: list[bytes], model: str) -> pb.VerticalReply:
         """At a partner: what its part says of aligned rows. Raises `Refused`."""
-        part = parts.load(self.node.home.data / "models", job)
+        part = parts.load(self.node.home.data / "models", job, model)
         (aligned,) = self.aligned(job)
         if not set(ids) <= set(aligned.identifiers):
             raise Refused("a row that was not aligned", "ALIGNMENT")
         rows = Rows(Home(self.node.home.file), self.node.keys.vault, aligned, features=part.features)
         places = rows.places([aligned.identifiers[each] for each in ids])
-        # Who has left since has nothing known: every column is missing.
-        x = np.where((places >= 0)[:, None], rows.x[places], np.float32("nan"))
-        return parts.say(part, x)
+        return parts.say(part, rows.x[places], places < 0)
 
     def record(self, job_hash: bytes, member: str, count: int) -> None:
         """That rows were scored."""
@@ -270,7 +290,7 @@ class VerticalService(vertical_pb2_grpc.VerticalServicer):
         def work() -> pb.VerticalReply:
             job = vertical.asked_by(request.job, member)
             try:
-                reply = vertical.say(job, ids)
+                reply = vertical.say(job, ids, request.model.hex())
             except LearningError as error:
                 raise Refused(error.public, "DATASET", grpc.StatusCode.FAILED_PRECONDITION) from error
             vertical.record(request.job, member.id, len(ids))
@@ -347,8 +367,6 @@ class _Scoring:
     """One person's question to the joint model."""
 
     def __init__(self, vertical: Vertical, job: JobDescriptor) -> None:
-        from .seat import common
-
         self._vertical, self._job = vertical, job
         self._part: Any = parts.load(vertical.node.home.data / "models", job)
         self.step = parts.rows_at_once(self._part)
@@ -365,6 +383,19 @@ class _Scoring:
 
     async def score(self, values: list[str]) -> pb.PredictReply:
         """Rows in the order of the values; why there is no score where there is none."""
+        rows, found = await asyncio.to_thread(self._find, values)
+        if found:
+            identifiers = [index for _, index in found]
+            replies = await asyncio.gather(
+                *(
+                    self._ask(number, partner, identifiers)
+                    for number, partner in enumerate(self._job.partners)
+                )
+            )
+            await asyncio.to_thread(self._complete, rows, found, replies)
+        return pb.PredictReply(rows=rows)
+
+    def _find(self, values: list[str]) -> tuple[list[pb.PredictReply.Row], list[tuple[int, bytes]]]:
         rows = [pb.PredictReply.Row(value=value) for value in values]
         found: list[tuple[int, bytes]] = []
         vault = self._vertical.node.keys.vault
@@ -374,38 +405,51 @@ class _Scoring:
             except IdentifierError as error:
                 rows[number].trouble = str(error)
                 continue
-            if index in self._ids:
-                found.append((number, index))
-            else:
+            if index not in self._ids:
                 rows[number].trouble = "not aligned"
-        if found:
-            for (number, _), score in zip(
-                found, await self._scores([index for _, index in found]), strict=True
-            ):
-                rows[number].score = score
-        return pb.PredictReply(rows=rows)
+            elif self._rows.places([index])[0] < 0:
+                rows[number].trouble = "not in the dataset any more"
+            else:
+                found.append((number, index))
+        return rows, found
 
-    async def _scores(self, identifiers: list[bytes]) -> list[float]:
-        node, job = self._vertical.node, self._job
-
-        async def ask(number: int, partner: str) -> Any:
-            member = node.book.current.get(partner)
-            request = pb.VerticalScoreRequest(
-                job=job.hash(), ids=b"".join(self._ids[index][number] for index in identifiers)
+    async def _ask(self, number: int, partner: str, identifiers: list[bytes]) -> pb.VerticalReply:
+        node = self._vertical.node
+        member = node.book.current.get(partner)
+        request = pb.VerticalScoreRequest(
+            job=self._job.hash(),
+            ids=b"".join(self._ids[index][number] for index in identifiers),
+            model=bytes.fromhex(self._part.hash()),
+        )
+        try:
+            reply: pb.VerticalReply = await node.peers.get(member).vertical.Score(
+                request, timeout=node.home.config.ask.deadline_seconds + 10
             )
-            try:
-                reply = await node.peers.get(member).vertical.Score(
-                    request, timeout=node.home.config.ask.deadline_seconds + 10
-                )
-            except grpc.aio.AioRpcError as error:
-                raise failed(member, error) from error
-            return parts.read_said(reply, self._part, len(identifiers))
+            return reply
+        except grpc.aio.AioRpcError as error:
+            raise failed(member, error) from error
 
-        said = await asyncio.gather(*(ask(number, partner) for number, partner in enumerate(job.partners)))
-        places = self._rows.places(identifiers)
-        x = np.where((places >= 0)[:, None], self._rows.x[places], np.float32("nan"))
-        await asyncio.to_thread(self._vertical.record, job.hash(), "", len(identifiers))
-        return [float(each) for each in parts.probability(self._part, x, list(said))]
+    def _complete(
+        self,
+        rows: list[pb.PredictReply.Row],
+        found: list[tuple[int, bytes]],
+        replies: list[pb.VerticalReply],
+    ) -> None:
+        said = [parts.read_said(reply, self._part, len(found)) for reply in replies]
+        absent = [parts.read_absent(reply, len(found)) for reply in replies]
+        x = self._rows.x[self._rows.places([index for _, index in found])]
+        scores = parts.probability(self._part, x, said)
+        for place, (number, _) in enumerate(found):
+            gone = [
+                name.rpartition("/")[2]
+                for name, of in zip(self._job.partners, absent, strict=True)
+                if of[place]
+            ]
+            if gone:
+                rows[number].trouble = f"{', '.join(gone)} has no row of this customer any more"
+            else:
+                rows[number].score = float(scores[place])
+        self._vertical.record(self._job.hash(), "", len(found))
 
 
 async def _entered(incoming: AsyncIterator[pb.VerticalFrame]) -> bytes:

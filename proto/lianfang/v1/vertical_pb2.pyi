@@ -24,18 +24,22 @@ class VerticalScoreRequest(_message.Message):
 
     JOB_FIELD_NUMBER: _builtins.int
     IDS_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
     job: _builtins.bytes
     ids: _builtins.bytes
     """16·n bytes"""
+    model: _builtins.bytes
+    """SHA-256 of the label holder's part"""
     def __init__(
         self,
         *,
         job: _builtins.bytes = ...,
         ids: _builtins.bytes = ...,
+        model: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids", "job", b"job"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids", "job", b"job", "model", b"model"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -283,6 +287,9 @@ class VerticalReply(_message.Message):
     RECORD_FIELD_NUMBER: _builtins.int
     BITS_FIELD_NUMBER: _builtins.int
     SCORES_FIELD_NUMBER: _builtins.int
+    ABSENT_FIELD_NUMBER: _builtins.int
+    absent: _builtins.bytes
+    """a bit for each row that was scored, set where the partner has no row any more; empty: none"""
     @_builtins.property
     def ready(self) -> Global___VerticalReady: ...
     @_builtins.property
@@ -304,10 +311,11 @@ class VerticalReply(_message.Message):
         record: Global___VerticalRecord | None = ...,
         bits: Global___VerticalBits | None = ...,
         scores: Global___VerticalScores | None = ...,
+        absent: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["bits", b"bits", "done", b"done", "part", b"part", "ready", b"ready", "record", b"record", "scores", b"scores", "sums", b"sums"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bits", b"bits", "done", b"done", "part", b"part", "ready", b"ready", "record", b"record", "scores", b"scores", "sums", b"sums"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["absent", b"absent", "bits", b"bits", "done", b"done", "part", b"part", "ready", b"ready", "record", b"record", "scores", b"scores", "sums", b"sums"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["ready", "done", "sums", "record", "bits", "scores"]  # noqa: Y015
     _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
