@@ -90,7 +90,7 @@ def per_tree(rows: int, features: int, workers: Workers, trees: int = 3, target:
     settings = TreeSettings(trees=trees, depth=3, bins=32)
     key = new_key(b"benchmark", workers.stream, workers.count)
     partner = TreePartner(
-        other, [f"p{i}" for i in range(features)], 32, 3, b"benchmark", workers.stream, workers.count
+        other, [f"p{i}" for i in range(features)], settings, b"benchmark", workers.stream, workers.count
     )
     stamps: list[float] = []
     holder = Holder(
@@ -161,7 +161,7 @@ def quality(folder: Path, encrypted: int, workers: Workers) -> None:
         if fold < encrypted:
             started = time.perf_counter()
             key = new_key(b"benchmark", workers.stream, workers.count)
-            partner = TreePartner(x[train], theirs, 32, 3, b"benchmark", workers.stream, workers.count)
+            partner = TreePartner(x[train], theirs, QUALITY, b"benchmark", workers.stream, workers.count)
             mine = drive.together(Holder(QUALITY, names, ["p"], 0, key).learn(block.take(train)), [partner])
             same = (mine.margin(block.x[test], [partner.model.left(x[test])]) == margin).all()
             assert same, "the encrypted model differs from the joined one"

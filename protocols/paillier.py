@@ -5,8 +5,7 @@ shows how large a number is, and of a gradient that is the label.
 
 Paillier, EUROCRYPT 1999. The key's owner draws n-th residues modulo p² and q² apart: of a safe prime p the n-th residues
 mod p² are the subgroup of order p-1, so a fixed generator of it to a uniform exponent is one, exactly uniform. Others
-randomise as Damgård, Jurik, Nielsen (IJIS 2010, §4.2): h = -x² mod n of their own x, and hⁿ to exponents of half the bits of
-n, indistinguishable from a residue if squares of short exponents are (their assumption). That n is a Paillier-Blum
+randomise by rⁿ of a uniform r, which hides from the owner as well. That n is a Paillier-Blum
 modulus its owner proves as in Canetti, Gennaro, Goldfeder, Makriyannis, Peled (CCS 2020, figure 16).
 
 GMP's arithmetic is not constant-time: whoever can time single operations inside the process has the key anyway.
@@ -29,7 +28,7 @@ BITS = 2048  # of a modulus, by default and at least
 MOST_BITS = 4096
 ROUNDS = 128  # of the proof about the modulus: a false one passes with 2^-128
 _PROOF_DOMAIN = "lianfang/v1/paillier-blum"
-_OWN_WINDOW, _OTHERS_WINDOW = 10, 6  # bits of an exponent for which powers are kept
+_WINDOW = 10  # bits of an exponent for which powers are kept
 _TOGETHER = 256  # exponents drawn and taken apart at once
 _SIEVE, _SPAN = 1 << 16, 1 << 17
 
@@ -188,7 +187,7 @@ class PrivateKey:
             square = prime**2
             # To the power of the prime: of order prime-1, the generator of the n-th residues modulo its square.
             base = gmpy2.powmod(generator, prime, square)
-            tables.append(_Powers(base, square, prime.bit_length(), _OWN_WINDOW))
+            tables.append(_Powers(base, square, prime.bit_length(), _WINDOW))
         square = self._p**2
         return tables[0], tables[1], square, gmpy2.invert(square, self._q**2)
 
@@ -273,19 +272,21 @@ def _challenges(key: PublicKey, w: mpz, context: bytes) -> Iterator[mpz]:
 
 
 class Randomiser:
-    """Makes a ciphertext of another's key unlike the one it came from (DJN)."""
+    """Makes a ciphertext of another's key unlike the one it came from, for the key's owner too.
+
+    By rⁿ of a uniform unit r: of a modulus that is proven to have gcd(n, φ(n)) = 1 that is any n-th residue alike, so that nothing
+    of the factor that was there is left. Powers of one base, as in Damgård, Jurik, Nielsen (IJIS 2010), would do against
+    those who lack the factors; the owner would still see, say, the Jacobi symbol.
+    """
 
     def __init__(self, key: PublicKey) -> None:
         self._key = key
-        while gmpy2.gcd(x := mpz(secrets.randbelow(int(key.n))), key.n) != 1:
-            pass
-        base = gmpy2.powmod(-(x**2) % key.n, key.n, key.square)
-        self._bits = -(-key.bits // 2)
-        self._powers = _Powers(base, key.square, self._bits, _OTHERS_WINDOW)
 
     def randomise(self, ciphertext: mpz) -> mpz:
         """Another ciphertext of the same plaintext."""
-        return ciphertext * self._powers.power(secrets.randbits(self._bits)) % self._key.square
+        while gmpy2.gcd(r := mpz(secrets.randbelow(int(self._key.n))), self._key.n) != 1:
+            pass
+        return ciphertext * gmpy2.powmod(r, self._key.n, self._key.square) % self._key.square
 
     def encrypt(self, plaintext: int) -> mpz:
         """A ciphertext of an integer modulo n."""

@@ -81,6 +81,11 @@ def random_id(where: bytes, doubled: bytes) -> bytes:
     return hashlib.sha256(frame(_ALIGN_DOMAIN, where, doubled)).digest()[:ID]
 
 
+def ids_digest(party: str, ids: bytes) -> bytes:
+    """32 bytes by which `party` says that it has these ids; another's word repeated is not its own."""
+    return hashlib.sha256(frame(_ALIGN_DOMAIN, party, ids)).digest()
+
+
 def size(count: int) -> int:
     """Public bucket of a set."""
     return padding.bucket(count, minimum=2)

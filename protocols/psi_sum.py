@@ -62,6 +62,15 @@ def add_chunk(modulus: bytes, ciphertexts: bytes) -> bytes:
     return key.write([key.add(key.read(ciphertexts))])
 
 
+def add_some_chunk(modulus: bytes, ciphertexts: bytes, chosen: Sequence[bool]) -> bytes:
+    """The same of those that are chosen; the others are added up, too, and thrown away."""
+    key = _theirs(modulus)
+    totals = [key.shown(0), key.shown(0)]
+    for each, which in zip(key.read(ciphertexts), chosen, strict=True):
+        totals[which] = key.add((totals[which], each))
+    return key.write([totals[True]])
+
+
 def blind(modulus: bytes, ciphertext: bytes, bits: int, hide: bool) -> tuple[bytes, int]:
     """The sum as its owner may see it, and the offset by which it is off modulo 2^bits: 0, or random to `hide` it."""
     key = _theirs(modulus)

@@ -52,7 +52,7 @@ from .settings import check_trees
 from .slots import Stream
 
 _OPENED = 8  # ciphertexts in one piece of work
-_MOST_SPLITS = 1_000_000
+_MOST_SPLITS = 100_000
 R = TypeVar("R")
 Asks = list[tuple[int, pb.VerticalRequest]]  # (number of the partner, what it is asked)
 Asking = Generator[Asks, list[pb.VerticalReply], R]
@@ -299,7 +299,7 @@ class _Growing:
                 np.stack([each.node.histogram for each in level]), self.scale, settings, self.bins, columns
             )
             splits = [self._best(each, split) for each, split in zip(level, best, strict=True)]
-            children = yield from self._divide(tree, level, splits, joint and not last)
+            children = yield from self._divide(tree, level, splits, joint and not last, gradient, hessian)
             for parent, left, right, _ in children:
                 del leaves[parent.node.number]
                 leaves |= {left.number: left.rows, right.number: right.rows}
@@ -373,11 +373,18 @@ class _Growing:
                 (float(gl[at]), float(hl[at])),
                 (float(gr[at]), float(hr[at])),
             )
-            candidates.append((-best, way, number, _Theirs(number, equal.tolist(), split)))
+            left = (int(sums[0, at]), int(sums[1, at]))
+            candidates.append((-best, way, number, _Theirs(number, equal.tolist(), split, left)))
         return min(candidates, key=lambda each: each[:3])[3] if candidates else None
 
     def _divide(
-        self, tree: Tree, level: "list[_Open]", splits: "list[Split | _Theirs | None]", tell: bool
+        self,
+        tree: Tree,
+        level: "list[_Open]",
+        splits: "list[Split | _Theirs | None]",
+        tell: bool,
+        gradient: Floats,
+        hessian: Floats,
     ) -> "Asking[list[tuple[_Open, Node, Node, bool]]]":
         """Divide the nodes that have a split. Partners hear of others' divisions where they will be asked for sums again."""
         made = [(each, split) for each, split in zip(level, splits, strict=True) if split is not None]
@@ -401,8 +408,10 @@ class _Growing:
                 record = expect(next(replies), "record").record
                 chosen = dataclasses.replace(split.split, edge=record.record)
                 to_left, threshold, owner = unpack_rows(record.left_rows, len(node.rows)), 0.0, split.partner
-                if not to_left.any() or to_left.all():
-                    raise DecodeError("a partner's split divides nothing")
+                # The rows that it names are those whose sums it gave.
+                rows = node.rows[to_left]
+                if (int(gradient[rows].sum()), int(hessian[rows].sum())) != split.left:
+                    raise DecodeError("a partner's split divides other rows than it added up")
             else:
                 chosen, owner = split, -1
                 to_left = goes_left(self.rows, self.bins.width, node, chosen)
@@ -438,3 +447,4 @@ class _Theirs:
     partner: int
     candidates: list[int]  # all that are equally good
     split: Split
+    left: tuple[int, int]  # sums of gradient and hessian left of it, as whole numbers

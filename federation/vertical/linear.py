@@ -41,6 +41,8 @@ Floats = npt.NDArray[np.float64]
 _LEVELS = 1023  # a partner's column is a number in 0 … 1, in so many parts
 _UNIT = 2.0**18  # of weights, residuals and products in a plaintext
 _WIDTH = 64
+_LARGEST = 64.0  # coefficient of a partner's column
+_SCORE = 2.0**12  # parts of one in which a partner's score is given
 _MOST_GROUPS = 8
 
 
@@ -118,12 +120,12 @@ class LinearPartnerModel(Part):
         self.features = tuple(column.feature for column in columns)
 
     def scores(self, x: Matrix) -> Scores:
-        """This part of the log-odds, shape (rows,); `x` has `features`."""
+        """This part of the log-odds, shape (rows,), rounded: a score is to say no more. `x` has `features`."""
         out = np.zeros(len(x))
         for index, column in enumerate(self.columns):
             levels = np.array(column.levels) / _LEVELS
             out += column.coefficient * levels[column.numbers(x[:, index])]
-        return out
+        return np.rint(out * _SCORE) / _SCORE
 
     def to_document(self) -> dict[str, Any]:
         """JSON values."""
@@ -182,6 +184,7 @@ class LinearPartner:
         ]
         self._ciphertexts: list[bytes] = []
         self._step = 0
+        self._due = False  # a step, once for each sums
         self.digest = b""
 
     def answer(self, request: pb.VerticalRequest) -> pb.VerticalReply:
@@ -192,15 +195,15 @@ class LinearPartner:
             if self._session.width != _WIDTH:
                 raise DecodeError(f"slots of {self._session.width} bits")
             return pb.VerticalReply(ready=pb.VerticalReady(columns=len(self.model.columns)))
-        if part == "gradients":
+        if part == "gradients" and not self._due:
             self._begin(request.gradients)
         elif part == "nodes" and self._ciphertexts:
             if list(request.nodes.nodes) != [0]:
                 raise DecodeError("a linear model has one node")
             return pb.VerticalReply(sums=pb.VerticalSums(packed=self._sums()))
-        elif part == "step" and self._step and not self._ciphertexts and not self.digest:
+        elif part == "step" and self._due:
             return self._take(request.step)
-        elif part == "end" and not self.digest:
+        elif part == "end" and not self.digest and not self._due and self._step == self._settings.steps:
             if len(request.end.digest) != 32:
                 raise DecodeError("a digest has 32 bytes")
             self.digest = request.end.digest
@@ -246,7 +249,7 @@ class LinearPartner:
             ),
         )
         paired = b"".join(pairs)
-        self._ciphertexts = []
+        self._ciphertexts, self._due = [], True
         return [
             b"".join(self._run(slots.hide_chunk, [(modulus, least, _WIDTH, each, single)])),
             b"".join(self._run(slots.hide_chunk, [(modulus, least, _WIDTH, 1, paired)])),
@@ -254,8 +257,12 @@ class LinearPartner:
 
     def _take(self, said: pb.VerticalStep) -> pb.VerticalReply:
         values = np.array(said.coefficients)
-        if values.shape != (len(self.model.columns),) or not np.isfinite(values).all():
-            raise DecodeError(f"{values.shape} coefficients")
+        # Large ones would write several columns side by side into a score.
+        if values.shape != (len(self.model.columns),) or not (np.abs(values) <= _LARGEST).all():
+            raise DecodeError("coefficients that are too large, or not one a column")
+        if said.last != (self._step == self._settings.steps):
+            raise DecodeError("the last step is not the job's last")
+        self._due = False
         self.model = LinearPartnerModel(
             [
                 Column(column.feature, column.edges, column.levels, float(value))
@@ -371,6 +378,8 @@ class LinearHolder:
             self._tell(f"step {step}")
             margin = own @ beta[: own.shape[1]] + theirs
             beta = yield from self._step(own, y, weights, margin, beta, columns, step)
+            if not (np.abs(beta[own.shape[1] :]) <= _LARGEST).all():
+                raise JobError(f"a coefficient of the partner's is beyond {_LARGEST:.0f}: try a larger l2")
             last = step == self._settings.steps
             said = pb.VerticalStep(coefficients=beta[own.shape[1] :].tolist(), last=last)
             (reply,) = yield [(0, pb.VerticalRequest(step=said))]
@@ -419,7 +428,7 @@ class LinearHolder:
         each = slots.slots(self._key.private.public.bits, _WIDTH)
         # A group of a row's numbers is a plaintext; the first has weight and residual.
         numbers = np.column_stack([h, residual, crossed]).astype(np.int64)
-        if np.abs(numbers).sum(axis=0).max() * _LEVELS >= 2.0**62:
+        if max(np.abs(numbers).sum(axis=0).max() * _LEVELS, h.sum() * _LEVELS**2) >= 2.0**62:
             raise JobError(f"{len(y):,} rows with these weights are too many for a linear model")
         groups = [numbers[:, i : i + each] for i in range(0, numbers.shape[1], each)]
         if len(groups) > _MOST_GROUPS:

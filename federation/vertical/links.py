@@ -33,8 +33,7 @@ def whole(incoming: Iterable[pb.VerticalFrame], kind: type[M]) -> M:
     Raises `DecodeError` for frames that are none, or too many, `TrainingEnded` where the other side says why it ends,
     and `EOFError` at the end.
     """
-    parts: list[bytes] = []
-    size = 0
+    data = bytearray()
     for frame in incoming:
         part = frame.WhichOneof("part")
         if part == "error":
@@ -42,15 +41,14 @@ def whole(incoming: Iterable[pb.VerticalFrame], kind: type[M]) -> M:
         if part == "last":
             message = kind()
             try:
-                message.ParseFromString(b"".join(parts))
+                message.ParseFromString(bytes(data))
             except ProtobufError as error:
                 raise DecodeError("a message that cannot be parsed") from error
             return message
         if part != "data" or not frame.data:
             raise DecodeError("a frame that is no part of a message")
-        parts.append(frame.data)
-        size += len(frame.data)
-        if size > MOST:
+        data += frame.data
+        if len(data) > MOST:
             raise DecodeError(f"a message of more than {MOST:,} bytes")
     raise EOFError("the stream ended")
 

@@ -24,6 +24,7 @@ from ..data import Matrix
 from ..errors import JobError
 from ..models import base
 from ..models.base import Part
+from ..models.growing import TreeSettings
 from ..steps import one_by_one
 from . import slots
 from .slots import Stream
@@ -147,8 +148,7 @@ class TreePartner:
         self,
         x: Matrix,
         features: Sequence[str],
-        bins: int,
-        depth: int,
+        settings: TreeSettings,
         context: bytes,
         run: Stream = slots.inline,
         pieces: int = 1,
@@ -160,10 +160,10 @@ class TreePartner:
         Raises `JobError` where no column has two values.
         """
         self._session = Session(x, context, run, least)
-        self._run, self._pieces, self._depth, self._keep = run, pieces, depth, keep
+        self._run, self._pieces, self._settings, self._keep = run, pieces, settings, keep
         self.model = PartnerModel(features, [])
         self.digest = b""  # of the label holder's part, once the run has ended
-        (self._bins,) = one_by_one([binning.find(x, bins)])
+        (self._bins,) = one_by_one([binning.find(x, settings.bins)])
         self._edges = [len(edges) for edges in self._bins.edges]
         if not any(self._edges):
             raise JobError("no column here has two values that occur often enough to split by")
@@ -180,7 +180,8 @@ class TreePartner:
         self._places = [*((*each, False) for each in right), *((*each, True) for each in left)]
         self._right = len(right)
         self._ciphertexts = b""
-        self._tree = 0
+        self._tree = 1  # the first is the label holder's alone
+        self._depths: dict[int, int] = {}  # of all nodes of this tree
         self._rows: dict[int, npt.NDArray[np.int64]] = {}
         self._summed: set[int] = set()
         self._order: list[int] = []
@@ -189,19 +190,25 @@ class TreePartner:
         """Raise `PeerError` for what the protocol does not allow."""
         part = request.WhichOneof("part")
         if part == "start":
+            # Gradients of rows that all weigh the same fit the narrow slot.
+            if request.start.width > slots.WIDTHS[0] and self._settings.positive_weight == 1.0:
+                raise DecodeError(f"slots of {request.start.width} bits")
             self._session.start(request.start)
             ready = pb.VerticalReady(splits=self._right, splits_missing=len(self._places) - self._right)
             return pb.VerticalReply(ready=ready)
-        if part == "gradients":
+        if part == "gradients" and not self.digest:
             self._begin(request.gradients)
         elif part == "nodes" and self._ciphertexts:
+            if len(request.nodes.nodes) > len(self._rows):
+                raise DecodeError("sums of more nodes than there are")
             return pb.VerticalReply(sums=pb.VerticalSums(packed=self._sums(list(request.nodes.nodes))))
         elif part == "choice" and self._ciphertexts:
             return pb.VerticalReply(record=self._choose(request.choice))
         elif part == "division" and self._ciphertexts:
             said = request.division
             rows = self._take(said.node)
-            self._divide(rows, unpack_rows(said.left_rows, len(rows)), said.left, said.right)
+            to_left = unpack_rows(said.left_rows, len(rows))
+            self._divide(rows, to_left, said.node, said.left, said.right)
         elif part == "end" and not self.digest:
             if len(request.end.digest) != 32:
                 raise DecodeError("a digest has 32 bytes")
@@ -212,11 +219,11 @@ class TreePartner:
         return pb.VerticalReply(done=pb.VerticalDone())
 
     def _begin(self, said: pb.VerticalGradients) -> None:
-        if said.step <= self._tree:
-            raise DecodeError(f"tree {said.step} after tree {self._tree}")
+        if said.step != self._tree + 1 or said.step > self._settings.trees:
+            raise DecodeError(f"tree {said.step} of {self._settings.trees} after tree {self._tree}")
         self._ciphertexts = self._session.ciphertexts(said.ciphertexts)
         self._tree = said.step
-        self._rows = {0: np.arange(len(self._session.x))}
+        self._rows, self._depths = {0: np.arange(len(self._session.x))}, {0: 0}
         self._summed = set()
         # One order for a whole tree, so that the label holder can take a child's sums from its parent's.
         self._order = secret_order(self._right) + [
@@ -229,9 +236,13 @@ class TreePartner:
             raise DecodeError(f"node {node} is not known, or divided already")
         return self._rows.pop(node)
 
-    def _divide(self, rows: npt.NDArray[np.int64], to_left: Mask, left: int, right: int) -> None:
-        if {left, right} & set(self._rows) or left == right or max(left, right) >= 2 << self._depth:
+    def _divide(self, rows: npt.NDArray[np.int64], to_left: Mask, node: int, left: int, right: int) -> None:
+        if left == right or left in self._depths or right in self._depths:
             raise DecodeError("children of a node that have other nodes' numbers")
+        depth = self._depths[node] + 1
+        if depth > self._settings.depth:
+            raise DecodeError(f"a node at depth {depth}")
+        self._depths |= {left: depth, right: depth}
         self._rows[left], self._rows[right] = rows[to_left], rows[~to_left]
 
     def _sums(self, nodes: list[int]) -> list[bytes]:
@@ -284,9 +295,9 @@ class TreePartner:
     def _choose(self, said: pb.VerticalChoice) -> pb.VerticalRecord:
         """Of equally good candidates the first one in this partner's own order, so that the model does not hang on the
         secret order."""
-        candidates = list(said.candidates)
-        if not candidates or max(candidates) >= len(self._order):
+        if not 0 < len(said.candidates) <= len(self._order) or max(said.candidates) >= len(self._order):
             raise DecodeError("a choice between candidates that are not there")
+        candidates = list(said.candidates)
         rows = self._take(said.node)
         places = [self._places[self._order[each]] for each in candidates]
         column, edge, missing_left = min(places, key=lambda place: (place[2], place[0], place[1]))
@@ -294,7 +305,7 @@ class TreePartner:
         to_left = numbers <= edge
         if missing_left:
             to_left |= numbers == self._edges[column] + 1
-        self._divide(rows, to_left, said.left, said.right)
+        self._divide(rows, to_left, said.node, said.left, said.right)
         record = Record(self.model.features[column], float(self._bins.edges[column][edge]), missing_left)
         self.model.records.append(record)
         return pb.VerticalRecord(record=len(self.model.records) - 1, left_rows=pack_rows(to_left))

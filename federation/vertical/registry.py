@@ -53,7 +53,7 @@ def partner(
     if isinstance(settings, LinearSettings):
         return LinearPartner(x, features, settings, context, run, least, keep)
     assert isinstance(settings, TreeSettings)
-    return TreePartner(x, features, settings.bins, settings.depth, context, run, pieces, least, keep)
+    return TreePartner(x, features, settings, context, run, pieces, least, keep)
 
 
 def read(data: bytes) -> Part:

@@ -5,7 +5,6 @@ neither ever waits for a peer that waits for it.
 """
 
 import asyncio
-import hashlib
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
@@ -229,11 +228,11 @@ class Meeting:
             (psi.random_id(where, point), identifier, row)
             for point, identifier, row in self._space.common_elements()
         )
-        digest = hashlib.sha256(b"".join(each for each, _, _ in found)).digest()
+        ids = b"".join(each for each, _, _ in found)
         for sends in (plan.calls, not plan.calls):
             if sends:
-                self._line.send(pb.PsiMessage(aligned=digest))
-            elif self._line.receive("aligned").aligned != digest:
+                self._line.send(pb.PsiMessage(aligned=psi.ids_digest(plan.own.party, ids)))
+            elif self._line.receive("aligned").aligned != psi.ids_digest(plan.peer.party, ids):
                 raise DecodeError("the other side has found other elements in common")
         if len(found) < plan.terms.minimum_cardinality:
             return outcome
@@ -244,7 +243,17 @@ class Meeting:
         where, scalar = psi.domain(plan.contract, plan.session), self._exponent.scalar
         numbers: list[list[int]] = []
 
+        total = 0
+
         def seen(canonical: bytes, row: int, value: int) -> bool:
+            nonlocal total
+            total += value
+            if plan.adds and total >> plan.terms.sum_bits:
+                raise NodeError(
+                    f"the values of {plan.own.values} up to row {row} are together more than the contract's sum of "
+                    f"{plan.terms.sum_bits} bits holds",
+                    "SIZE",
+                )
             return self._space.add_element(self._vault.index(canonical), row, value)
 
         def chunks() -> Iterator[tuple[bytes, bytes, list[bytes]]]:

@@ -14,7 +14,7 @@ from ..importers import table
 from ..importers.table import BadCell, FileError, Mapping
 
 _VALUES = "amount"  # what the reader calls the column of values
-_AMOUNT = re.compile(r"(\d{1,18})(?:\.(\d{1,18}))?", re.ASCII)
+_AMOUNT = re.compile(r"(\d{1,18})(?:\.(\d{1,6}))?", re.ASCII)
 # Whether an identifier is new; told its row and value either way.
 Seen = Callable[[bytes, int, int], bool]
 

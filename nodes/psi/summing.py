@@ -9,7 +9,6 @@ from lianfang.v1 import psi_pb2 as pb
 from protocols import group, psi, psi_sum
 from protocols.errors import DecodeError
 
-from ..errors import NodeError
 from ..workers import Workers
 from .workspace import Workspace
 
@@ -31,12 +30,6 @@ class Owning:
 
     def send_weighted(self, elements: int) -> None:
         """A key for this session, then points with ciphertexts."""
-        if (total := self._space.total()) >> self._bits:
-            raise NodeError(
-                f"all values of {self._plan.own.values} together are {total.bit_length()} bits long, the contract's "
-                f"sum has {self._bits}",
-                "SIZE",
-            )
         plan = self._plan
         ((self._secret, modulus, proof),) = self._workers.run(
             psi_sum.new_key, [(plan.contract, plan.session)]
@@ -115,8 +108,10 @@ class Adding:
         if not enough and plan.peer_learns:
             self._line.send(pb.PsiMessage(sum=pb.PsiSum(below_minimum=True)))
             return outcome
-        # Below the minimum the other, who is to learn nothing, sees no difference: it opens a random number.
-        parts = self._add() if enough else b""
+        # Below the minimum the other, who is to learn nothing, sees no difference: it opens a random number. What is not
+        # in common is added up all the same, for nothing, so that the time taken does not tell how much is.
+        parts = self._add()
+        parts = parts if enough else b""
         total = psi_sum.add_chunk(self._modulus, parts)
         blinded, offset = psi_sum.blind(self._modulus, total, self._bits, not (plan.peer_learns and enough))
         shown = common if plan.peer_learns else 0
@@ -129,9 +124,9 @@ class Adding:
         return replace(outcome, common=common, total=psi_sum.unblind(opened, offset, self._bits))
 
     def _add(self) -> bytes:
-        def chunks() -> Iterator[tuple[bytes, bytes]]:
-            for ciphertexts in self._space.common_ciphertexts(_ADDED):
+        def chunks() -> Iterator[tuple[bytes, bytes, list[bool]]]:
+            for ciphertexts, met in self._space.ciphertexts(_ADDED):
                 self._line.check()
-                yield self._modulus, ciphertexts
+                yield self._modulus, ciphertexts, met
 
-        return b"".join(self._workers.stream(psi_sum.add_chunk, chunks()))
+        return b"".join(self._workers.stream(psi_sum.add_some_chunk, chunks()))

@@ -46,11 +46,6 @@ class Workspace:
             )
         return bool(done.rowcount)
 
-    def total(self) -> int:
-        """Of all own values."""
-        found = self._database.execute("SELECT value FROM element WHERE value > 0")
-        return sum(value for (value,) in found)  # SQLite's own sum would overflow
-
     def add_masked(self, points: bytes, rows: Iterable[int]) -> None:
         """Own masked points; row 0 for dummies."""
         pairs = zip(group.split(points), rows, strict=True)
@@ -148,15 +143,16 @@ class Workspace:
         for (row,) in cursor:
             yield row
 
-    def common_ciphertexts(self, count: int) -> Iterator[bytes]:
-        """Of those of the other's elements that met one, so many together."""
+    def ciphertexts(self, count: int) -> Iterator[tuple[bytes, list[bool]]]:
+        """Of all of the other's elements, so many together, and which of them met one."""
         cursor = self._database.cursor()
         cursor.execute(
-            """SELECT ciphertext FROM own_doubled JOIN their_doubled USING (point)
-            JOIN weighted ON weighted.position = their_doubled.position"""
+            """SELECT ciphertext, own_doubled.point IS NOT NULL FROM weighted
+            JOIN their_doubled ON their_doubled.position = weighted.position
+            LEFT JOIN own_doubled ON own_doubled.point = their_doubled.point ORDER BY weighted.position"""
         )
         while rows := cursor.fetchmany(count):
-            yield b"".join(row[0] for row in rows)
+            yield b"".join(row[0] for row in rows), [bool(row[1]) for row in rows]
 
     def common_elements(self) -> Iterator[tuple[bytes, bytes, int]]:
         """(doubled point, keyed hash of the own identifier, its row) of what both have."""

@@ -14,6 +14,7 @@ from federation import data
 from federation.data import Labels, Matrix
 from federation.errors import JobError, LearningError
 from federation.job import JobDescriptor
+from federation.vertical.links import MOST
 from protocols import psi
 from protocols.errors import IdentifierError
 from protocols.identifiers import Kind, normalise
@@ -25,6 +26,7 @@ from ..identity.keys import Vault
 INDEX = 16  # bytes of a keyed hash
 LEAST_ROWS = 50  # of a job
 _TEST_SHARE = 0.2
+_CIPHERTEXT = 512  # bytes
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,8 @@ def holder_rows(home: Home, vault: Vault, job: JobDescriptor, sides: list[Aligne
     places = rows.all_places(identifiers)
     y = rows.y[places]
     learnt, tested = _divided(job, y)
+    if len(learnt) * _CIPHERTEXT > MOST:
+        raise JobError(f"{len(learnt):,} rows are more than one message holds")
     least = max(least_rows(each) for each in sides)
     if len(learnt) < least:
         raise JobError(f"{len(learnt):,} rows to learn from are fewer than the {least} that a job needs")

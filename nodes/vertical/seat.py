@@ -1,6 +1,7 @@
 """This institution's seat at a vertical job, in its learning process: as label holder, or as a partner."""
 
 import contextlib
+import hashlib
 import logging
 import queue
 import threading
@@ -26,6 +27,7 @@ from federation.vertical.holder import new_key
 from protocols.errors import PeerError
 
 from ..config import Home
+from ..files import write_atomic
 from ..identity.keys import NodeKeys
 from ..services import wire
 from ..workers import Workers
@@ -257,10 +259,11 @@ class _Watched:
 
     def answer(self, request: pb.VerticalRequest) -> pb.VerticalReply:
         """See `partner.py`."""
+        reply = self._inner.answer(request)
         if request.WhichOneof("part") == "gradients":
             self._cost.sums += 1
             self._go_on(f"{self._inner.unit} {request.gradients.step}")
-        return self._inner.answer(request)
+        return reply
 
 
 class _Seated:
@@ -283,6 +286,16 @@ class _Seated:
         reply: pb.VerticalReply = self.inner.answer(request)
         return reply
 
+    def _pin(self, ids: list[bytes]) -> None:
+        """A job's rows are those of its first run: two runs that differ in a row would show that row."""
+        path = self._home.data / "vertical" / f"{self._job.hash().hex()}.rows"
+        digest = hashlib.sha256(b"".join(ids)).hexdigest()
+        if not path.exists():
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            write_atomic(path, digest.encode(), 0o600)
+        if path.read_text("ascii") != digest:
+            raise JobError("the label holder names other rows than in the job's first run")
+
     def _start(self, ids: list[bytes]) -> Any:
         known = self._aligned.identifiers
         if len(set(ids)) != len(ids) or not set(ids) <= set(known):
@@ -290,6 +303,7 @@ class _Seated:
         # Few rows would show what single ones are.
         if len(ids) < (least := least_rows(self._aligned)):
             raise JobError(f"{len(ids)} rows are fewer than the {least} that a job needs")
+        self._pin(ids)
         rows = Rows(self._home, self._keys.vault, self._aligned)
         places = rows.all_places([known[each] for each in ids])
         self.rows = len(ids)

@@ -65,6 +65,24 @@ def test_every_ciphertext_is_new_and_randomising_keeps_the_plaintext(key):
     assert opened(key, third, fourth, randomiser.encrypt(5)) == [7, 7, 5]
 
 
+def test_randomising_leaves_no_symbol_for_the_owner(key):
+    """Whoever has the factors sees nothing of the factor that it chose: neither its Jacobi symbol nor its residue class."""
+    n = key.public.n
+    p, _ = key.secret
+    chosen = next(x for x in map(gmpy2.mpz, range(2, 1000)) if gmpy2.jacobi(x, n) == -1)
+    marked = key.public.shown(5) * gmpy2.powmod(chosen, n, key.public.square) % key.public.square
+    randomiser = Randomiser(key.public)
+    found = [randomiser.randomise(marked) for _ in range(60)]
+    assert opened(key, *found[:3]) == [5, 5, 5]
+    jacobi = sum(gmpy2.jacobi(each, n) == 1 for each in found)
+    legendre = sum(gmpy2.jacobi(each, p) == 1 for each in found)
+    assert 8 < jacobi < 52
+    assert 8 < legendre < 52
+    # Also of a sum of nothing, which is what comes back below a minimum.
+    nothing = [randomiser.encrypt(0) for _ in range(60)]
+    assert 8 < sum(gmpy2.jacobi(each, n) == 1 for each in nothing) < 52
+
+
 def test_residues_are_drawn_from_all_of_their_group(key):
     """The base generates all of it: no power by a factor of the order gives 1."""
     p, _ = key.secret
@@ -123,9 +141,9 @@ def test_the_proof_about_the_modulus(large):
     paillier.verify(large.public, proof, b"job")
     with pytest.raises(ProofError):
         paillier.verify(large.public, proof, b"another job")
-    for at in (0, 300, 256, 256 + 1 + 100, len(proof) - 1):
+    for at, change in ((0, 1), (300, 1), (256, 1), (256, 4), (256 + 1 + 100, 1), (len(proof) - 1, 1)):
         wrong = bytearray(proof)
-        wrong[at] ^= 1
+        wrong[at] ^= change
         with pytest.raises(ProofError):
             paillier.verify(large.public, bytes(wrong), b"job")
     with pytest.raises(ProofError, match="bytes"):
@@ -143,6 +161,13 @@ def test_three_primes_or_a_prime_of_the_wrong_form_cannot_be_proven(large):
         n = p * q * r
     key = PublicKey(n)
     w = next(x for x in iter(lambda: gmpy2.mpz(secrets.randbelow(n)), 0) if gmpy2.jacobi(x, n) == -1)
+    # A proof with whatever roots there are does not pass.
+    forged = [int(w).to_bytes(256, "big")]
+    for y in paillier._challenges(key, w, b""):
+        root = gmpy2.powmod(y, gmpy2.invert(n, (p - 1) * (q - 1) * (r - 1)), n)
+        forged += [b"\0", int(y).to_bytes(256, "big"), int(root).to_bytes(256, "big")]
+    with pytest.raises(ProofError, match="does not hold"):
+        paillier.verify(key, b"".join(forged), b"")
     rooted = 0
     for y in paillier._challenges(key, w, b""):
         values = [sign * (w if factor else 1) * y % n for sign in (1, -1) for factor in (0, 1)]
