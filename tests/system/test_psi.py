@@ -350,7 +350,7 @@ def test_values_that_cannot_be_added_up_are_named(pair):
         ) == (1, True)
         path.write_text(before.replace(",17.05", ",99999999999.00"), "utf-8")
         done = pair.run("bank-a", "psi", "run", name[:12], check=False)
-        assert "the contract's sum has 40" in " ".join(done.stderr.split())
+        assert "contract's sum of 40 bits" in " ".join(done.stderr.split())
     finally:
         path.write_text(before, "utf-8")
 
