@@ -60,6 +60,8 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/lookup.py --peer-python .venv-peer/bin/python
 	$(BIN)/python benchmarks/horizontal.py
 	$(BIN)/python benchmarks/ledger.py
+	$(BIN)/python benchmarks/psi.py --peer-python .venv-peer/bin/python
+	$(BIN)/python benchmarks/vertical.py
 
 clean:
 	rm -rf $(VENV) .venv-peer build *.egg-info .mypy_cache .ruff_cache .pytest_cache

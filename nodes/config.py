@@ -78,10 +78,16 @@ class LearnSection(_Section):
     superlink: str = Field("", description="coordinator: host:port on which its SuperLink listens")
     superlink_advertise: str = Field("", description="coordinator: where the others reach it")
     datasets: dict[str, DatasetSection] = {}
-    entry_seconds: float = Field(180, gt=0, description="coordinator: wait so long for all parties of a job")
+    entry_seconds: float = Field(
+        180,
+        gt=0,
+        description="coordinator: wait so long for all parties of a job; in a vertical one, for the other side",
+    )
     lost_seconds: float = Field(30, gt=0, description="coordinator: for a broken stream to be taken up again")
     answer_seconds: float = Field(120, gt=0, description="coordinator: for an answer that needs no computing")
-    compute_seconds: float = Field(1800, gt=0, description="coordinator: for a contribution")
+    compute_seconds: float = Field(
+        1800, gt=0, description="coordinator: for a contribution; in a vertical job, for an answer"
+    )
 
 
 class LedgerSection(_Section):
