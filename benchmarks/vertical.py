@@ -22,7 +22,7 @@ from federation.models.growing import TreeSettings
 from federation.models.trees import Grower
 from federation.simulate import vertical
 from federation.steps import one_by_one
-from federation.vertical import drive
+from federation.vertical import drive, slots
 from federation.vertical.holder import Holder, new_key
 from federation.vertical.linear import LinearHolder, LinearPartner
 from federation.vertical.partner import TreePartner
@@ -49,11 +49,17 @@ def each(work, count: int) -> float:
 def arithmetic(rounds: int = 3) -> None:
     """Per core: encrypted, added, opened."""
     key = paillier.generate()
+    modulus = key.public.encode()
     p, q = key.secret
     public = phe.PaillierPublicKey(p * q)
     private = phe.PaillierPrivateKey(public, p, q)
     list(key.encrypt([1]))  # tables
-    found: dict[str, list[tuple[float, float]]] = {"encrypted": [], "added": [], "opened": []}
+    found: dict[str, list[tuple[float, float]]] = {
+        "encrypted": [],
+        "added": [],
+        "added in histograms": [],
+        "opened": [],
+    }
     randomiser = paillier.Randomiser(key.public)
     randomised = []
     for _ in range(rounds):
@@ -73,7 +79,17 @@ def arithmetic(rounds: int = 3) -> None:
         theirs = each(lambda others=others: [private.decrypt(other) for other in others[:200]], 200)
         found["opened"].append((1 / mine, 1 / theirs))
         randomised.append(1 / each(lambda own=own: [randomiser.randomise(c) for c in own], 500))
-    targets = {"encrypted": "≥ 25", "added": "≥ 2", "opened": ""}
+        # As a partner adds: each of 20,000 rows into a bin of each of two columns.
+        rows = np.random.default_rng(0).integers(0, 32, (2, 20_000)).astype(np.uint8)
+        data_ = key.public.write(own * 40)
+        mine = each(
+            lambda rows=rows, data_=data_: slots.bucket_chunk(
+                modulus, paillier.BITS, data_, [20_000], rows, [31, 31], [False, False]
+            ),
+            40_000,
+        )
+        found["added in histograms"].append((1 / mine, found["added"][-1][1]))
+    targets = {"encrypted": "≥ 25", "added": "≥ 2", "opened": "", "added in histograms": "≥ 2"}
     for name, pairs in found.items():
         mine, theirs = (statistics.median(pair[i] for pair in pairs) for i in (0, 1))
         row(
