@@ -41,6 +41,7 @@ Minimum = Annotated[
     ),
 ]
 _FOLLOW = 0.5
+_READY = 30.0  # seconds for the SuperLink to answer
 
 
 @contextmanager
@@ -316,6 +317,7 @@ def _launch(file: Path, config: Path, json: bool) -> None:
         port = home.config.learn.superlink.rpartition(":")[2]
         control = flower.Control(f"localhost:{port}", certificate.read_bytes())
         try:
+            flower.wait_until_ready(control, _READY)  # it may be on its way back
             started = time.monotonic()
             run = flower.start_run(control, bundle.build(), job.hash())
         finally:
