@@ -460,12 +460,15 @@ def test_a_hostile_bundle_is_never_unpacked_and_is_named_and_logged(federation, 
 
 def test_the_learning_processs_methods_are_for_nobody_else(federation):
     """And the coordinator's launch is for its operator."""
-    ours = {method: need for method, need in NEEDS.items() if method.startswith("LearningAdmin/")}
-    folder = federation.node("coordinator")
-    for token in ("", *(people.session(folder, name).read_text() for name in people.PEOPLE)):
-        with wire.admin_channel(folder / "data" / "admin.sock", lambda token=token: token) as channel:
-            for method, need in ours.items():
-                if need.process or not token:
-                    assert call(channel, method) == "SIGN_IN"
+    for member, service in (("coordinator", "LearningAdmin/"), ("bank-a", "VerticalAdmin/")):
+        ours = {method: need for method, need in NEEDS.items() if method.startswith(service)}
+        folder = federation.node(member)
+        for token in ("", *(people.session(folder, name).read_text() for name in people.PEOPLE)):
+            with wire.admin_channel(folder / "data" / "admin.sock", lambda token=token: token) as channel:
+                for method, need in ours.items():
+                    if need.process or not token:
+                        assert call(channel, method) == "SIGN_IN"
     with federation.channel("coordinator", Role.ANALYST) as channel:
         assert call(channel, "LearningAdmin/Launch") == "ROLE"
+    with federation.channel("bank-a", Role.OPERATOR) as channel:
+        assert call(channel, "VerticalAdmin/Predict") == "ROLE"

@@ -39,7 +39,8 @@ def socket_of(network: Network):
 
 def here():
     """What a node offers that does not learn."""
-    return {method: need for method, need in NEEDS.items() if not method.startswith("LearningAdmin/")}
+    learning = ("LearningAdmin/", "VerticalAdmin/")
+    return {method: need for method, need in NEEDS.items() if not method.startswith(learning)}
 
 
 def test_no_method_without_signing_in_and_none_beyond_a_role(house):
