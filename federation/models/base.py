@@ -102,6 +102,13 @@ def weight_of_positives(setting: float | str, shape: Shape) -> float:
     return float(setting)
 
 
+def weighted(shape: Shape, weight: float) -> Shape:
+    """Under class weights the start is the weighted rate's."""
+    positives = weight * shape.positives
+    rows = int(shape.rows - shape.positives + positives)
+    return Shape(rows, int(positives), shape.held_out, shape.parties)
+
+
 def find_shape(blocks: list[Block], held_out: list[npt.NDArray[np.bool_]], parties: int) -> Learner[Shape]:
     """Rows, positives and validation rows over all banks. Raises `JobError` for what no model can learn from."""
     counts = np.zeros(3, dtype=np.int64)

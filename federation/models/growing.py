@@ -3,6 +3,7 @@
 Split gains and leaf values: Chen and Guestrin, "XGBoost", KDD 2016, §2.2 and §3.4 (missing values).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -305,10 +306,16 @@ def best_splits(
 
 def goes_left(rows: Rows, width: int, node: Node, split: Split) -> npt.NDArray[np.bool_]:
     """Which of a node's rows do."""
-    column = rows.bins[split.feature][node.rows]
-    left = column <= split.edge
-    if split.missing_left:
-        left = left | (column == width - 1)
+    return bins_left(rows.bins[split.feature][node.rows], split.edge, split.missing_left, width - 1)
+
+
+def bins_left(
+    numbers: npt.NDArray[np.uint8], edge: int, missing_left: bool, missing: int
+) -> npt.NDArray[np.bool_]:
+    """Which of these bins of a column are left of an edge; `missing` is the bin of missing values."""
+    left = numbers <= edge
+    if missing_left:
+        left = left | (numbers == missing)
     return np.asarray(left)
 
 
@@ -337,17 +344,25 @@ def divide(
 
 def binned_values(tree: Tree, binned: npt.NDArray[np.uint8], width: int) -> npt.NDArray[np.float32]:
     """Leaf values of rows given by their bins, shape (features, rows)."""
-    out = np.zeros(binned.shape[1], dtype=np.float32)
-    stack = [(0, np.arange(binned.shape[1]))]
+
+    def to_left(node: int, rows: Ints) -> npt.NDArray[np.bool_]:
+        numbers = binned[tree.feature[node]][rows]
+        return bins_left(numbers, tree.edge[node], tree.missing_left[node], width - 1)
+
+    return walk(tree, binned.shape[1], to_left)
+
+
+def walk(
+    tree: Tree, count: int, to_left: Callable[[int, Ints], npt.NDArray[np.bool_]]
+) -> npt.NDArray[np.float32]:
+    """Leaf values of `count` rows; `to_left` says of a node's rows which go left."""
+    out = np.zeros(count, dtype=np.float32)
+    stack = [(0, np.arange(count))]
     while stack:
         node, rows = stack.pop()
-        feature = tree.feature[node]
-        if feature < 0:
+        if tree.feature[node] < 0:
             out[rows] = np.float32(tree.value[node])
             continue
-        column = binned[feature][rows]
-        goes_left = column <= tree.edge[node]
-        if tree.missing_left[node]:
-            goes_left |= column == width - 1
-        stack += [(tree.left[node], rows[goes_left]), (tree.right[node], rows[~goes_left])]
+        left = to_left(node, rows)
+        stack += [(tree.left[node], rows[left]), (tree.right[node], rows[~left])]
     return out

@@ -205,14 +205,7 @@ class Grower:
         bins = yield from binning.find(train_x, settings.bins)
         rows = Rows(blocks, held, bins)
         weight = base.weight_of_positives(settings.positive_weight, shape)
-        # Under class weights the start is the weighted rate's.
-        weighted = Shape(
-            int(shape.rows - shape.positives + weight * shape.positives),
-            int(weight * shape.positives),
-            shape.held_out,
-            shape.parties,
-        )
-        bias = float(np.float32(weighted.base))
+        bias = float(np.float32(base.weighted(shape, weight).base))
         rows.margin[:] = np.float32(bias)
         scale = Scale.choose(shape, max(weight, 1.0))
         model = TreeModel(self._features, bias, [], bins.width)

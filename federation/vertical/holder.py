@@ -24,7 +24,7 @@ from .. import bins as binning
 from ..bins import Bins
 from ..data import Block, Matrix
 from ..models import base
-from ..models.base import Scores, Shape
+from ..models.base import Scores
 from ..models.growing import (
     Floats,
     Ints,
@@ -43,6 +43,7 @@ from ..models.growing import (
     quantised,
     totals,
     unpack,
+    walk,
     worth,
 )
 from ..steps import one_by_one
@@ -80,26 +81,18 @@ class HolderModel(base.Part):
         return total.astype(np.float64)
 
     def _values(self, tree: Tree, x: Matrix, left: Sequence[Mask]) -> npt.NDArray[np.float32]:
-        out = np.zeros(len(x), dtype=np.float32)
-        stack = [(0, np.arange(len(x)))]
-        while stack:
-            node, rows = stack.pop()
+        def to_left(node: int, rows: Ints) -> Mask:
             feature = tree.feature[node]
-            if feature < 0:
-                out[rows] = np.float32(tree.value[node])
-                continue
             if feature < len(self.features):
                 values = x[rows, feature]
-                to_left = np.where(
-                    np.isnan(values), tree.missing_left[node], values < np.float32(tree.threshold[node])
-                )
-            else:
-                bits = left[feature - len(self.features)]
-                if tree.edge[node] >= bits.shape[1]:
-                    raise DecodeError("a partner's model has fewer splits than this one names")
-                to_left = bits[rows, tree.edge[node]]
-            stack += [(tree.left[node], rows[to_left]), (tree.right[node], rows[~to_left])]
-        return out
+                below = values < np.float32(tree.threshold[node])
+                return np.asarray(np.where(np.isnan(values), tree.missing_left[node], below))
+            bits = left[feature - len(self.features)]
+            if tree.edge[node] >= bits.shape[1]:
+                raise DecodeError("a partner's model has fewer splits than this one names")
+            return np.asarray(bits[rows, tree.edge[node]])
+
+        return walk(tree, len(x), to_left)
 
     def importance(self) -> dict[str, float]:
         """Total gain of own features, and of each partner's together."""
@@ -227,12 +220,9 @@ class Holder:
         held = np.zeros(len(block.y), dtype=np.bool_)
         (shape,) = one_by_one([base.find_shape([block], [held], 1)])
         weight = base.weight_of_positives(settings.positive_weight, shape)
-        weighted = Shape(
-            int(shape.rows - shape.positives + weight * shape.positives), int(weight * shape.positives), 0, 1
-        )
         (bins,) = one_by_one([binning.find(block.x, settings.bins)])
         rows = Rows([block], [held], bins)
-        bias = float(np.float32(weighted.base))
+        bias = float(np.float32(base.weighted(shape, weight).base))
         rows.margin[:] = np.float32(bias)
         scale = Scale.choose(shape, max(weight, 1.0))
         # Where both do not fit one slot of a secure sum, a wider slot of a plaintext holds them.

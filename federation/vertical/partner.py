@@ -24,7 +24,7 @@ from ..data import Matrix
 from ..errors import JobError
 from ..models import base
 from ..models.base import Part
-from ..models.growing import TreeSettings
+from ..models.growing import TreeSettings, bins_left
 from ..steps import one_by_one
 from . import slots
 from .slots import Stream
@@ -301,10 +301,7 @@ class TreePartner:
         rows = self._take(said.node)
         places = [self._places[self._order[each]] for each in candidates]
         column, edge, missing_left = min(places, key=lambda place: (place[2], place[0], place[1]))
-        numbers = self._numbers[column][rows]
-        to_left = numbers <= edge
-        if missing_left:
-            to_left |= numbers == self._edges[column] + 1
+        to_left = bins_left(self._numbers[column][rows], edge, missing_left, self._edges[column] + 1)
         self._divide(rows, to_left, said.node, said.left, said.right)
         record = Record(self.model.features[column], float(self._bins.edges[column][edge]), missing_left)
         self.model.records.append(record)

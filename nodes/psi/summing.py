@@ -1,6 +1,6 @@
 """The two roles of a session that adds up one party's values; see `protocols.psi_sum`. Needs the `vertical` extra."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,17 +13,16 @@ from ..workers import Workers
 from .workspace import Workspace
 
 if TYPE_CHECKING:
-    from .meeting import Line, Outcome, Plan
+    from .meeting import Line, Outcome, Plan, Tell
 
 _ELEMENTS = 256  # of a message, with their ciphertexts; also of one piece of work
 _ADDED = 4_096  # ciphertexts in one piece of work
-Tell = Callable[[str, int, int], None]
 
 
 class Owning:
     """Whose values are added up: encrypts them, and opens the sum."""
 
-    def __init__(self, plan: "Plan", line: "Line", space: Workspace, workers: Workers, tell: Tell) -> None:
+    def __init__(self, plan: "Plan", line: "Line", space: Workspace, workers: Workers, tell: "Tell") -> None:
         self._plan, self._line, self._space, self._workers, self._tell = plan, line, space, workers, tell
         self._bits = plan.terms.sum_bits
         self._secret: psi_sum.Secret = (0, 0)
@@ -73,7 +72,7 @@ class Owning:
 class Adding:
     """Who adds up: finds which of the other's elements are here, too, and adds their ciphertexts."""
 
-    def __init__(self, plan: "Plan", line: "Line", space: Workspace, workers: Workers, tell: Tell) -> None:
+    def __init__(self, plan: "Plan", line: "Line", space: Workspace, workers: Workers, tell: "Tell") -> None:
         self._plan, self._line, self._space, self._workers, self._tell = plan, line, space, workers, tell
         self._bits = plan.terms.sum_bits
         self._modulus, self._size = b"", 0

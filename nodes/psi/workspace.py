@@ -77,7 +77,7 @@ class Workspace:
         """The other's masked points, as they come, and for a sum the ciphertexts of their values."""
         self._database.execute("INSERT INTO theirs (points) VALUES (?)", (points,))
         if ciphertexts:
-            self._add("weighted (ciphertext)", ciphertexts, size)
+            self._add("INSERT INTO weighted (ciphertext) VALUES (?)", ciphertexts, size)
 
     def theirs(self) -> Iterator[bytes]:
         """In messages, as they came."""
@@ -94,16 +94,17 @@ class Workspace:
 
     def add_own_doubled(self, points: bytes) -> None:
         """Own points, doubled by the other, as they come."""
-        self._add("own_doubled (point)", points)
+        self._add("INSERT INTO own_doubled (point) VALUES (?)", points)
 
     def add_their_doubled(self, points: bytes) -> None:
         """The other's points, doubled here, as they came."""
-        self._add("their_doubled (point)", points)
+        self._add("INSERT INTO their_doubled (point) VALUES (?)", points)
 
     def their_doubled(self, as_they_came: bool) -> Iterator[bytes]:
         """In messages; else ascending."""
-        order = "position" if as_they_came else "point"
-        return self._messages(f"SELECT point FROM their_doubled ORDER BY {order}")  # noqa: S608
+        if as_they_came:
+            return self._messages("SELECT point FROM their_doubled ORDER BY position")
+        return self._messages("SELECT point FROM their_doubled ORDER BY point")
 
     def prepare_to_compare(self) -> None:
         """Both doubled sequences are here."""
@@ -113,11 +114,8 @@ class Workspace:
         except sqlite3.IntegrityError as error:
             raise DecodeError("the other side doubled two points to the same one") from error
 
-    def _add(self, table: str, points: bytes, size: int = group.POINT) -> None:
-        self._database.executemany(
-            f"INSERT INTO {table} VALUES (?)",  # noqa: S608
-            ((point,) for point in group.split(points, size)),
-        )
+    def _add(self, statement: str, points: bytes, size: int = group.POINT) -> None:
+        self._database.executemany(statement, ((point,) for point in group.split(points, size)))
 
     def _messages(self, query: str) -> Iterator[bytes]:
         cursor = self._database.cursor()

@@ -40,6 +40,11 @@ class Aligned:
     minimum: int  # of rows that the contract asks for
     identifiers: dict[bytes, bytes]  # id, ascending → keyed hash of the own identifier
 
+    @functools.cached_property
+    def ids(self) -> dict[bytes, bytes]:
+        """The other way round."""
+        return {index: each for each, index in self.identifiers.items()}
+
     @classmethod
     def read(cls, parts: Iterable[pb.AlignedRows]) -> "list[Aligned]":
         """From the node, which sends each partner's in pieces."""
@@ -145,12 +150,11 @@ def least_rows(aligned: Aligned) -> int:
 def common(sides: list[Aligned]) -> tuple[list[bytes], list[list[bytes]]]:
     """Identifiers that were aligned with every partner, and each partner's ids of them, in one order."""
     first, *others = sides
-    by_identifier = [{index: each for each, index in side.identifiers.items()} for side in others]
     identifiers, ids = [], []
     for each, index in first.identifiers.items():
-        if all(index in of for of in by_identifier):
+        if all(index in side.ids for side in others):
             identifiers.append(index)
-            ids.append([each, *(of[index] for of in by_identifier)])
+            ids.append([each, *(side.ids[index] for side in others)])
     return identifiers, [[row[number] for row in ids] for number in range(len(sides))]
 
 

@@ -298,7 +298,7 @@ class _Seated:
 
     def _start(self, ids: list[bytes]) -> Any:
         known = self._aligned.identifiers
-        if len(set(ids)) != len(ids) or not set(ids) <= set(known):
+        if len(set(ids)) != len(ids) or not set(ids) <= known.keys():
             raise JobError("the label holder names rows that were not aligned, or one twice")
         # Few rows would show what single ones are.
         if len(ids) < (least := least_rows(self._aligned)):

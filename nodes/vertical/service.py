@@ -5,7 +5,7 @@ import contextlib
 import logging
 import secrets
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
@@ -26,7 +26,7 @@ from ..people.actions import Action
 from ..querier.peers import failed
 from ..services import wire
 from . import parts
-from .rows import Aligned, Rows, common, holder_rows, least_rows, split
+from .rows import Aligned, Rows, holder_rows, least_rows, split
 
 if TYPE_CHECKING:
     from ..learning.desk import Desk
@@ -70,7 +70,7 @@ class Relay:
 
     async def attend(
         self, job: bytes, incoming: AsyncIterator[pb.VerticalFrame]
-    ) -> AsyncIterator[pb.VerticalFrame]:
+    ) -> AsyncGenerator[pb.VerticalFrame, None]:
         """The learning process's side: yields what the label holder sends."""
         here = _Attendance()
         async with self._came:
@@ -96,7 +96,7 @@ class Relay:
 
     async def work(
         self, job: bytes, incoming: AsyncIterator[pb.VerticalFrame], check: Callable[[], None]
-    ) -> AsyncIterator[pb.VerticalFrame]:
+    ) -> AsyncGenerator[pb.VerticalFrame, None]:
         """The label holder's side: yields what the learning process answers. `check` raises where the contract has ended."""
         here = await self._find(job)
         here.taken.set()
@@ -234,7 +234,7 @@ class Vertical:
         """At a partner: what its part says of aligned rows. Raises `Refused`."""
         part = parts.load(self.node.home.data / "models", job, model)
         (aligned,) = self.aligned(job)
-        if not set(ids) <= set(aligned.identifiers):
+        if not set(ids) <= aligned.identifiers.keys():
             raise Refused("a row that was not aligned", "ALIGNMENT")
         rows = Rows(Home(self.node.home.file), self.node.keys.vault, aligned, features=part.features)
         places = rows.places([aligned.identifiers[each] for each in ids])
@@ -274,7 +274,7 @@ class VerticalService(vertical_pb2_grpc.VerticalServicer):
         _log.info("%s works on %s", member.name.name, job.name)
         async with contextlib.aclosing(
             self._vertical.relay.work(job_hash, request_iterator, check)
-        ) as frames:  # type: ignore[type-var]
+        ) as frames:
             async for frame in frames:
                 yield frame
 
@@ -312,7 +312,7 @@ class VerticalAdminService(vertical_pb2_grpc.VerticalAdminServicer):
         """See vertical.proto."""
         job_hash = await _entered(request_iterator)
         await asyncio.to_thread(self._vertical.job, job_hash)
-        async with contextlib.aclosing(self._vertical.relay.attend(job_hash, request_iterator)) as frames:  # type: ignore[type-var]
+        async with contextlib.aclosing(self._vertical.relay.attend(job_hash, request_iterator)) as frames:
             async for frame in frames:
                 yield frame
 
@@ -370,10 +370,8 @@ class _Scoring:
         self._vertical, self._job = vertical, job
         self._part: Any = parts.load(vertical.node.home.data / "models", job)
         self.step = parts.rows_at_once(self._part)
-        sides = vertical.aligned(job)
+        self._sides = sides = vertical.aligned(job)
         self._kind = Kind(sides[0].kind)
-        identifiers, ids = common(sides)
-        self._ids = {index: [of[i] for of in ids] for i, index in enumerate(identifiers)}
         home = Home(vertical.node.home.file)
         self._region = home.config.lists.default_region
         try:
@@ -388,8 +386,8 @@ class _Scoring:
             identifiers = [index for _, index in found]
             replies = await asyncio.gather(
                 *(
-                    self._ask(number, partner, identifiers)
-                    for number, partner in enumerate(self._job.partners)
+                    self._ask(partner, [side.ids[index] for index in identifiers])
+                    for partner, side in zip(self._job.partners, self._sides, strict=True)
                 )
             )
             await asyncio.to_thread(self._complete, rows, found, replies)
@@ -405,7 +403,7 @@ class _Scoring:
             except IdentifierError as error:
                 rows[number].trouble = str(error)
                 continue
-            if index not in self._ids:
+            if not all(index in side.ids for side in self._sides):
                 rows[number].trouble = "not aligned"
             elif self._rows.places([index])[0] < 0:
                 rows[number].trouble = "not in the dataset any more"
@@ -413,12 +411,12 @@ class _Scoring:
                 found.append((number, index))
         return rows, found
 
-    async def _ask(self, number: int, partner: str, identifiers: list[bytes]) -> pb.VerticalReply:
+    async def _ask(self, partner: str, ids: list[bytes]) -> pb.VerticalReply:
         node = self._vertical.node
         member = node.book.current.get(partner)
         request = pb.VerticalScoreRequest(
             job=self._job.hash(),
-            ids=b"".join(self._ids[index][number] for index in identifiers),
+            ids=b"".join(ids),
             model=bytes.fromhex(self._part.hash()),
         )
         try:
