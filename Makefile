@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 PROTOS := $(wildcard proto/lianfang/v1/*.proto)
+KERNEL := $(wildcard protocols/_kernel/*.[ch])
 SOURCES := nodes protocols federation tests benchmarks
 
 .PHONY: setup demo test test-unit test-system lint format proto lock bench clean
@@ -11,7 +12,7 @@ SOURCES := nodes protocols federation tests benchmarks
 setup: $(STAMP)
 
 # Found by name, or by `python3` where that is 3.11 already.
-$(STAMP): requirements.lock pyproject.toml
+$(STAMP): requirements.lock pyproject.toml $(KERNEL)
 	@command -v $(PYTHON) >/dev/null 2>&1 && py=$(PYTHON) || py=python3; \
 	  $$py -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")' && \
 	  { test -x $(BIN)/python || $$py -m venv $(VENV); }

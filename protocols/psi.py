@@ -63,7 +63,7 @@ def domain(contract: bytes, session: bytes) -> bytes:
 def mask_chunk(where: bytes, scalar: bytes, elements: Sequence[bytes]) -> bytes:
     """scalar·H(element), in order; 32·n bytes. `where` is a `domain`."""
     uniform = b"".join(map(expander(where), elements))
-    return group.multiply_all(scalar, group.hash_to_points(uniform))
+    return group.hash_and_multiply_all(scalar, uniform)
 
 
 def dummies(count: int) -> bytes:

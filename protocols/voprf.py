@@ -20,7 +20,7 @@ OUTPUT = 64
 PROOF = 64
 MAX_BATCH = 65_535
 MAX_INPUT = 65_535
-CHUNK = 32  # elements a chunk: about 5 ms of work
+CHUNK = group.CHUNK
 
 _ZERO_BLOCK = hashlib.sha512(bytes(128))
 _FINALIZE = b"\x00\x20%bFinalize"
@@ -98,16 +98,20 @@ def check_public_key(public: bytes) -> None:
     group.check_points(public, "public key")
 
 
-def hash_to_group(inputs: Sequence[bytes], mode: int = MODE_VOPRF) -> bytes:
-    """Map inputs to points; 32·n bytes. Raises `MisuseError` for an input over 65,535 bytes."""
+def _uniform(inputs: Sequence[bytes], mode: int) -> bytes:
     if any(len(each) > MAX_INPUT for each in inputs):
         raise MisuseError(f"an input has more than {MAX_INPUT} bytes")
-    return group.hash_to_points(b"".join(map(_TO_GROUP[mode], inputs)))
+    return b"".join(map(_TO_GROUP[mode], inputs))
+
+
+def hash_to_group(inputs: Sequence[bytes], mode: int = MODE_VOPRF) -> bytes:
+    """Map inputs to points; 32·n bytes. Raises `MisuseError` for an input over 65,535 bytes."""
+    return group.hash_to_points(_uniform(inputs, mode))
 
 
 def blind(inputs: Sequence[bytes], blinds: bytes, mode: int = MODE_VOPRF) -> bytes:
     """Blind (RFC 9497 §3.3.1): blinds[i]·H(inputs[i])."""
-    return group.multiply_each(blinds, hash_to_group(inputs, mode))
+    return group.hash_and_multiply_each(blinds, _uniform(inputs, mode))
 
 
 def _check_batch(*batches: bytes) -> int:
@@ -149,7 +153,7 @@ def finalize_unblinded(inputs: Sequence[bytes], unblinded: bytes) -> list[bytes]
 
 def evaluate_inputs(secret: bytes, inputs: Sequence[bytes], mode: int = MODE_VOPRF) -> list[bytes]:
     """Evaluate (RFC 9497 §3.3.1, the server's own): F_k of each input, 64 bytes."""
-    return finalize_unblinded(inputs, group.multiply_all(secret, hash_to_group(inputs, mode)))
+    return finalize_unblinded(inputs, group.hash_and_multiply_all(secret, _uniform(inputs, mode)))
 
 
 # -- proof -------------------------------------------------------------------------------------------

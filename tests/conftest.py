@@ -9,6 +9,10 @@ import pytest
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--thorough", action="store_true", help="also what takes minutes")
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of data and vectors beside the project."""

@@ -1,0 +1,305 @@
+/* GF(2^255 - 19) in lanes: each limb holds one limb of LANES independent elements.
+ *
+ * A lane layer (lanes_*.h) offers: word, LANES unsigned 64-bit integers with C's operators; factor, what its multiplier takes; mask, a
+ * truth value a lane; and columns(t, a, b), the ten columns of a schoolbook product in radix 2^51.
+ *
+ * Two representations, radix 2^51, five limbs:
+ *   fe    carried: every limb at most M = 2^51 + 2^16; what multiplications take.
+ *   wide  sums of products, not carried: limbs below 2^62; what additions and subtractions of products work on.
+ * A point formula adds and subtracts products and carries once for each value that is multiplied again.
+ *
+ * Bounds. A product's columns: with limbs at most M, M^2 < 2^102 + 2^68, a low half is below 2^52, a high half at most 2^50 + 2^17
+ * and counts twice. Column k+5 comes back to column k times 19. The largest is column 0: one low half, and 19 times four low
+ * and five high ones: 2^52·(1 + 19·(4 + 5·2·2^-2)) + 2^27 < 125·2^52 < P = 0.977·2^59. (lanes_fma.h splits at 2^51: at most
+ * 2^51·(1 + 19·9) + 2^27, less.) Built with KERNEL_CHECK, the scalar lanes check each of these bounds as they compute. */
+
+#ifdef KERNEL_CHECK
+#include <stdio.h>
+#include <stdlib.h>
+#define BOUND(x, most)                                                                          \
+	do {                                                                                       \
+		if ((x) > (most)) {                                                                     \
+			fprintf(stderr, "%s:%d: %s exceeds its bound\n", __FILE__, __LINE__, #x);            \
+			abort();                                                                             \
+		}                                                                                       \
+	} while (0)
+#else
+#define BOUND(x, most) ((void)0)
+#endif
+
+/* Multiplications are inline. Sanitizers would take minutes over that: KERNEL_SMALL is without. */
+#define OUTLINE static __attribute__((noinline))
+#ifdef KERNEL_SMALL
+#define HOT OUTLINE __attribute__((unused))
+#else
+#define HOT INLINE
+#endif
+
+#define LIMB ((1ULL << 51) - 1)
+#define M ((1ULL << 51) + (1ULL << 16))
+#define PRODUCT_MOST (125ULL << 52)
+
+typedef struct {
+	factor l[5];
+} fe;
+
+typedef struct {
+	word l[5];
+} wide;
+
+#include "constants.h"
+
+/* -- between the representations ------------------------------------------------------------------------------------------ */
+
+/* Limbs below 2^62: what moves up is below 2^11, and 19 times that below 2^16, so limbs come out at most M. */
+HOT fe carry(wide a)
+{
+	fe r;
+	word up[5];
+	for (int i = 0; i < 5; i++) {
+		BOUND(a.l[i], (1ULL << 62) - 1);
+		up[i] = a.l[i] >> 51;
+		a.l[i] &= word_set(LIMB);
+	}
+	a.l[0] += up[4] + (up[4] << 1) + (up[4] << 4);
+	for (int i = 1; i < 5; i++)
+		a.l[i] += up[i - 1];
+	for (int i = 0; i < 5; i++) {
+		BOUND(a.l[i], M);
+		r.l[i] = factor_of(a.l[i]);
+	}
+	return r;
+}
+
+INLINE wide widen(fe a)
+{
+	wide r;
+	for (int i = 0; i < 5; i++)
+		r.l[i] = word_of(a.l[i]);
+	return r;
+}
+
+INLINE fe constant(const uint64_t limbs[5])
+{
+	fe r;
+	for (int i = 0; i < 5; i++)
+		r.l[i] = factor_of(word_set(limbs[i]));
+	return r;
+}
+
+INLINE fe small(uint64_t x)
+{
+	fe r;
+	for (int i = 0; i < 5; i++)
+		r.l[i] = factor_of(word_set(i ? 0 : x));
+	return r;
+}
+
+/* -- arithmetic on sums of products ---------------------------------------------------------------------------------------- */
+
+INLINE wide fold(const word t[10])
+{
+	wide r;
+	for (int i = 0; i < 5; i++) {
+		r.l[i] = t[i] + t[i + 5] + (t[i + 5] << 1) + (t[i + 5] << 4);
+		BOUND(r.l[i], PRODUCT_MOST);
+	}
+	return r;
+}
+
+HOT wide times(fe a, fe b)
+{
+	word t[10];
+	for (int i = 0; i < 5; i++) {
+		BOUND(a.l[i], M);
+		BOUND(b.l[i], M);
+	}
+	columns(t, a.l, b.l);
+	return fold(t);
+}
+
+HOT wide squared(fe a)
+{
+	word t[10];
+	for (int i = 0; i < 5; i++)
+		BOUND(a.l[i], M);
+	columns_of_square(t, a.l);
+	return fold(t);
+}
+
+INLINE wide plus(wide a, wide b)
+{
+	for (int i = 0; i < 5; i++)
+		a.l[i] += b.l[i];
+	return a;
+}
+
+/* a - b for a product b: plus 2^8·p, whose limbs are at least 2^59 - 19·2^8 > P, so no limb goes below zero. */
+INLINE wide minus(wide a, wide b)
+{
+	for (int i = 0; i < 5; i++) {
+		BOUND(b.l[i], PRODUCT_MOST);
+		a.l[i] += word_set((i ? LIMB : LIMB - 18) << 8) - b.l[i];
+	}
+	return a;
+}
+
+INLINE wide twice(wide a)
+{
+	return plus(a, a);
+}
+
+/* -- elements, always carried ------------------------------------------------------------------------------------------------ */
+
+HOT fe mul(fe a, fe b) { return carry(times(a, b)); }
+HOT fe square(fe a) { return carry(squared(a)); }
+HOT fe add(fe a, fe b) { return carry(plus(widen(a), widen(b))); }
+HOT fe sub(fe a, fe b) { return carry(minus(widen(a), widen(b))); }
+INLINE fe negate(fe a) { return sub(small(0), a); }
+
+INLINE fe choose(mask m, fe yes, fe no)
+{
+	for (int i = 0; i < 5; i++)
+		no.l[i] = factor_select(m, yes.l[i], no.l[i]);
+	return no;
+}
+
+/* The one representative below p, limbs below 2^51. A carried value is below 2p: one p is taken off where value + 19 reaches 2^255. */
+INLINE wide canonical(fe a)
+{
+	wide r = widen(a);
+	word up = word_set(19);
+	for (int i = 0; i < 5; i++)
+		up = (r.l[i] + up) >> 51;
+	r.l[0] += up * 19;
+	for (int i = 0; i < 4; i++) {
+		r.l[i + 1] += r.l[i] >> 51;
+		r.l[i] &= word_set(LIMB);
+	}
+	r.l[4] &= word_set(LIMB);
+	return r;
+}
+
+HOT mask is_zero(fe a)
+{
+	wide r = canonical(a);
+	return word_equal(r.l[0] | r.l[1] | r.l[2] | r.l[3] | r.l[4], word_set(0));
+}
+
+HOT mask is_negative(fe a) /* RFC 9496 §3.1: odd */
+{
+	return word_equal(canonical(a).l[0] & word_set(1), word_set(1));
+}
+
+INLINE mask equal(fe a, fe b) { return is_zero(sub(a, b)); }
+INLINE fe absolute(fe a) { return choose(is_negative(a), negate(a), a); }
+
+/* -- powers, roots ------------------------------------------------------------------------------------------------------------- */
+
+OUTLINE void square_times(fe *a, int n)
+{
+	fe x = *a;
+	for (int i = 0; i < n; i++)
+		x = square(x);
+	*a = x;
+}
+
+/* a^(2^250 - 1), and a^11 on the way: the chain of Bernstein's curve25519 (PKC 2006). */
+static void power_2_250_minus_1(fe *r, fe *a11, const fe *a)
+{
+	fe a2 = square(*a), t = a2;
+	square_times(&t, 2);
+	fe a9 = mul(t, *a);
+	*a11 = mul(a9, a2);
+	fe x5 = mul(square(*a11), a9); /* a^(2^5 - 1) */
+	fe x10 = x5;
+	square_times(&x10, 5);
+	x10 = mul(x10, x5);
+	fe x20 = x10;
+	square_times(&x20, 10);
+	x20 = mul(x20, x10);
+	fe x40 = x20;
+	square_times(&x40, 20);
+	x40 = mul(x40, x20);
+	fe x50 = x40;
+	square_times(&x50, 10);
+	x50 = mul(x50, x10);
+	fe x100 = x50;
+	square_times(&x100, 50);
+	x100 = mul(x100, x50);
+	fe x200 = x100;
+	square_times(&x200, 100);
+	x200 = mul(x200, x100);
+	square_times(&x200, 50);
+	x200 = mul(x200, x50);
+	*r = x200;
+}
+
+/* a^(p - 2); zero for zero. */
+OUTLINE void invert(fe *r, const fe *a)
+{
+	fe a11, x;
+	power_2_250_minus_1(&x, &a11, a);
+	square_times(&x, 5);
+	*r = mul(x, a11);
+}
+
+/* RFC 9496 §4.2, SQRT_RATIO_M1: *root is the non-negative root of u/v, or of SQRT_M1·u/v; returns where it was the former. */
+OUTLINE mask square_root_of_ratio(fe *root, const fe *up, const fe *down)
+{
+	fe u = *up, v = *down, x, a11;
+	fe v3 = mul(square(v), v), v7 = mul(square(v3), v), uv7 = mul(u, v7);
+	power_2_250_minus_1(&x, &a11, &uv7);
+	square_times(&x, 2);
+	x = mul(x, uv7); /* (u·v^7)^((p - 5) / 8) */
+	fe r = mul(mul(u, v3), x), i = constant(SQRT_M1);
+	fe check = mul(v, square(r)), minus_u = negate(u);
+	mask correct = equal(check, u), flipped = equal(check, minus_u), flipped_i = equal(check, mul(minus_u, i));
+	*root = absolute(choose(flipped | flipped_i, mul(r, i), r));
+	return correct | flipped;
+}
+
+/* -- bytes --------------------------------------------------------------------------------------------------------------------- */
+
+static inline uint64_t load64(const uint8_t *p)
+{
+	uint64_t x;
+	__builtin_memcpy(&x, p, 8);
+	return x; /* x86-64 is little-endian, as the encoding is */
+}
+
+/* Lane i from 32 bytes at source + i·stride, bit 255 cleared; lanes from `count` on repeat the first. */
+INLINE fe fe_from_bytes(const uint8_t *source, size_t stride, size_t count)
+{
+	uint64_t limbs[5][LANES];
+	for (size_t lane = 0; lane < LANES; lane++) {
+		const uint8_t *p = source + (lane < count ? lane : 0) * stride;
+		uint64_t a = load64(p), b = load64(p + 8), c = load64(p + 16), d = load64(p + 24);
+		limbs[0][lane] = a & LIMB;
+		limbs[1][lane] = (a >> 51 | b << 13) & LIMB;
+		limbs[2][lane] = (b >> 38 | c << 26) & LIMB;
+		limbs[3][lane] = (c >> 25 | d << 39) & LIMB;
+		limbs[4][lane] = d >> 12 & LIMB;
+	}
+	fe r;
+	for (int i = 0; i < 5; i++)
+		r.l[i] = factor_of(word_load(limbs[i]));
+	return r;
+}
+
+INLINE void fe_to_bytes(uint8_t *target, fe a, size_t count)
+{
+	uint64_t limbs[5][LANES];
+	wide r = canonical(a);
+	for (int i = 0; i < 5; i++)
+		word_store(limbs[i], r.l[i]);
+	for (size_t lane = 0; lane < LANES && lane < count; lane++) {
+		uint64_t out[4] = {
+			limbs[0][lane] | limbs[1][lane] << 51,
+			limbs[1][lane] >> 13 | limbs[2][lane] << 38,
+			limbs[2][lane] >> 26 | limbs[3][lane] << 25,
+			limbs[3][lane] >> 39 | limbs[4][lane] << 12,
+		};
+		__builtin_memcpy(target + 32 * lane, out, 32);
+	}
+}

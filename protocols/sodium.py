@@ -1,0 +1,167 @@
+"""libsodium by way of rbcl, called over addresses inside whole batches: scalars for everybody, points where no kernel serves.
+
+Nothing here checks its callers: lengths, and what an outcome means, are `group`'s.
+"""
+
+import contextlib
+import ctypes
+import os
+
+import rbcl  # noqa: F401  (its import loads and initialises the bundled libsodium)
+from rbcl._sodium import _sodium as _lib
+
+POINT = 32
+SCALAR = 32
+UNIFORM = 64
+IDENTITY = bytes(POINT)
+
+# rbcl unpacks libsodium into a temporary file and leaves it behind; once mapped, it is not needed.
+with contextlib.suppress(OSError):
+    os.unlink(_lib._name)
+
+
+def _function(name: str, arguments: int, *, whole: bool = False) -> "ctypes._NamedFuncPointer":
+    """`whole`: inputs are bytes objects as they are; otherwise addresses, for use inside batches."""
+    function = getattr(_lib, name)
+    inputs = ctypes.c_char_p if whole else ctypes.c_void_p
+    function.argtypes = [inputs] * arguments
+    function.restype = ctypes.c_int
+    return function  # type: ignore[no-any-return]
+
+
+_multiply = _function("crypto_scalarmult_ristretto255", 3)
+_multiply_base = _function("crypto_scalarmult_ristretto255_base", 2)
+_from_hash = _function("crypto_core_ristretto255_from_hash", 2)
+_is_valid = _function("crypto_core_ristretto255_is_valid_point", 1)
+_add = _function("crypto_core_ristretto255_add", 3)
+_scalar_reduce = _function("crypto_core_ristretto255_scalar_reduce", 2)
+_scalar_multiply = _function("crypto_core_ristretto255_scalar_mul", 3, whole=True)
+_scalar_add = _function("crypto_core_ristretto255_scalar_add", 3, whole=True)
+_scalar_subtract = _function("crypto_core_ristretto255_scalar_sub", 3, whole=True)
+_scalar_invert = _function("crypto_core_ristretto255_scalar_invert", 2)
+
+
+def _address(data: bytes) -> int:
+    # The caller keeps `data` alive for as long as the address is used.
+    return ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p).value or 0
+
+
+def _buffer(size: int) -> tuple["ctypes.Array[ctypes.c_char]", int]:
+    buffer = ctypes.create_string_buffer(max(size, 1))
+    return buffer, ctypes.addressof(buffer)
+
+
+class Sodium:
+    """Points by libsodium: the backend that every machine has. See `backends.Backend`."""
+
+    name = "libsodium"
+    chunk = 32
+
+    def valid_points(self, points: bytes) -> int:
+        base = _address(points)
+        for offset in range(0, len(points), POINT):
+            if not _is_valid(base + offset) or points[offset : offset + POINT] == IDENTITY:
+                return offset // POINT
+        return len(points) // POINT
+
+    def hash_to_points(self, uniform: bytes) -> bytes:
+        count = len(uniform) // UNIFORM
+        source = _address(uniform)
+        out, target = _buffer(POINT * count)
+        for i in range(count):
+            _from_hash(target + POINT * i, source + UNIFORM * i)
+        return out.raw[: POINT * count]
+
+    def multiply(self, scalars: bytes, points: bytes) -> tuple[bytes | None, int]:
+        products, identities = self._products(scalars, points)
+        for i in identities:  # a bad point, or the identity as outcome; libsodium does not say which
+            element = points[POINT * i : POINT * i + POINT]
+            if element == IDENTITY or not is_valid_point(element):
+                return None, i
+        return products, len(points) // POINT
+
+    def hash_and_multiply(self, scalars: bytes, uniform: bytes) -> bytes:
+        return self._products(scalars, self.hash_to_points(uniform))[0]
+
+    def _products(self, scalars: bytes, points: bytes) -> tuple[bytes, list[int]]:
+        """The products, and where libsodium gave none: zeros, which is the identity, stand there."""
+        count = len(points) // POINT
+        stride = 0 if len(scalars) == SCALAR else SCALAR
+        left, right = _address(scalars), _address(points)
+        out, target = _buffer(POINT * count)
+        without = []
+        for i in range(count):
+            if _multiply(target + POINT * i, left + stride * i, right + POINT * i):
+                ctypes.memset(target + POINT * i, 0, POINT)
+                without.append(i)
+        return out.raw[: POINT * count], without
+
+    def weighted_sum(self, scalars: bytes, points: bytes) -> tuple[bytes | None, int]:
+        # Each for itself: one scalar for one point is no batch that a single scalar serves.
+        parts = []
+        for i in range(0, len(points), POINT):
+            part, good = self.multiply(scalars[i : i + SCALAR], points[i : i + POINT])
+            if part is None:
+                return None, i // POINT + good
+            parts.append(part)
+        return add_all(b"".join(parts)), len(parts)
+
+
+def is_valid_point(point: bytes) -> bool:
+    """Whether these 32 bytes are canonical and in the group; the identity is."""
+    return bool(_is_valid(_address(point)))
+
+
+def multiply_base(scalar: bytes) -> bytes | None:
+    """scalar·G; None for the identity."""
+    out, target = _buffer(POINT)
+    return None if _multiply_base(target, _address(scalar)) else out.raw[:POINT]
+
+
+def add_all(points: bytes) -> bytes | None:
+    """Sum of all elements, the identity for an empty batch; None where one is no point."""
+    out, target = _buffer(POINT)
+    source = _address(points)
+    if points:
+        out.raw = points[:POINT]
+    for offset in range(POINT, len(points), POINT):
+        if _add(target, target, source + offset):
+            return None
+    return out.raw[:POINT]
+
+
+def reduce_scalars(uniform: bytes) -> bytes:
+    """Each 64 bytes little-endian modulo the group order."""
+    count = len(uniform) // UNIFORM
+    out, target = _buffer(SCALAR * count)
+    source = _address(uniform)
+    for i in range(count):
+        _scalar_reduce(target + SCALAR * i, source + UNIFORM * i)
+    return out.raw[: SCALAR * count]
+
+
+def scalar_multiply(left: bytes, right: bytes) -> bytes:
+    """left·right modulo the order, constant time."""
+    out = ctypes.create_string_buffer(SCALAR)
+    _scalar_multiply(out, left, right)
+    return out.raw
+
+
+def scalar_add(left: bytes, right: bytes) -> bytes:
+    """left + right modulo the order, constant time."""
+    out = ctypes.create_string_buffer(SCALAR)
+    _scalar_add(out, left, right)
+    return out.raw
+
+
+def scalar_subtract(left: bytes, right: bytes) -> bytes:
+    """left − right modulo the order, constant time."""
+    out = ctypes.create_string_buffer(SCALAR)
+    _scalar_subtract(out, left, right)
+    return out.raw
+
+
+def scalar_invert(scalar: bytes) -> bytes | None:
+    """1/scalar modulo the order, constant time; None for zero."""
+    out, target = _buffer(SCALAR)
+    return None if _scalar_invert(target, _address(scalar)) else out.raw[:SCALAR]
