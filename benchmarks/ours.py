@@ -94,13 +94,9 @@ def _asked(public, values):
 
 def _finish(question, answer, table):
     outputs = question.finish(*answer)
-    found = table.get([sealed.tag_of(output) for output in outputs])
-    labels = [
-        sealed.open_record(o, WHERE.context, *record)
-        for o, record in zip(outputs, found, strict=True)
-        if record
-    ]
-    return len(labels)
+    found = table.get(sealed.tags_of(outputs))
+    listed = [(o, *record) for o, record in zip(outputs, found, strict=True) if record]
+    return sum(isinstance(label, Label) for label in sealed.open_each(WHERE.context, listed))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Which code multiplies points: the extension's vector kernels where the processor runs one, libsodium elsewhere.
+"""Which code multiplies points and hashes batches: the extension's vector kernels where the processor runs one, libsodium and hashlib elsewhere.
 
 The extension (`_kernel`, docs/protocols/kernel.md) is optional: without a compiler at installation it is not there. `choose` says
 which backend serves and why. A kernel serves only after it has agreed with libsodium on a few points in this very process.
@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
 from . import sodium
-from .sodium import POINT, SCALAR, UNIFORM, Sodium
+from .sodium import POINT, SCALAR, UNIFORM, Part, Sodium
 
 try:
     from . import _ristretto
@@ -39,6 +39,7 @@ class Backend(Protocol):
     def multiply(self, scalars: bytes, points: bytes) -> tuple[bytes | None, int]: ...
     def hash_and_multiply(self, scalars: bytes, uniform: bytes) -> bytes: ...
     def weighted_sum(self, scalars: bytes, points: bytes) -> tuple[bytes | None, int]: ...
+    def sha512(self, count: int, parts: tuple[Part, ...]) -> bytes: ...
 
 
 class Reason(enum.StrEnum):
@@ -94,6 +95,9 @@ class Kernel:
             _on_all_cores(part, len(points) // POINT), lambda parts: sodium.add_all(b"".join(parts))
         )
 
+    def sha512(self, count: int, parts: tuple[Part, ...]) -> bytes:
+        return _ristretto.sha512(self.name, count, parts)
+
 
 def _slice(scalars: bytes, start: int, stop: int) -> bytes:
     return scalars if len(scalars) == SCALAR else scalars[start * SCALAR : stop * SCALAR]
@@ -140,6 +144,8 @@ def agrees(backend: Backend) -> bool:
         == other.multiply(scalars[:SCALAR], points)[0]
         and backend.weighted_sum(scalars, points) == other.weighted_sum(scalars, points)
         and backend.valid_points(points + bytes(POINT)) == count
+        and backend.sha512(count, (b"lianfang", (uniform, UNIFORM), (points, POINT)))
+        == other.sha512(count, (b"lianfang", (uniform, UNIFORM), (points, POINT)))
     )
 
 

@@ -14,21 +14,19 @@ secret and erases it with the answer. Each holder is asked with a seed of its ow
 their requests see unrelated points.
 """
 
-import hmac
 import secrets
 from collections.abc import Sequence
 
 from . import group, padding, voprf
 from .errors import MisuseError, StateUsedError
+from .hashing import hmac_each, numbers
 from .voprf import KeyPair, Runner, inline
 
 SEED = 32
 
 
 def _stream(seed: bytes, what: bytes, start: int, stop: int) -> bytes:
-    return b"".join(
-        hmac.digest(seed, what + index.to_bytes(4, "big"), "sha512") for index in range(start, stop)
-    )
+    return hmac_each(seed, stop - start, what, numbers(start, stop, 4))
 
 
 def blind_chunk(seed: bytes, start: int, inputs: Sequence[bytes]) -> bytes:

@@ -23,7 +23,7 @@ from itertools import pairwise
 from . import group, padding
 from .encoding import frame
 from .errors import DecodeError, MisuseError
-from .voprf import expander
+from .hashing import expand_message_each
 
 SESSION = 16
 CHUNK = 256  # elements a chunk: about 20 ms of work
@@ -62,7 +62,7 @@ def domain(contract: bytes, session: bytes) -> bytes:
 
 def mask_chunk(where: bytes, scalar: bytes, elements: Sequence[bytes]) -> bytes:
     """scalar·H(element), in order; 32·n bytes. `where` is a `domain`."""
-    uniform = b"".join(map(expander(where), elements))
+    uniform = expand_message_each(where, len(elements), list(elements))
     return group.hash_and_multiply_all(scalar, uniform)
 
 

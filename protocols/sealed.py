@@ -22,6 +22,7 @@ from . import label as labels
 from . import padding, voprf
 from .encoding import expand, frame
 from .errors import TableError
+from .hashing import DIGEST, column, hkdf_each, hmac_each, numbers
 from .label import Label
 
 TAG = 16
@@ -29,6 +30,7 @@ SALT = 16
 RECORD = TAG + SALT + labels.LENGTH + 16
 MINIMUM_BUCKET = 16  # additions and removals of a later batch are padded to at least this many
 _TAG_INFO = b"lianfang/v1/tag"
+_LABEL_INFO = b"lianfang/v1/label"
 _NONCE = bytes(12)
 
 
@@ -50,11 +52,18 @@ class ListEpoch:
 
 def tag_of(output: bytes) -> bytes:
     """The 16-byte tag of an OPRF output."""
-    return expand(output, _TAG_INFO, TAG)
+    return tags_of([output])[0]
 
 
-def _label_key(output: bytes, context: bytes, salt: bytes) -> bytes:
-    return expand(output, b"lianfang/v1/label" + context + salt, 32)
+def tags_of(outputs: Sequence[bytes]) -> list[bytes]:
+    """The 16-byte tag of each OPRF output."""
+    expanded = hkdf_each(b"".join(outputs), _TAG_INFO)
+    return [expanded[i : i + TAG] for i in range(0, len(expanded), DIGEST)]
+
+
+def _label_keys(outputs: Sequence[bytes], context: bytes, salts: bytes) -> list[bytes]:
+    expanded = hkdf_each(b"".join(outputs), _LABEL_INFO + context, (salts, SALT))
+    return [expanded[i : i + 32] for i in range(0, len(expanded), DIGEST)]
 
 
 def seal_chunk(
@@ -67,12 +76,9 @@ def seal_chunk(
     records = []
     number = batch.to_bytes(4, "big")
     outputs = voprf.evaluate_inputs(secret, [each[0] for each in entries])
-    for i, output in enumerate(outputs):
-        tag = tag_of(output)
-        salt = salts[i * SALT : i * SALT + SALT]
-        sealed = AESGCM(_label_key(output, context, salt)).encrypt(
-            _NONCE, entries[i][1], context + tag + number
-        )
+    keys, tags = _label_keys(outputs, context, salts), tags_of(outputs)
+    for tag, salt, key, (_, label) in zip(tags, column(salts, SALT), keys, entries, strict=True):
+        sealed = AESGCM(key).encrypt(_NONCE, label, context + tag + number)
         records.append(tag + salt + sealed)
     records.sort()
     return b"".join(records)
@@ -80,7 +86,7 @@ def seal_chunk(
 
 def tags_chunk(secret: bytes, identifiers: Sequence[bytes]) -> bytes:
     """Tombstones of identifiers that leave, sorted; 16 bytes each."""
-    return b"".join(sorted(map(tag_of, voprf.evaluate_inputs(secret, identifiers))))
+    return b"".join(sorted(tags_of(voprf.evaluate_inputs(secret, identifiers))))
 
 
 def open_record(output: bytes, context: bytes, batch: int, value: bytes) -> Label:
@@ -88,12 +94,32 @@ def open_record(output: bytes, context: bytes, batch: int, value: bytes) -> Labe
 
     Raises `TableError` where it does not open: the holder sealed it wrongly or a byte was changed.
     """
+    (label,) = open_each(context, [(output, batch, value)])
+    if isinstance(label, TableError):
+        raise label
+    return label
+
+
+def open_each(context: bytes, records: Sequence[tuple[bytes, int, bytes]]) -> list[Label | TableError]:
+    """`open_record` of each (output, batch, value): the label, or the error that this record alone deserves."""
+    outputs = [output for output, _, _ in records]
+    salts = b"".join(value[:SALT].ljust(SALT, b"\x00") for _, _, value in records)
+    found: list[Label | TableError] = []
+    for tag, key, (_, batch, value) in zip(
+        tags_of(outputs), _label_keys(outputs, context, salts), records, strict=True
+    ):
+        try:
+            found.append(_open(key, context + tag + batch.to_bytes(4, "big"), value))
+        except TableError as error:
+            found.append(error)
+    return found
+
+
+def _open(key: bytes, data: bytes, value: bytes) -> Label:
     if len(value) != RECORD - TAG:
         raise TableError(f"sealed record: {len(value)} bytes instead of {RECORD - TAG}")
-    salt, sealed = value[:SALT], value[SALT:]
-    data = context + tag_of(output) + batch.to_bytes(4, "big")
     try:
-        plain = AESGCM(_label_key(output, context, salt)).decrypt(_NONCE, sealed, data)
+        plain = AESGCM(key).decrypt(_NONCE, value[SALT:], data)
     except InvalidTag as error:
         raise TableError("a sealed record does not open under its own tag") from error
     return Label.decode(plain)
@@ -109,7 +135,8 @@ def dummy_key(secret: bytes) -> bytes:
 
 def dummy_tags(key: bytes, start: int, stop: int) -> list[bytes]:
     """Tags of dummies number start…stop−1: a removal of one looks like any other."""
-    return [expand(key, b"tag" + i.to_bytes(8, "big"), TAG) for i in range(start, stop)]
+    expanded = hmac_each(key, stop - start, b"tag", numbers(start, stop, 8), b"\x01")  # HKDF-Expand
+    return [expanded[i : i + TAG] for i in range(0, len(expanded), DIGEST)]
 
 
 @dataclass(frozen=True)

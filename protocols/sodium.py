@@ -5,15 +5,25 @@ Nothing here checks its callers: lengths, and what an outcome means, are `group`
 
 import contextlib
 import ctypes
+import hashlib
+import itertools
 import os
 
 import rbcl  # noqa: F401  (its import loads and initialises the bundled libsodium)
 from rbcl._sodium import _sodium as _lib
 
+try:  # the extension's loops, where it was built
+    from . import _ristretto as _loops
+except ImportError:
+    _loops = None  # type: ignore[assignment]
+
 POINT = 32
 SCALAR = 32
 UNIFORM = 64
 IDENTITY = bytes(POINT)
+
+# Of a batch of messages: the same bytes for all, a column (bytes, width), or a list of bytes.
+Part = bytes | tuple[bytes, int] | list[bytes]
 
 # rbcl unpacks libsodium into a temporary file and leaves it behind; once mapped, it is not needed.
 with contextlib.suppress(OSError):
@@ -52,7 +62,7 @@ def _buffer(size: int) -> tuple["ctypes.Array[ctypes.c_char]", int]:
 
 
 class Sodium:
-    """Points by libsodium: the backend that every machine has. See `backends.Backend`."""
+    """Points by libsodium, hashes by hashlib: the backend that every machine has. See `backends.Backend`."""
 
     name = "libsodium"
     chunk = 32
@@ -106,6 +116,20 @@ class Sodium:
             parts.append(part)
         return add_all(b"".join(parts)), len(parts)
 
+    def sha512(self, count: int, parts: tuple[Part, ...]) -> bytes:
+        columns = []
+        for part in parts:
+            pieces = [part] * count if isinstance(part, bytes) else part
+            if isinstance(pieces, tuple):
+                data, width = pieces
+                fits = len(data) == width * count
+                pieces = [data[i : i + width] for i in range(0, len(data), width)] if fits else []
+            if len(pieces) != count:
+                raise ValueError("a column has another length than there are messages")
+            columns.append(pieces)
+        whole = map(b"".join, zip(*columns, strict=True)) if columns else [b""] * count
+        return b"".join(hashlib.sha512(each).digest() for each in whole)
+
 
 def is_valid_point(point: bytes) -> bool:
     """Whether these 32 bytes are canonical and in the group; the identity is."""
@@ -130,14 +154,39 @@ def add_all(points: bytes) -> bytes | None:
     return out.raw[:POINT]
 
 
+def _entry(name: str) -> int:
+    return ctypes.cast(getattr(_lib, f"crypto_core_ristretto255_scalar_{name}"), ctypes.c_void_p).value or 0
+
+
+_REDUCE, _MULTIPLY = _entry("reduce"), _entry("mul")
+
+
 def reduce_scalars(uniform: bytes) -> bytes:
     """Each 64 bytes little-endian modulo the group order."""
+    if _loops is not None:
+        return _loops.each(_REDUCE, UNIFORM, uniform)
     count = len(uniform) // UNIFORM
     out, target = _buffer(SCALAR * count)
     source = _address(uniform)
     for i in range(count):
         _scalar_reduce(target + SCALAR * i, source + UNIFORM * i)
     return out.raw[: SCALAR * count]
+
+
+def multiply_scalars(left: bytes, right: bytes) -> bytes:
+    """left[i]·right[i] modulo the order for each, constant time."""
+    if _loops is not None:
+        return _loops.each(_MULTIPLY, SCALAR, left, right)
+    starts = range(0, len(left), SCALAR)
+    return b"".join(scalar_multiply(left[i : i + SCALAR], right[i : i + SCALAR]) for i in starts)
+
+
+def running_products(scalars: bytes) -> bytes:
+    """The product of the first i + 1 scalars for each i, constant time."""
+    if _loops is not None:
+        return _loops.running(_MULTIPLY, SCALAR, scalars)
+    items = [scalars[i : i + SCALAR] for i in range(0, len(scalars), SCALAR)]
+    return b"".join(itertools.accumulate(items, scalar_multiply))
 
 
 def scalar_multiply(left: bytes, right: bytes) -> bytes:

@@ -13,6 +13,7 @@ from typing import Any
 
 from . import group
 from .errors import DecodeError, MisuseError, ProofError
+from .hashing import column, expand_message_each, lengths, numbers, sha512_each
 
 MODE_OPRF = 0
 MODE_VOPRF = 1
@@ -22,8 +23,7 @@ MAX_BATCH = 65_535
 MAX_INPUT = 65_535
 CHUNK = group.CHUNK
 
-_ZERO_BLOCK = hashlib.sha512(bytes(128))
-_FINALIZE = b"\x00\x20%bFinalize"
+_POINT_LENGTH = b"\x00\x20"
 
 # Applies a picklable function to argument tuples, in order; lets a caller use processes.
 Runner = Callable[[Callable[..., Any], Sequence[tuple[Any, ...]]], list[Any]]
@@ -39,26 +39,9 @@ def context_string(mode: int) -> bytes:
     return b"OPRFV1-" + bytes([mode]) + b"-ristretto255-SHA512"
 
 
-def expander(dst: bytes) -> Callable[[bytes], bytes]:
-    """expand_message_xmd with SHA-512 to 64 bytes (RFC 9380 §5.3.1): two hashes, one block each out."""
-    suffix = dst + bytes([len(dst)])
-    first = (64).to_bytes(2, "big") + b"\x00" + suffix
-    second = b"\x01" + suffix
-    sha512 = hashlib.sha512
-    start = _ZERO_BLOCK.copy
-
-    def expand(message: bytes) -> bytes:
-        state = start()
-        state.update(message + first)
-        return sha512(state.digest() + second).digest()
-
-    return expand
-
-
-_TO_GROUP = [expander(b"HashToGroup-" + context_string(mode)) for mode in (0, 1)]
-_TO_SCALAR = [expander(b"HashToScalar-" + context_string(mode)) for mode in (0, 1)]
-_DERIVE = [expander(b"DeriveKeyPair" + context_string(mode)) for mode in (0, 1)]
-_VOPRF_SCALAR = _TO_SCALAR[MODE_VOPRF]
+_TO_GROUP = [b"HashToGroup-" + context_string(mode) for mode in (0, 1)]
+_TO_SCALAR = b"HashToScalar-" + context_string(MODE_VOPRF)
+_DERIVE = [b"DeriveKeyPair" + context_string(mode) for mode in (0, 1)]
 
 
 @dataclass(frozen=True)
@@ -84,7 +67,7 @@ def derive_key_pair(seed: bytes, info: bytes, mode: int = MODE_VOPRF) -> KeyPair
         raise MisuseError("the seed has 32 bytes")
     message = seed + len(info).to_bytes(2, "big") + info
     for counter in range(256):
-        secret = group.reduce_scalars(_DERIVE[mode](message + bytes([counter])))
+        secret = group.reduce_scalars(expand_message_each(_DERIVE[mode], 1, message + bytes([counter])))
         if secret != bytes(32):
             return KeyPair(secret, group.multiply_base(secret))
     raise MisuseError("no key can be derived from this seed")
@@ -101,7 +84,7 @@ def check_public_key(public: bytes) -> None:
 def _uniform(inputs: Sequence[bytes], mode: int) -> bytes:
     if any(len(each) > MAX_INPUT for each in inputs):
         raise MisuseError(f"an input has more than {MAX_INPUT} bytes")
-    return b"".join(map(_TO_GROUP[mode], inputs))
+    return expand_message_each(_TO_GROUP[mode], len(inputs), list(inputs))
 
 
 def hash_to_group(inputs: Sequence[bytes], mode: int = MODE_VOPRF) -> bytes:
@@ -144,11 +127,8 @@ def finalize(
 
 def finalize_unblinded(inputs: Sequence[bytes], unblinded: bytes) -> list[bytes]:
     """Outputs from points that carry no blind: also what a holder computes for its own entries."""
-    sha512 = hashlib.sha512
-    return [
-        sha512(len(each).to_bytes(2, "big") + each + _FINALIZE % unblinded[i * 32 : i * 32 + 32]).digest()
-        for i, each in enumerate(inputs)
-    ]
+    parts = (lengths(inputs), list(inputs), _POINT_LENGTH, (unblinded, group.POINT), b"Finalize")
+    return column(sha512_each(len(inputs), *parts), OUTPUT)
 
 
 def evaluate_inputs(secret: bytes, inputs: Sequence[bytes], mode: int = MODE_VOPRF) -> list[bytes]:
@@ -168,18 +148,17 @@ def composite_seed(public: bytes) -> bytes:
 
 def composite_weights(seed: bytes, start: int, blinded: bytes, evaluated: bytes) -> bytes:
     """The scalars d_i of ComputeComposites for elements `start`…; 32·n bytes."""
-    prefix = len(seed).to_bytes(2, "big") + seed
-    uniform = b"".join(
-        _VOPRF_SCALAR(
-            prefix
-            + (start + offset // 32).to_bytes(2, "big")
-            + b"\x00\x20"
-            + blinded[offset : offset + 32]
-            + b"\x00\x20"
-            + evaluated[offset : offset + 32]
-            + b"Composite"
-        )
-        for offset in range(0, len(blinded), 32)
+    count = len(blinded) // group.POINT
+    uniform = expand_message_each(
+        _TO_SCALAR,
+        count,
+        len(seed).to_bytes(2, "big") + seed,
+        numbers(start, start + count, 2),
+        _POINT_LENGTH,
+        (blinded, group.POINT),
+        _POINT_LENGTH,
+        (evaluated, group.POINT),
+        b"Composite",
     )
     return group.reduce_scalars(uniform)
 
@@ -202,7 +181,7 @@ def composite_chunk(seed: bytes, start: int, blinded: bytes, evaluated: bytes) -
 
 def _challenge(public: bytes, *points: bytes) -> bytes:
     transcript = b"".join(len(p).to_bytes(2, "big") + p for p in (public, *points)) + b"Challenge"
-    return group.reduce_scalars(_VOPRF_SCALAR(transcript))
+    return group.reduce_scalars(expand_message_each(_TO_SCALAR, 1, transcript))
 
 
 def _prove(key: KeyPair, m: bytes, random: bytes | None = None) -> bytes:

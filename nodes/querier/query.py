@@ -490,18 +490,23 @@ class Asker:
     ) -> list[Answer]:
         outputs = question.finish(response.evaluated, response.proof, run)
         table = self._tables.existing(batch.holder, batch.list, batch.epoch, table_batch)
-        tags = [sealed.tag_of(output) for output in outputs]
+        tags = sealed.tags_of(outputs)
+        records = table.get(tags)
         context = ListEpoch(self._name.network, batch.holder, batch.list, batch.epoch).context
+        listed = [(o, *record) for o, record in zip(outputs, records, strict=True) if record is not None]
+        labels = iter(sealed.open_each(context, listed))
         answers = []
-        for identifier, output, tag, record in zip(batch.inputs, outputs, tags, table.get(tags), strict=True):
+        for identifier, tag, record in zip(batch.inputs, tags, records, strict=True):
             if record is None:
                 answers.append(Answer(identifier, b"", bytes(sealed.TAG), batch.epoch, table_batch))
                 continue
-            try:
-                label = sealed.open_record(output, context, record[0], record[1]).encode()
-                answers.append(Answer(identifier, label, tag, batch.epoch, record[0]))
-            except PeerError:  # one record that its holder sealed wrongly does not cost the other answers
+            label = next(labels)
+            if isinstance(
+                label, PeerError
+            ):  # one record that its holder sealed wrongly does not cost the others
                 answers.append(Answer(identifier, b"", tag, batch.epoch, record[0], unreadable=True))
+            else:
+                answers.append(Answer(identifier, label.encode(), tag, batch.epoch, record[0]))
         return answers
 
 

@@ -9,6 +9,7 @@
 #include "field.h"
 #include "curve.h"
 #include "ristretto.h"
+#include "sha512.h"
 
 #define BLOCK (BATCH * LANES) /* elements */
 
@@ -143,4 +144,4 @@ out:
 	return done;
 }
 
-const struct kernel KERNEL = {valid_points, hash_to_points, multiply, hash_and_multiply, weighted_sum};
+const struct kernel KERNEL = {valid_points, hash_to_points, multiply, hash_and_multiply, weighted_sum, sha512};

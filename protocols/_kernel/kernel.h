@@ -19,6 +19,8 @@ struct kernel {
 	void (*hash_and_multiply)(uint8_t *out, const uint8_t *scalars, size_t stride, const uint8_t *uniform, size_t count);
 	/* one point, Σ scalar[i]·point[i]; SIZE_MAX where there is no memory */
 	size_t (*weighted_sum)(uint8_t *out, const uint8_t *scalars, const uint8_t *points, size_t count);
+	/* out[64·i] = SHA-512 of bytes starts[i] … starts[i + 1] of data; lengths are public, bytes are not */
+	void (*sha512)(uint8_t *out, const uint8_t *data, const size_t *starts, size_t count);
 };
 
 extern const struct kernel kernel_ifma, kernel_fma, kernel_scalar;

@@ -4,6 +4,7 @@
 #define Py_LIMITED_API 0x030b0000
 #include <Python.h>
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "kernel.h"
@@ -127,6 +128,163 @@ end:
 	return result;
 }
 
+/* A message is its parts, one after the other. A part is the same bytes for all messages, or a column: (bytes, width), or a list of
+ * bytes of any lengths. */
+struct part {
+	const uint8_t *bytes;
+	size_t width;    /* of one message's piece */
+	size_t stride;   /* 0: the same for all */
+	PyObject *list;  /* or a list */
+};
+
+static int read_part(struct part *part, PyObject *from, size_t count)
+{
+	char *bytes;
+	Py_ssize_t length;
+	*part = (struct part){0};
+	if (PyList_Check(from)) {
+		part->list = from;
+		if ((size_t)PyList_Size(from) == count)
+			return 1;
+	} else if (PyTuple_Check(from)) {
+		Py_ssize_t width;
+		if (!PyArg_ParseTuple(from, "Sn", &from, &width) || PyBytes_AsStringAndSize(from, &bytes, &length))
+			return 0;
+		part->bytes = (uint8_t *)bytes;
+		part->width = part->stride = (size_t)width;
+		if (width > 0 && (size_t)length == count * (size_t)width)
+			return 1;
+	} else {
+		if (PyBytes_AsStringAndSize(from, &bytes, &length))
+			return 0;
+		part->bytes = (uint8_t *)bytes;
+		part->width = (size_t)length;
+		return 1;
+	}
+	PyErr_SetString(PyExc_ValueError, "a column has another length than there are messages");
+	return 0;
+}
+
+/* The messages one after the other; NULL with an error set. */
+static uint8_t *put_together(size_t *starts, const struct part *parts, size_t n, size_t count)
+{
+	size_t room = 0, fixed = 0;
+	for (size_t p = 0; p < n; p++) {
+		fixed += parts[p].list ? 0 : parts[p].width;
+		for (size_t i = 0; parts[p].list && i < count; i++) {
+			Py_ssize_t length = PyBytes_Size(PyList_GetItem(parts[p].list, (Py_ssize_t)i));
+			if (length < 0)
+				return NULL;
+			room += (size_t)length;
+		}
+	}
+	room += fixed * count;
+	uint8_t *data = malloc(room ? room : 1), *to = data;
+	if (!data) {
+		PyErr_NoMemory();
+		return NULL;
+	}
+	for (size_t i = 0; i < count; i++) {
+		starts[i] = (size_t)(to - data);
+		for (size_t p = 0; p < n; p++) {
+			const uint8_t *from = parts[p].bytes + parts[p].stride * i;
+			size_t width = parts[p].width;
+			if (parts[p].list) {
+				PyObject *item = PyList_GetItem(parts[p].list, (Py_ssize_t)i);
+				from = (uint8_t *)PyBytes_AsString(item);
+				width = (size_t)PyBytes_Size(item);
+			}
+			memcpy(to, from, width);
+			to += width;
+		}
+	}
+	starts[count] = (size_t)(to - data);
+	return data;
+}
+
+enum { MOST_PARTS = 16 };
+
+static PyObject *sha512(PyObject *self, PyObject *arguments)
+{
+	(void)self;
+	const char *name;
+	Py_ssize_t count;
+	PyObject *list, *out = NULL;
+	struct part parts[MOST_PARTS];
+	if (!PyArg_ParseTuple(arguments, "snO!", &name, &count, &PyTuple_Type, &list))
+		return NULL;
+	const struct kernel *kernel = kernel_named(name);
+	Py_ssize_t n = PyTuple_Size(list);
+	if (!kernel)
+		return NULL;
+	if (count < 0 || n > MOST_PARTS) {
+		PyErr_SetString(PyExc_ValueError, "too many parts, or a negative count");
+		return NULL;
+	}
+	for (Py_ssize_t p = 0; p < n; p++)
+		if (!read_part(&parts[p], PyTuple_GetItem(list, p), (size_t)count))
+			return NULL;
+	size_t *starts = malloc(sizeof *starts * ((size_t)count + 1));
+	uint8_t *data = starts ? put_together(starts, parts, (size_t)n, (size_t)count) : NULL;
+	if (data)
+		out = PyBytes_FromStringAndSize(NULL, 64 * count);
+	if (out) {
+		uint8_t *to = (uint8_t *)PyBytes_AsString(out);
+		Py_BEGIN_ALLOW_THREADS;
+		kernel->sha512(to, data, starts, (size_t)count);
+		Py_END_ALLOW_THREADS;
+	} else if (!PyErr_Occurred()) {
+		PyErr_NoMemory();
+	}
+	free(data);
+	free(starts);
+	return out;
+}
+
+/* A function of libsodium over a whole batch, so that no Python runs between two elements: void f(out, a) or void f(out, a, b), given by
+ * its address, 32 bytes out. `chained`: f(outcome before, a), the first outcome being the first element. */
+static PyObject *over(PyObject *arguments, int chained)
+{
+	unsigned long long address;
+	Py_ssize_t width;
+	Py_buffer a, b = {0};
+	if (!PyArg_ParseTuple(arguments, "Kny*|y*", &address, &width, &a, &b))
+		return NULL;
+	PyObject *out = NULL;
+	int two = b.buf != NULL;
+	Py_ssize_t count = width > 0 ? a.len / width : 0;
+	if (!address || width <= 0 || a.len % width || (two && b.len != a.len) || (chained && (two || width != SCALAR)))
+		PyErr_SetString(PyExc_ValueError, "batches of different lengths");
+	else
+		out = PyBytes_FromStringAndSize(NULL, count * SCALAR);
+	if (out) {
+		uint8_t *to = (uint8_t *)PyBytes_AsString(out);
+		const uint8_t *left = a.buf, *right = b.buf;
+		void (*one)(uint8_t *, const uint8_t *) = (void (*)(uint8_t *, const uint8_t *))(uintptr_t)address;
+		void (*pair)(uint8_t *, const uint8_t *, const uint8_t *) =
+			(void (*)(uint8_t *, const uint8_t *, const uint8_t *))(uintptr_t)address;
+		Py_BEGIN_ALLOW_THREADS;
+		for (Py_ssize_t i = 0; i < count; i++) {
+			if (chained && i == 0)
+				memcpy(to, left, SCALAR);
+			else if (chained)
+				pair(to + SCALAR * i, to + SCALAR * (i - 1), left + SCALAR * i);
+			else if (two)
+				pair(to + SCALAR * i, left + width * i, right + width * i);
+			else
+				one(to + SCALAR * i, left + width * i);
+		}
+		Py_END_ALLOW_THREADS;
+	}
+	PyBuffer_Release(&a);
+	if (two)
+		PyBuffer_Release(&b);
+	return out;
+}
+
+static PyObject *each(PyObject *self, PyObject *arguments) { (void)self; return over(arguments, 0); }
+static PyObject *running(PyObject *self, PyObject *arguments) { (void)self; return over(arguments, 1); }
+
 static PyObject *valid_points(PyObject *self, PyObject *arguments) { (void)self; return run(arguments, VALID); }
 static PyObject *hash_to_points(PyObject *self, PyObject *arguments) { (void)self; return run(arguments, HASH); }
 static PyObject *multiply(PyObject *self, PyObject *arguments) { (void)self; return run(arguments, MULTIPLY); }
@@ -140,6 +298,9 @@ static PyMethodDef methods[] = {
 	{"multiply", multiply, METH_VARARGS, "(kernel, scalars, points) -> (points or None, how many were good)."},
 	{"hash_and_multiply", hash_and_multiply, METH_VARARGS, "(kernel, scalars, uniform) -> points."},
 	{"weighted_sum", weighted_sum, METH_VARARGS, "(kernel, scalars, points) -> (point or None, how many were good)."},
+	{"sha512", sha512, METH_VARARGS, "(kernel, count, parts) -> 64 bytes for each message. A part: bytes, (column, width) or a list."},
+	{"each", each, METH_VARARGS, "(address, width, a[, b]) -> f(a[i][, b[i]]) for each element, 32 bytes each."},
+	{"running", running, METH_VARARGS, "(address, 32, a) -> a[0], f(a[0], a[1]), f(f(a[0], a[1]), a[2]), …"},
 	{NULL, NULL, 0, NULL},
 };
 

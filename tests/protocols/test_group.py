@@ -1,12 +1,15 @@
 """ristretto255 in batches: every backend that this machine runs, against the RFC's vectors, libsodium and each other's edges."""
 
+import hashlib
+import hmac
 import secrets
 import subprocess
 import sys
 
 import pytest
 
-from protocols import backends, group, sodium
+from protocols import backends, group, hashing, sodium
+from protocols.encoding import expand
 from protocols.errors import DecodeError, MisuseError
 from protocols.sodium import Sodium
 from tests.protocols import ristretto_vectors as vectors
@@ -263,3 +266,70 @@ def test_a_million_random_inputs_agree_with_libsodium(name, pytestconfig):
         base = backend.hash_to_points(uniform)
         assert base == REFERENCE.hash_to_points(uniform)
         assert backend.multiply(each, base) == REFERENCE.multiply(each, base)
+
+
+class TestScalars:
+    @pytest.fixture(params=["extension", "python"], autouse=True)
+    def loops(self, request, monkeypatch):
+        if request.param == "python":
+            monkeypatch.setattr(sodium, "_loops", None)
+
+    @pytest.mark.parametrize("count", [0, 1, 2, 9])
+    def test_batches_against_whole_numbers(self, count):
+        uniform = secrets.token_bytes(64 * count)
+        left = group.reduce_scalars(uniform)
+        numbers = [int.from_bytes(each, "little") for each in group.split(left)]
+        wide = [int.from_bytes(each, "little") for each in group.split(uniform, 64)]
+        assert numbers == [each % group.ORDER for each in wide]
+        products = [
+            int.from_bytes(each, "little") for each in group.split(sodium.multiply_scalars(left, left))
+        ]
+        assert products == [each**2 % group.ORDER for each in numbers]
+        inverses = [int.from_bytes(each, "little") for each in group.split(group.invert_scalars(left))]
+        assert [a * b % group.ORDER for a, b in zip(inverses, numbers, strict=True)] == [1] * count
+        total, running = 1, group.split(sodium.running_products(left))
+        for number, product in zip(numbers, running, strict=True):
+            total = total * number % group.ORDER
+            assert int.from_bytes(product, "little") == total
+
+    def test_what_has_no_inverse_is_named(self):
+        with pytest.raises(DecodeError, match="scalar 2: zero"):
+            group.invert_scalars(scalars(2) + bytes(32) + scalars(1))
+        with pytest.raises(DecodeError, match="scalar 1: not below the group order"):
+            group.invert_scalars(scalars(1) + group.ORDER.to_bytes(32, "little"))
+
+
+class TestHashes:
+    @pytest.fixture(params=BACKENDS, ids=[each.name for each in BACKENDS], autouse=True)
+    def backend(self, request, monkeypatch):
+        monkeypatch.setattr(hashing, "backend", request.param)
+
+    def test_every_length(self):
+        for length in range(260):
+            message = secrets.token_bytes(length)
+            assert hashing.sha512_each(1, message) == hashlib.sha512(message).digest()
+
+    @pytest.mark.parametrize("count", range(18))
+    def test_messages_of_different_lengths_side_by_side(self, count):
+        each = [secrets.token_bytes(secrets.randbelow(300)) for _ in range(count)]
+        fixed = secrets.token_bytes(7 * count)
+        wanted = [hashlib.sha512(b"x" + m + fixed[7 * i : 7 * i + 7]).digest() for i, m in enumerate(each)]
+        assert hashing.sha512_each(count, b"x", each, (fixed, 7)) == b"".join(wanted)
+
+    def test_hmac_and_hkdf(self):
+        key, messages = secrets.token_bytes(32), [secrets.token_bytes(i) for i in range(40)]
+        wanted = b"".join(hmac.digest(key, b"a" + m, "sha512") for m in messages)
+        assert hashing.hmac_each(key, 40, b"a", messages) == wanted
+        keys = secrets.token_bytes(64 * 9)
+        for length in (16, 32, 64):
+            found = hashing.hkdf_each(keys, b"info", (bytes(range(9)), 1))
+            for i in range(9):
+                info = b"info" + bytes([i])
+                assert found[64 * i : 64 * i + length] == expand(keys[64 * i : 64 * i + 64], info, length)
+
+    def test_columns_that_do_not_fit_are_refused(self):
+        for part in ((b"abc", 2), [b"a"], (b"", 1)):
+            with pytest.raises(ValueError, match="another length"):
+                hashing.sha512_each(2, part)
+        with pytest.raises(ValueError, match="column of 64-byte keys"):
+            hashing.hkdf_each(bytes(65))

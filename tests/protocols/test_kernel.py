@@ -1,5 +1,6 @@
 """The kernel's C by itself: bounds, sanitizers, secrets as undefined memory, the assembly, and lanes that this processor lacks."""
 
+import hashlib
 import itertools
 import platform
 import re
@@ -75,6 +76,11 @@ def answer(good: int, outcome: bytes) -> bytes:
     return struct.pack("<Q", good) + outcome
 
 
+def hashes(data: bytes, count: int) -> bytes:
+    starts = [32 * i * i // count for i in range(count + 1)] if count else []
+    return b"".join(hashlib.sha512(data[a:b]).digest() for a, b in itertools.pairwise(starts))
+
+
 def test_batches_agree_with_libsodium(driver):
     requests, wanted = [], b""
     for count in (0, 1, 7, 8, 9, 17, 41):
@@ -92,6 +98,7 @@ def test_batches_agree_with_libsodium(driver):
             ("X", count, each, uniform),
             ("X", count, one, uniform),
             ("S", count, each, base),
+            ("D", count, b"", base),
         ]
         for outcome in (
             b"",
@@ -101,6 +108,7 @@ def test_batches_agree_with_libsodium(driver):
             REFERENCE.hash_and_multiply(each or one, uniform),
             REFERENCE.hash_and_multiply(one, uniform),
             REFERENCE.weighted_sum(each, base)[0],
+            hashes(base, count),
         ):
             wanted += answer(count, outcome or b"")
         if count:
@@ -156,9 +164,11 @@ def test_no_branch_and_no_address_depends_on_a_secret(tmp_path):
     uniform, each = secrets.token_bytes(64 * count), sodium.reduce_scalars(secrets.token_bytes(64 * count))
     base = REFERENCE.hash_to_points(uniform)
     requests = [("H", count, b"", uniform), ("M", count, each, base), ("X", count, each, uniform)]
+    requests.append(("D", count, b"", base))
     watched = Driver(["valgrind", "-q", "--error-exitcode=9", "--track-origins=no", str(program)])
     wanted = answer(count, base)
     wanted += answer(count, REFERENCE.multiply(each, base)[0] or b"") * 2
+    wanted += answer(count, hashes(base, count))
     assert watched.ask(requests) == wanted
 
 

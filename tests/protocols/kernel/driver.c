@@ -54,7 +54,8 @@ int main(void)
 	while (take(&operation, 1) && take(&count, 4) && take(&scalar_bytes, 4)) {
 		size_t unit = operation == 'H' || operation == 'X' ? 64 : operation == 'F' ? 80 : 32;
 		uint8_t *scalars = malloc(scalar_bytes), *source = malloc(count * unit);
-		uint8_t *out = malloc(32 * (size_t)count + 32);
+		uint8_t *out = malloc(64 * (size_t)count + 64);
+		size_t *starts = malloc(((size_t)count + 1) * sizeof *starts);
 		if (!take(scalars, scalar_bytes) || !take(source, count * unit))
 			return 2;
 		size_t stride = scalar_bytes == 32 ? 0 : 32, good = count, size = 32 * (size_t)count;
@@ -80,6 +81,13 @@ int main(void)
 			good = KERNEL.weighted_sum(out, scalars, source, count);
 			size = 32;
 			break;
+		case 'D': /* message i: from i^2 / count^2 of all bytes on */
+			for (size_t i = 0; i <= count; i++)
+				starts[i] = count ? 32 * i * i / count : 0;
+			SECRET(source, count * unit);
+			KERNEL.sha512(out, source, starts, count);
+			size = 64 * (size_t)count;
+			break;
 		case 'F':
 			for (uint32_t i = 0; i < count; i++)
 				field((uint64_t *)(source + 80 * i));
@@ -96,6 +104,7 @@ int main(void)
 		give(out, size);
 		free(scalars);
 		free(source);
+		free(starts);
 		free(out);
 	}
 	return 0;
