@@ -1,6 +1,10 @@
 # The node's image: small, non-root, without GPL code. LOCK=requirements-learn.lock makes the one with the `learn` extra.
 FROM python:3.11-slim-bookworm AS build
 WORKDIR /src
+# The batch kernel is compiled here; the image that runs has no compiler.
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends gcc libc6-dev \
+ && rm -rf /var/lib/apt/lists/*
 ARG LOCK=requirements-node.lock
 COPY requirements-node.lock requirements-learn.lock pyproject.toml README.md LICENSE ./
 RUN python -m venv /opt/lianfang \
@@ -11,6 +15,7 @@ COPY protocols protocols
 COPY federation federation
 COPY proto proto
 RUN /opt/lianfang/bin/pip install --no-cache-dir --no-deps --no-build-isolation . \
+ && /opt/lianfang/bin/python -c 'from protocols import _ristretto' \
  && /opt/lianfang/bin/pip uninstall --yes setuptools pip
 
 FROM python:3.11-slim-bookworm

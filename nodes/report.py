@@ -245,6 +245,7 @@ async def diagnose(node: "Node") -> dict[str, Any]:
         "certificate_trouble": binding,
         "member_list_valid_until": iso(node.book.current.valid_until),
         "group_backend": group.BACKEND,
+        "group_reason": group.REASON.value,
         "workers": node.workers.count,
         "key_troubles": troubles,
         "policy_trouble": node.policy.trouble,

@@ -61,6 +61,8 @@ class Kernel:
         if name not in _KERNELS:
             raise ValueError(f"this machine has no kernel {name}")
         self.name = name
+        # A vector costs the same however few of its lanes are wanted; this one costs two of libsodium's multiplications.
+        self._alone: Backend | None = Sodium() if name == "avx512" else None
 
     def valid_points(self, points: bytes) -> int:
         return _ristretto.valid_points(self.name, points)
@@ -74,12 +76,18 @@ class Kernel:
         )
 
     def multiply(self, scalars: bytes, points: bytes) -> tuple[bytes | None, int]:
+        if self._alone and len(points) == POINT:
+            return self._alone.multiply(scalars, points)
+
         def part(a: int, b: int) -> tuple[bytes | None, int]:
             return _ristretto.multiply(self.name, _slice(scalars, a, b), points[a * POINT : b * POINT])
 
         return _joined(_on_all_cores(part, len(points) // POINT), b"".join)
 
     def hash_and_multiply(self, scalars: bytes, uniform: bytes) -> bytes:
+        if self._alone and len(uniform) == UNIFORM:
+            return self._alone.hash_and_multiply(scalars, uniform)
+
         def part(a: int, b: int) -> bytes:
             own = uniform[a * UNIFORM : b * UNIFORM]
             return _ristretto.hash_and_multiply(self.name, _slice(scalars, a, b), own)
@@ -87,6 +95,9 @@ class Kernel:
         return b"".join(_on_all_cores(part, len(uniform) // UNIFORM))
 
     def weighted_sum(self, scalars: bytes, points: bytes) -> tuple[bytes | None, int]:
+        if self._alone and len(points) == POINT:
+            return self._alone.weighted_sum(scalars, points)
+
         def part(a: int, b: int) -> tuple[bytes | None, int]:
             own = scalars[a * SCALAR : b * SCALAR], points[a * POINT : b * POINT]
             return _ristretto.weighted_sum(self.name, *own)

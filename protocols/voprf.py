@@ -187,9 +187,8 @@ def _challenge(public: bytes, *points: bytes) -> bytes:
 def _prove(key: KeyPair, m: bytes, random: bytes | None = None) -> bytes:
     """GenerateProof (RFC 9497 §2.2.1) once M is known; Z = k·M."""
     r = random if random is not None else group.random_scalar()
-    z = group.multiply_all(key.secret, m)
+    z, t3 = group.split(group.multiply_each(key.secret + r, m + m))
     t2 = group.multiply_base(r)
-    t3 = group.multiply_all(r, m)
     c = _challenge(key.public, m, z, t2, t3)
     return c + group.scalar_subtract(r, group.scalar_multiply(c, key.secret))
 
@@ -239,8 +238,9 @@ def verify_proof(public: bytes, blinded: bytes, evaluated: bytes, proof: bytes, 
     m = group.add_all(b"".join(part[0] for part in parts))
     z = group.add_all(b"".join(part[1] for part in parts))
     try:
-        t2 = group.add_all(group.multiply_base(s) + group.multiply_all(c, public))
-        t3 = group.add_all(group.multiply_all(s, m) + group.multiply_all(c, z))
+        c_public, s_m, c_z = group.split(group.multiply_each(c + s + c, public + m + z))
+        t2 = group.add_all(group.multiply_base(s) + c_public)
+        t3 = group.add_all(s_m + c_z)
     except DecodeError as error:  # a composite is the identity: no honest batch gets there
         raise ProofError("the proof does not hold for the announced key") from error
     if _challenge(public, m, z, t2, t3) != c:

@@ -11,6 +11,8 @@ from cryptography import x509
 from lianfang.v1 import admin_pb2 as pb
 from rich.markup import escape
 
+from protocols.backends import VARIABLE, Reason
+
 from .. import policy
 from ..config import Home
 from ..errors import NodeError
@@ -257,7 +259,10 @@ def _check_running(home: Home, report: _Report) -> None:
             t("start it: peers and budgets are checked then", "启动后再检查成员与额度"),
         )
         return
-    report.add(OK, t("node", "节点"), f"{document['group_backend']}, {document['workers']} workers")
+    report.add(
+        OK, t("node", "节点"), t(f"{document['workers']} workers", f"{document['workers']} 个工作进程")
+    )
+    _check_arithmetic(document["group_backend"], Reason(document["group_reason"]), report)
     for trouble in [*document["key_troubles"], document["policy_trouble"], document["certificate_trouble"]]:
         if trouble:
             report.add(BAD, t("node", "节点"), trouble)
@@ -288,6 +293,45 @@ def _check_running(home: Home, report: _Report) -> None:
         advice = t("narrow its day or epoch budget in policy.toml", "请在 policy.toml 中收紧其额度")
         easy = 0 < days < _EASY_DAYS
         report.add(WARN if easy else OK, t("budget", "额度"), text, advice if easy else "")
+
+
+def _check_arithmetic(backend: str, reason: Reason, report: _Report) -> None:
+    """Which code multiplies points, and why that one."""
+    state, why, advice = {
+        Reason.FASTEST: (OK, t("the fastest that this processor runs", "本机处理器可用的最快实现"), ""),
+        Reason.ASKED_FOR: (OK, t(f"{VARIABLE} asks for it", f"由 {VARIABLE} 指定"), ""),
+        Reason.NO_VECTORS: (
+            OK,
+            t(
+                "this processor has no AVX-512, which the batch kernel needs",
+                "处理器没有批量内核所需的 AVX-512",
+            ),
+            "",
+        ),
+        Reason.NOT_BUILT: (
+            WARN,
+            t(
+                "the batch kernel was not built: no C compiler at installation",
+                "批量内核未构建：安装时没有 C 编译器",
+            ),
+            t(
+                "install a compiler, then Lianfang again: several times faster",
+                "装好编译器后重新安装：快数倍",
+            ),
+        ),
+        Reason.DISAGREES: (
+            BAD,
+            t(
+                "the batch kernel disagrees with libsodium here and does not serve",
+                "批量内核与 libsodium 结果不一致，已停用",
+            ),
+            t(
+                "a fault of compiler or processor: report it, do not go on",
+                "编译器或处理器有故障：请上报并停用本机",
+            ),
+        ),
+    }[reason]
+    report.add(state, t("curve arithmetic", "曲线运算"), f"{backend}: {why}", advice)
 
 
 def _check_ledger(ledger: dict[str, Any], report: _Report) -> None:

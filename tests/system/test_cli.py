@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from nodes.demo.network import free_port, program
+from protocols import group
 from tests.system.conftest import import_phones, outcomes, phones, query, write_list
 
 
@@ -114,6 +115,7 @@ def test_from_nothing_to_an_answer_by_the_readmes_commands(tmp_path_factory):
         findings = json.loads(done.stdout)["findings"]
         assert {each["state"] for each in findings} <= {"ok", "warning"}
         assert any("10^7" in each["found"] for each in findings)
+        assert any(each["found"].startswith(f"{group.BACKEND}: ") for each in findings)
     finally:
         for server in servers:
             server.terminate()
