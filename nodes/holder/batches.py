@@ -64,8 +64,9 @@ class BatchBuilder:
         progress = self.progress
         for pieces, unit, suffix in ((records, sealed.RECORD, "add"), (tags, sealed.TAG, "del")):
             path = self._folder / f"{progress.runs:06d}.{suffix}"
-            merged = heapq.merge(*(_split(piece, unit) for piece in pieces))
-            write_atomic(path, b"".join(merged), 0o600)
+            elements = [element for piece in pieces for element in _split(piece, unit)]
+            elements.sort()  # of pieces in order: merges them
+            write_atomic(path, b"".join(elements), 0o600)
         progress.sealed += sum(map(len, records)) // sealed.RECORD
         progress.tombstones += sum(map(len, tags)) // sealed.TAG
         progress.runs += 1
