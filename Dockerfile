@@ -15,7 +15,7 @@ COPY protocols protocols
 COPY federation federation
 COPY proto proto
 RUN /opt/lianfang/bin/pip install --no-cache-dir --no-deps --no-build-isolation . \
- && /opt/lianfang/bin/python -c 'from protocols import _ristretto' \
+ && (cd / && /opt/lianfang/bin/python -I -c 'from protocols import _ristretto') \
  && /opt/lianfang/bin/pip uninstall --yes setuptools pip
 
 FROM python:3.11-slim-bookworm

@@ -5,6 +5,7 @@ which backend serves and why. A kernel serves only after it has agreed with libs
 """
 
 import enum
+import importlib.util
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,10 @@ try:
     from . import _ristretto
 except ImportError:
     _KERNELS: list[str] = []
+    # A file that is there and does not load is another fault than none.
+    _BROKEN = importlib.util.find_spec("protocols._ristretto") is not None
 else:
+    _BROKEN = False
     _KERNELS = _ristretto.kernels()
 
 T = TypeVar("T")
@@ -29,6 +33,7 @@ class Backend(Protocol):
     """Points in batches. Scalars are one for each point, or one for all; counts say how many elements were good.
 
     Less than all names the first that is no canonical encoding, not in the group or the identity; there is no outcome then.
+    `first_identity` is the position of the first identity among own outcomes, or -1.
     """
 
     name: str
@@ -39,6 +44,7 @@ class Backend(Protocol):
     def multiply(self, scalars: bytes, points: bytes) -> tuple[bytes | None, int]: ...
     def hash_and_multiply(self, scalars: bytes, uniform: bytes) -> bytes: ...
     def weighted_sum(self, scalars: bytes, points: bytes) -> tuple[bytes | None, int]: ...
+    def first_identity(self, points: bytes) -> int: ...
     def sha512(self, count: int, parts: tuple[Part, ...]) -> bytes: ...
 
 
@@ -48,6 +54,7 @@ class Reason(enum.StrEnum):
     FASTEST = "fastest"
     ASKED_FOR = "asked-for"
     NOT_BUILT = "not-built"
+    NOT_LOADED = "not-loaded"
     NO_VECTORS = "no-vectors"
     DISAGREES = "disagrees"
 
@@ -106,6 +113,9 @@ class Kernel:
             _on_all_cores(part, len(points) // POINT), lambda parts: sodium.add_all(b"".join(parts))
         )
 
+    def first_identity(self, points: bytes) -> int:
+        return _ristretto.first_identity(points)
+
     def sha512(self, count: int, parts: tuple[Part, ...]) -> bytes:
         return _ristretto.sha512(self.name, count, parts)
 
@@ -119,7 +129,7 @@ def _on_all_cores(part: Callable[[int, int], T], count: int) -> list[T]:
     if count < 2 * _PIECE:
         return [part(0, count)]
     bounds = [(start, min(start + _PIECE, count)) for start in range(0, count, _PIECE)]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         return list(pool.map(lambda each: part(*each), bounds))
 
 
@@ -169,7 +179,7 @@ def choose(wanted: str | None = None) -> tuple[Backend, Reason]:
                 return backend, Reason.ASKED_FOR
         raise ValueError(f"{VARIABLE}={wanted}: this machine has {', '.join(each.name for each in found)}")
     if len(found) == 1:
-        return found[0], Reason.NOT_BUILT
+        return found[0], Reason.NOT_LOADED if _BROKEN else Reason.NOT_BUILT
     if isinstance(found[0], Sodium):
         return found[0], Reason.NO_VECTORS
     if not agrees(found[0]):

@@ -71,11 +71,9 @@ def check_scalar(scalar: bytes, what: str = "scalar", allow_zero: bool = False) 
 
 
 def _no_identity(points: bytes, what: str) -> bytes:
-    at = points.find(IDENTITY)
-    while at >= 0:
-        if at % POINT == 0:
-            raise DecodeError(f"{what} {at // POINT}: multiplies to the identity")
-        at = points.find(IDENTITY, at + 1)
+    at = backend.first_identity(points)
+    if at >= 0:
+        raise DecodeError(f"{what} {at}: multiplies to the identity")
     return points
 
 

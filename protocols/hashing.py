@@ -4,10 +4,10 @@ A batch of messages is given by its parts, which stand one after the other in ea
 column `(bytes, width)` with `width` bytes for each message, or a list with bytes of any length for each. Outcomes are columns of 64.
 """
 
-import hmac
 import struct
 from collections.abc import Sequence
 
+from .errors import MisuseError
 from .group import backend
 from .sodium import Part
 
@@ -23,9 +23,19 @@ def sha512_each(count: int, *parts: Part) -> bytes:
 
 def hmac_each(key: bytes, count: int, *parts: Part) -> bytes:
     """HMAC-SHA-512 (RFC 2104) of each message under one key of at most 128 bytes; 64·count bytes."""
+    if len(key) > _BLOCK:
+        raise MisuseError(f"a key has at most {_BLOCK} bytes")
     padded = key.ljust(_BLOCK, b"\x00")
-    inner = backend.sha512(count, (padded.translate(hmac.trans_36), *parts))
-    return backend.sha512(count, (padded.translate(hmac.trans_5C), (inner, DIGEST)))
+    inner = backend.sha512(count, (_xored(padded, 0x36), *parts))
+    return backend.sha512(count, (_xored(padded, 0x5C), (inner, DIGEST)))
+
+
+def _xored(keys: bytes, pad: int) -> bytes:
+    # As whole numbers: `bytes.translate` would read a table at the key's bytes.
+    size = len(keys)
+    return (int.from_bytes(keys, "little") ^ int.from_bytes(bytes([pad]) * size, "little")).to_bytes(
+        size, "little"
+    )
 
 
 def hkdf_each(keys: bytes, *info: Part) -> bytes:
@@ -33,8 +43,8 @@ def hkdf_each(keys: bytes, *info: Part) -> bytes:
     count, rest = divmod(len(keys), DIGEST)
     if rest:
         raise ValueError(f"{len(keys)} bytes are no column of 64-byte keys")
-    inner = backend.sha512(count, ((keys.translate(hmac.trans_36), DIGEST), b"\x36" * 64, *info, b"\x01"))
-    return backend.sha512(count, ((keys.translate(hmac.trans_5C), DIGEST), b"\x5c" * 64, (inner, DIGEST)))
+    inner = backend.sha512(count, ((_xored(keys, 0x36), DIGEST), b"\x36" * 64, *info, b"\x01"))
+    return backend.sha512(count, ((_xored(keys, 0x5C), DIGEST), b"\x5c" * 64, (inner, DIGEST)))
 
 
 def expand_message_each(dst: bytes, count: int, *parts: Part) -> bytes:
@@ -45,7 +55,9 @@ def expand_message_each(dst: bytes, count: int, *parts: Part) -> bytes:
 
 
 def lengths(items: Sequence[bytes]) -> tuple[bytes, int]:
-    """The column of their lengths, two bytes big-endian each. Raises `struct.error` for one over 65,535 bytes."""
+    """The column of their lengths, two bytes big-endian each. Raises `MisuseError` for one over 65,535 bytes."""
+    if any(len(item) > 65_535 for item in items):
+        raise MisuseError("an input has more than 65535 bytes")
     return struct.pack(f">{len(items)}H", *map(len, items)), 2
 
 

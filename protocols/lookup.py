@@ -78,8 +78,9 @@ class Question:
             raise StateUsedError("the question is finished")
         if self._request is None:
             parts = run(blind_chunk, [(self._seed, start, part) for start, part in self._slices()])
-            count = len(self._inputs)
-            self._request = b"".join(parts) + pad_chunk(self._seed, count, self.size - count)
+            step, count = voprf.CHUNK, len(self._inputs)
+            fill = [(self._seed, i, min(step, self.size - i)) for i in range(count, self.size, step)]
+            self._request = b"".join(parts + run(pad_chunk, fill))
         return self._request
 
     def finish(self, evaluated: bytes, proof: bytes, run: Runner = inline) -> list[bytes]:

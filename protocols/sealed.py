@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from . import label as labels
 from . import padding, voprf
 from .encoding import expand, frame
-from .errors import TableError
+from .errors import MisuseError, PeerError, TableError
 from .hashing import DIGEST, column, hkdf_each, hmac_each, numbers
 from .label import Label
 
@@ -57,12 +57,18 @@ def tag_of(output: bytes) -> bytes:
 
 def tags_of(outputs: Sequence[bytes]) -> list[bytes]:
     """The 16-byte tag of each OPRF output."""
-    expanded = hkdf_each(b"".join(outputs), _TAG_INFO)
+    expanded = hkdf_each(_column(outputs), _TAG_INFO)
     return [expanded[i : i + TAG] for i in range(0, len(expanded), DIGEST)]
 
 
+def _column(outputs: Sequence[bytes]) -> bytes:
+    if any(len(output) != voprf.OUTPUT for output in outputs):
+        raise MisuseError(f"an OPRF output has {voprf.OUTPUT} bytes")
+    return b"".join(outputs)
+
+
 def _label_keys(outputs: Sequence[bytes], context: bytes, salts: bytes) -> list[bytes]:
-    expanded = hkdf_each(b"".join(outputs), _LABEL_INFO + context, (salts, SALT))
+    expanded = hkdf_each(_column(outputs), _LABEL_INFO + context, (salts, SALT))
     return [expanded[i : i + 32] for i in range(0, len(expanded), DIGEST)]
 
 
@@ -92,25 +98,25 @@ def tags_chunk(secret: bytes, identifiers: Sequence[bytes]) -> bytes:
 def open_record(output: bytes, context: bytes, batch: int, value: bytes) -> Label:
     """Open a record's value (salt ‖ ciphertext) with the OPRF output of its identifier.
 
-    Raises `TableError` where it does not open: the holder sealed it wrongly or a byte was changed.
+    Raises `TableError` where it does not open (sealed wrongly, or a byte was changed), `DecodeError` for what is no label.
     """
     (label,) = open_each(context, [(output, batch, value)])
-    if isinstance(label, TableError):
+    if isinstance(label, PeerError):
         raise label
     return label
 
 
-def open_each(context: bytes, records: Sequence[tuple[bytes, int, bytes]]) -> list[Label | TableError]:
+def open_each(context: bytes, records: Sequence[tuple[bytes, int, bytes]]) -> list[Label | PeerError]:
     """`open_record` of each (output, batch, value): the label, or the error that this record alone deserves."""
     outputs = [output for output, _, _ in records]
     salts = b"".join(value[:SALT].ljust(SALT, b"\x00") for _, _, value in records)
-    found: list[Label | TableError] = []
+    found: list[Label | PeerError] = []
     for tag, key, (_, batch, value) in zip(
         tags_of(outputs), _label_keys(outputs, context, salts), records, strict=True
     ):
         try:
             found.append(_open(key, context + tag + batch.to_bytes(4, "big"), value))
-        except TableError as error:
+        except PeerError as error:
             found.append(error)
     return found
 

@@ -6,6 +6,7 @@ Nothing here checks its callers: lengths, and what an outcome means, are `group`
 import contextlib
 import ctypes
 import hashlib
+import hmac
 import itertools
 import os
 
@@ -115,6 +116,12 @@ class Sodium:
                 return None, i // POINT + good
             parts.append(part)
         return add_all(b"".join(parts)), len(parts)
+
+    def first_identity(self, points: bytes) -> int:
+        if _loops is not None:
+            return _loops.first_identity(points)
+        starts = range(0, len(points), POINT)
+        return next((i // POINT for i in starts if hmac.compare_digest(points[i : i + POINT], IDENTITY)), -1)
 
     def sha512(self, count: int, parts: tuple[Part, ...]) -> bytes:
         columns = []

@@ -319,6 +319,14 @@ def _check_arithmetic(backend: str, reason: Reason, report: _Report) -> None:
                 "装好编译器后重新安装：快数倍",
             ),
         ),
+        Reason.NOT_LOADED: (
+            WARN,
+            t(
+                "the batch kernel does not load: built for another machine or Python",
+                "批量内核无法加载：为其他机器或 Python 构建",
+            ),
+            t("install Lianfang again on this machine", "请在本机重新安装"),
+        ),
         Reason.DISAGREES: (
             BAD,
             t(

@@ -278,7 +278,9 @@ class Meeting:
                 "EMPTY",
             )
         missing = psi.size(counts.elements) - counts.elements
-        self._space.add_masked(psi.dummies(missing), [0] * missing)
+        fill = ((min(psi.CHUNK, missing - i),) for i in range(0, missing, psi.CHUNK))
+        for points in self._workers.stream(psi.dummies, fill):
+            self._space.add_masked(points, [0] * (len(points) // group.POINT))
         self._space.sort_own()
         return counts
 

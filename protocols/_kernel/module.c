@@ -152,7 +152,8 @@ static int read_part(struct part *part, PyObject *from, size_t count)
 			return 0;
 		part->bytes = (uint8_t *)bytes;
 		part->width = part->stride = (size_t)width;
-		if (width > 0 && (size_t)length == count * (size_t)width)
+		size_t all;
+		if (width > 0 && !__builtin_mul_overflow(count, (size_t)width, &all) && all == (size_t)length)
 			return 1;
 	} else {
 		if (PyBytes_AsStringAndSize(from, &bytes, &length))
@@ -168,18 +169,19 @@ static int read_part(struct part *part, PyObject *from, size_t count)
 /* The messages one after the other; NULL with an error set. */
 static uint8_t *put_together(size_t *starts, const struct part *parts, size_t n, size_t count)
 {
-	size_t room = 0, fixed = 0;
+	size_t room = 1, fixed = 0, all;
+	int over = 0;
 	for (size_t p = 0; p < n; p++) {
-		fixed += parts[p].list ? 0 : parts[p].width;
+		over |= __builtin_add_overflow(fixed, parts[p].list ? 0 : parts[p].width, &fixed);
 		for (size_t i = 0; parts[p].list && i < count; i++) {
 			Py_ssize_t length = PyBytes_Size(PyList_GetItem(parts[p].list, (Py_ssize_t)i));
 			if (length < 0)
 				return NULL;
-			room += (size_t)length;
+			over |= __builtin_add_overflow(room, (size_t)length, &room);
 		}
 	}
-	room += fixed * count;
-	uint8_t *data = malloc(room ? room : 1), *to = data;
+	over |= __builtin_mul_overflow(fixed, count, &all) || __builtin_add_overflow(room, all, &room);
+	uint8_t *data = over ? NULL : malloc(room), *to = data;
 	if (!data) {
 		PyErr_NoMemory();
 		return NULL;
@@ -217,8 +219,8 @@ static PyObject *sha512(PyObject *self, PyObject *arguments)
 	Py_ssize_t n = PyTuple_Size(list);
 	if (!kernel)
 		return NULL;
-	if (count < 0 || n > MOST_PARTS) {
-		PyErr_SetString(PyExc_ValueError, "too many parts, or a negative count");
+	if (count < 0 || count > PY_SSIZE_T_MAX / 64 - 1 || n > MOST_PARTS) {
+		PyErr_SetString(PyExc_ValueError, "too many parts or messages");
 		return NULL;
 	}
 	for (Py_ssize_t p = 0; p < n; p++)
@@ -235,6 +237,10 @@ static PyObject *sha512(PyObject *self, PyObject *arguments)
 		Py_END_ALLOW_THREADS;
 	} else if (!PyErr_Occurred()) {
 		PyErr_NoMemory();
+	}
+	if (data) {
+		memset(data, 0, starts[count]);
+		__asm__ volatile("" : : "r"(data) : "memory"); /* messages hold keys and identifiers: the compiler keeps the line above */
 	}
 	free(data);
 	free(starts);
@@ -282,6 +288,26 @@ static PyObject *over(PyObject *arguments, int chained)
 	return out;
 }
 
+/* Where the first element of zeros stands; -1 for none. Elements may be secret: all are read, and none is branched on. */
+static PyObject *first_identity(PyObject *self, PyObject *arguments)
+{
+	(void)self;
+	Py_buffer points;
+	if (!PyArg_ParseTuple(arguments, "y*", &points))
+		return NULL;
+	const uint8_t *p = points.buf;
+	uint64_t first = ~0ULL;
+	for (uint64_t i = (uint64_t)points.len / POINT; i-- > 0;) {
+		uint64_t words[4], any;
+		memcpy(words, p + POINT * i, POINT);
+		any = words[0] | words[1] | words[2] | words[3];
+		uint64_t zero = ((any | (0 - any)) >> 63) - 1; /* all ones for zero */
+		first = (i & zero) | (first & ~zero);
+	}
+	PyBuffer_Release(&points);
+	return PyLong_FromLongLong((long long)first);
+}
+
 static PyObject *each(PyObject *self, PyObject *arguments) { (void)self; return over(arguments, 0); }
 static PyObject *running(PyObject *self, PyObject *arguments) { (void)self; return over(arguments, 1); }
 
@@ -301,6 +327,7 @@ static PyMethodDef methods[] = {
 	{"sha512", sha512, METH_VARARGS, "(kernel, count, parts) -> 64 bytes for each message. A part: bytes, (column, width) or a list."},
 	{"each", each, METH_VARARGS, "(address, width, a[, b]) -> f(a[i][, b[i]]) for each element, 32 bytes each."},
 	{"running", running, METH_VARARGS, "(address, 32, a) -> a[0], f(a[0], a[1]), f(f(a[0], a[1]), a[2]), …"},
+	{"first_identity", first_identity, METH_VARARGS, "(points) -> where the first identity stands, or -1."},
 	{NULL, NULL, 0, NULL},
 };
 

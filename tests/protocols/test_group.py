@@ -26,6 +26,11 @@ EDGES = [
     (2).to_bytes(32, "little"),
     (8).to_bytes(32, "little"),
     (2**252).to_bytes(32, "little"),
+    *(
+        n.to_bytes(32, "little")
+        for n in (group.ORDER + 1, 2 * group.ORDER + 1, 7 * group.ORDER, 15 * group.ORDER // 2)
+    ),
+    *(n.to_bytes(32, "little") for n in (2**253, 2**254 + 1, 2**255 - 1, 2**256 - 1)),
     int("8" * 63, 16).to_bytes(32, "little"),
     int("7" * 63, 16).to_bytes(32, "little"),
     int("f" * 63, 16).to_bytes(32, "little"),
@@ -175,6 +180,12 @@ class TestEveryBackend:
         assert backend.multiply(scalar, bytes(broken)) == (None, count - 2)
         assert backend.weighted_sum(scalar * count, bytes(broken)) == (None, count - 2)
 
+    def test_the_first_identity_is_found(self, backend):
+        assert backend.first_identity(b"") == -1
+        assert backend.first_identity(points(3)) == -1
+        assert backend.first_identity(b"\x01" + bytes(62) + b"\x01") == -1  # zeros across two elements
+        assert backend.first_identity(points(2) + bytes(32) + points(1) + bytes(32)) == 2
+
     def test_it_would_be_chosen(self, backend):
         assert backends.agrees(backend)
         chosen, reason = backends.choose(backend.name)
@@ -203,9 +214,14 @@ def test_a_kernel_that_disagrees_does_not_serve(monkeypatch):
 
 @pytest.mark.parametrize(
     ("kernels", "name", "reason"),
-    [([], "libsodium", "not-built"), (["scalar"], "libsodium", "no-vectors")],
+    [
+        ([], "libsodium", "not-built"),
+        (["scalar"], "libsodium", "no-vectors"),
+        ([], "libsodium", "not-loaded"),
+    ],
 )
 def test_without_a_kernel_libsodium_serves(monkeypatch, kernels, name, reason):
+    monkeypatch.setattr(backends, "_BROKEN", reason == "not-loaded")
     monkeypatch.setattr(backends, "_KERNELS", kernels)
     chosen, why = backends.choose()
     assert (chosen.name, why.value) == (name, reason)
@@ -333,3 +349,14 @@ class TestHashes:
                 hashing.sha512_each(2, part)
         with pytest.raises(ValueError, match="column of 64-byte keys"):
             hashing.hkdf_each(bytes(65))
+        with pytest.raises(MisuseError, match="at most 128 bytes"):
+            hashing.hmac_each(bytes(129), 1, b"m")
+        with pytest.raises(MisuseError, match="more than 65535"):
+            hashing.lengths([bytes(65_536)])
+
+    def test_counts_beyond_all_memory_are_refused(self):
+        if isinstance(hashing.backend, Sodium):
+            pytest.skip("counts are the extension's concern")
+        for count in (-1, 2**57, 2**61 - 1, 2**63 - 1):
+            with pytest.raises((ValueError, MemoryError)):
+                hashing.sha512_each(count, b"x")

@@ -49,6 +49,29 @@ def seal(*identifiers: bytes, batch: int = 1, where: ListEpoch = WHERE, label: L
     return list(sealed.ascending(content, sealed.RECORD))
 
 
+def test_what_one_record_deserves_it_gets_alone():
+    """A holder that seals rubbish under a good key spoils that record and no other."""
+    good, bad = LABEL.encode(), bytearray(LABEL.encode())
+    bad[0] ^= 0xFF  # of another version
+    entries = [(b"a", good), (b"b", bytes(bad)), (b"c", good)]
+    content = sealed.seal_chunk(KEY.secret, WHERE.context, 1, entries, bytes(range(48)))
+    by_tag = {record[:16]: record[16:] for record in sealed.ascending(content, sealed.RECORD)}
+    outputs = voprf.evaluate_inputs(KEY.secret, [b"a", b"b", b"c"])
+    values = [by_tag[tag] for tag in sealed.tags_of(outputs)]
+    values[2] = values[2][:-1] + bytes([values[2][-1] ^ 1])
+    found = sealed.open_each(WHERE.context, [(o, 1, value) for o, value in zip(outputs, values, strict=True)])
+    assert found[0] == LABEL
+    assert isinstance(found[1], DecodeError)
+    assert isinstance(found[2], TableError)
+    with pytest.raises(DecodeError):
+        sealed.open_record(outputs[1], WHERE.context, 1, values[1])
+
+
+def test_outputs_of_another_length_are_refused():
+    with pytest.raises(MisuseError):
+        sealed.tags_of([bytes(32), bytes(32)])
+
+
 @given(label_strategy)
 def test_labels_come_back(label):
     data = label.encode()

@@ -1,6 +1,22 @@
-"""The simulation on Flower's engine: real Ray workers, the deployed applications, the real aggregation service."""
+"""Ray: the simulation on Flower's engine (real workers, the deployed applications, the real aggregation service); sealing on a cluster."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
 
 from federation.simulate import config, engines, worlds
+from nodes.cluster import Cluster, check_address
+from nodes.config import ListsSection
+from nodes.demo.network import free_port
+from nodes.errors import ConfigError, NodeError
+from nodes.holder.epochs import Epochs
+from nodes.querier.tables import Tables
+from protocols import group, padding, sealed, voprf
+from protocols.errors import MisuseError
+from tests.nodes.conftest import make_holder, workers  # noqa: F401  (fixtures)
 
 SMALL = {"rows": 120, "fraud_rate": 0.1, "seeds": [3], "settings": {"trees": 2, "depth": 2, "bins": 8}}
 
@@ -17,3 +33,85 @@ def test_ten_banks_on_two_cores_with_ray_give_the_inline_engines_model():
     assert model.to_bytes() == inline.to_bytes()
     assert len(costs) == 10
     assert all(cost.sums and cost.sent for cost in costs.values())
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A head of its own, with two cores, as an institution would start one."""
+    port, ray = free_port(), str(Path(sys.executable).with_name("ray"))
+    environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(Path(__file__).parents[2])}
+    head = subprocess.Popen(
+        [
+            *(
+                ray,
+                "start",
+                "--head",
+                "--block",
+                "--node-ip-address=127.0.0.1",
+                f"--port={port}",
+                "--num-cpus=2",
+            ),
+            *("--include-dashboard=false", "--disable-usage-stats"),
+        ],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    pool = Cluster(f"127.0.0.1:{port}")
+    try:
+        for left in reversed(range(10)):
+            try:
+                assert list(pool.stream(padding.bucket, [(1_000,)])) == [padding.bucket(1_000)]
+                break
+            except NodeError:
+                if not left:
+                    raise
+        yield pool
+    finally:
+        pool.close()
+        head.terminate()
+        head.wait(60)
+
+
+def test_a_list_is_sealed_on_a_cluster_as_it_is_here(cluster, make_holder, tmp_path):  # noqa: F811
+    holder = make_holder()
+    count = 1_500
+    holder.load(
+        *({"kind": "phone", "value": f"139{i:08d}", "category": "mule account"} for i in range(count))
+    )
+    epochs = Epochs(
+        holder.database, holder.store, holder.keys, holder.name, holder.folder / "lists",
+        holder.folder / "epoch-keys", ListsSection(), cluster, holder.log,
+    )  # fmt: skip
+    (batch,) = epochs.seal_changes("fraud")
+    assert batch.sealed == count
+    table = Tables(tmp_path / "copies").get(str(holder.name), "fraud", 1)
+    table.apply(epochs.batch_path("fraud", 1, 1), 1, (batch.additions, batch.removals))
+    identifiers = [f"phone\x1f+86139{i:08d}".encode() for i in range(count)]
+    outputs = voprf.evaluate_inputs(epochs.key("fraud", 1).secret, identifiers)
+    context = epochs.where("fraud", 1).context
+    found = table.get(sealed.tags_of(outputs))
+    labels = sealed.open_each(
+        context, [(o, *record) for o, record in zip(outputs, found, strict=True) if record]
+    )
+    assert len([label for label in labels if isinstance(label, sealed.Label)]) == count
+
+
+def test_what_fails_on_a_cluster_is_raised_here(cluster):
+    with pytest.raises(MisuseError, match="the scalar is zero"):
+        list(cluster.stream(group.multiply_base, [(bytes(32),)]))
+    numbers = range(1, 41)
+    assert list(cluster.stream(padding.bucket, ((i,) for i in numbers))) == list(map(padding.bucket, numbers))
+
+
+def test_keys_travel_to_another_machine_only_under_tls(monkeypatch):
+    monkeypatch.delenv("RAY_USE_TLS", raising=False)
+    for address in ("10.0.0.5:6379", "cluster.bank:6379"):
+        with pytest.raises(ConfigError, match="another machine, and keys travel there"):
+            check_address(address)
+    for address in ("", "localhost", "127.0.0.1:x"):
+        with pytest.raises(ConfigError, match="not host:port"):
+            check_address(address)
+    check_address("127.0.0.1:6379")
+    monkeypatch.setenv("RAY_USE_TLS", "1")
+    check_address("10.0.0.5:6379")
