@@ -58,6 +58,7 @@ lock: $(STAMP)
 bench: $(STAMP)
 	@test -x .venv-peer/bin/python || $(BIN)/python -m venv .venv-peer
 	.venv-peer/bin/python -m pip install -q --disable-pip-version-check openmined.psi==2.0.6
+	$(BIN)/python benchmarks/kernel.py
 	$(BIN)/python benchmarks/lookup.py --peer-python .venv-peer/bin/python
 	$(BIN)/python benchmarks/horizontal.py
 	$(BIN)/python benchmarks/ledger.py
