@@ -6,23 +6,9 @@
  * (The idea: Emmart, Zheng, Weems, "Faster modular exponentiation using double precision floating point arithmetic on the
  * GPU", ARITH 2018.) No operand is subnormal, so the time does not depend on the values. */
 
-#include <immintrin.h>
-#include <stdint.h>
+#include "lanes_avx512.h"
 
-#define LANES 8
-
-typedef uint64_t word __attribute__((vector_size(64)));
-typedef __mmask8 mask;
 typedef __m512d factor;
-
-#define INLINE static inline __attribute__((always_inline))
-
-INLINE word word_set(uint64_t x) { return (word)_mm512_set1_epi64((long long)x); }
-INLINE word word_load(const uint64_t *p) { return (word)_mm512_loadu_si512(p); }
-INLINE void word_store(uint64_t *p, word x) { _mm512_storeu_si512(p, (__m512i)x); }
-INLINE mask word_equal(word a, word b) { return _mm512_cmpeq_epi64_mask((__m512i)a, (__m512i)b); }
-INLINE mask mask_none(void) { return 0; }
-INLINE unsigned mask_bits(mask m) { return m; }
 
 INLINE factor factor_of(word x) { return _mm512_cvtepu64_pd((__m512i)x); }
 INLINE word word_of(factor x) { return (word)_mm512_cvttpd_epu64(x); }
