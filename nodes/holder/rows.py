@@ -13,7 +13,7 @@ from lianfang.v1 import admin_pb2 as pb
 from protocols import label as labels
 from protocols import sealed
 from protocols.errors import IdentifierError
-from protocols.identifiers import Identifier, Kind, normalise
+from protocols.identifiers import Kind, normalise
 from protocols.label import Basis, Category, Reason, Status
 
 from .. import words
@@ -135,10 +135,19 @@ def _word(column: str, text: str, default: int) -> int:
     return int(found)
 
 
-def prepare(row: RawRow, vault: Vault, options: RowOptions) -> StoredRow | Bad:
+class _Read(NamedTuple):
+    """A row that can be taken, before anything of it is encrypted."""
+
+    canonical: bytes
+    reference: bytes
+    kind: str
+    details: tuple[int, ...]  # as in `StoredRow`, from category on
+
+
+def _read(row: RawRow, vault: Vault, options: RowOptions) -> _Read | Bad:
     """One row; `Bad` names the first column that is wrong."""
     try:
-        return _prepare(row, vault, options)
+        return _parse(row, vault, options)
     except _BadField as error:
         return Bad(row.number, error.column, str(error), error.identifier)
     except IdentifierError as error:
@@ -146,7 +155,7 @@ def prepare(row: RawRow, vault: Vault, options: RowOptions) -> StoredRow | Bad:
         return Bad(row.number, column, str(error))
 
 
-def _prepare(row: RawRow, vault: Vault, options: RowOptions) -> StoredRow:
+def _parse(row: RawRow, vault: Vault, options: RowOptions) -> _Read:
     if not row.kind.strip():
         raise _BadField("kind", "no kind")
     kind = words.kind_of(row.kind)
@@ -154,14 +163,14 @@ def _prepare(row: RawRow, vault: Vault, options: RowOptions) -> StoredRow:
         raise _BadField("kind", f"not one of {', '.join(Kind)}")
     identifier = normalise(kind, row.value, row.country, row.institution, options.default_region)
     try:
-        return _with_details(row, vault, options, identifier)
+        details = _details(row, options, identifier.kind)
     except _BadField as error:
         error.identifier = vault.index(identifier.canonical)
         raise
+    return _Read(identifier.canonical, row.reference.strip().encode(), identifier.kind.value, details)
 
 
-def _with_details(row: RawRow, vault: Vault, options: RowOptions, identifier: Identifier) -> StoredRow:
-    kind = identifier.kind
+def _details(row: RawRow, options: RowOptions, kind: Kind) -> tuple[int, ...]:
     category = _word("category", row.category, Category.OTHER)
     severity = _number("severity", row.severity, 1, 5, 3)
     confidence = _number("confidence", row.confidence, 0, 100, 50)
@@ -180,26 +189,7 @@ def _with_details(row: RawRow, vault: Vault, options: RowOptions, identifier: Id
         until = until or seen + options.phone_valid_days
     if until and until < options.today and status in labels.LIVE:
         status = Status.EXPIRED
-    canonical = identifier.canonical
-    reference = row.reference.strip()
-    return StoredRow(
-        row.number,
-        vault.index(canonical),
-        vault.encrypt(canonical, b"entry"),
-        kind.value,
-        vault.encrypt(reference.encode(), b"reference") if reference else None,
-        vault.index(b"reference\x1f" + reference.encode()) if reference else None,
-        os.urandom(16),
-        category,
-        severity,
-        confidence,
-        basis,
-        int(status),
-        reason,
-        seen,
-        until,
-        dated,
-    )
+    return category, severity, confidence, basis, int(status), reason, seen, until, dated
 
 
 @functools.lru_cache(maxsize=2)
@@ -213,15 +203,38 @@ Prepared = tuple[list[tuple[Any, ...]], list[Bad]]  # (fields of `StoredRow`, ba
 def prepare_chunk(root: bytes, rows: Sequence[tuple[Any, ...]], options: RowOptions) -> Prepared:
     """Rows in order; `root` is the node's storage key, handed to its own worker."""
     vault = _vault(root)
-    good: list[tuple[Any, ...]] = []
+    good: list[tuple[int, _Read]] = []
     bad: list[Bad] = []
     for row in rows:
-        prepared = prepare(RawRow(*row), vault, options)
-        if isinstance(prepared, Bad):
-            bad.append(prepared)
+        raw = RawRow(*row)
+        read = _read(raw, vault, options)
+        if isinstance(read, Bad):
+            bad.append(read)
         else:
-            good.append(tuple(prepared))  # plain tuples travel between processes at half the cost
-    return good, bad
+            good.append((raw.number, read))
+    canonicals = [read.canonical for _, read in good]
+    indices, secrets = vault.index_each(canonicals), vault.encrypt_each(canonicals, b"entry")
+    named = [read.reference for _, read in good if read.reference]
+    references = iter(vault.encrypt_each(named, b"reference"))
+    marks = iter(vault.index_each([b"reference\x1f" + each for each in named]))
+    refs = os.urandom(16 * len(good))
+    # Plain tuples, in the order of `StoredRow`: they travel between processes at half the cost.
+    stored = [
+        (
+            number,
+            index,
+            secret,
+            read.kind,
+            next(references),
+            next(marks),
+            refs[16 * i : 16 * i + 16],
+            *read.details,
+        )
+        if read.reference
+        else (number, index, secret, read.kind, None, None, refs[16 * i : 16 * i + 16], *read.details)
+        for i, ((number, read), index, secret) in enumerate(zip(good, indices, secrets, strict=True))
+    ]
+    return stored, bad
 
 
 def prepare_message(root: bytes, rows: bytes, options: RowOptions) -> Prepared:

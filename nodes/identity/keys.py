@@ -11,6 +11,7 @@ witness.key   Ed25519, cosignatures on heads of others' logs
 import functools
 import os
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -22,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from protocols.encoding import expand
+from protocols.hashing import DIGEST, hmac_each
 
 from ..errors import ConfigError, StorageError
 from ..files import write_secret
@@ -99,6 +101,19 @@ class Vault:
             return self._aead.decrypt(data[:12], data[12:], purpose)
         except Exception as error:
             raise StorageError("stored data does not open under this node's storage key") from error
+
+    def encrypt_each(self, plains: Sequence[bytes], purpose: bytes) -> list[bytes]:
+        """`encrypt` of each, with one call for all nonces."""
+        nonces = os.urandom(12 * len(plains))
+        return [
+            (nonce := nonces[12 * i : 12 * i + 12]) + self._aead.encrypt(nonce, plain, purpose)
+            for i, plain in enumerate(plains)
+        ]
+
+    def index_each(self, canonicals: Sequence[bytes]) -> list[bytes]:
+        """`index` of each, hashed together."""
+        hashed = hmac_each(self.index_key, len(canonicals), list(canonicals), b"\x01")  # HKDF-Expand
+        return [hashed[i : i + 16] for i in range(0, len(hashed), DIGEST)]
 
     def index(self, canonical: bytes) -> bytes:
         """16 bytes by which equal identifiers are found (HMAC-SHA-512, truncated)."""

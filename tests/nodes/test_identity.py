@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+import secrets
 
 import pytest
 from cryptography import x509
@@ -12,7 +13,7 @@ from nodes.errors import ConfigError, NotFound, Refused, StorageError
 from nodes.identity import certificates
 from nodes.identity import keys as node_keys
 from nodes.identity.authority import Authority, Bundle, install, make_request, read_request
-from nodes.identity.keys import NodeKeys
+from nodes.identity.keys import NodeKeys, Vault
 from nodes.identity.members import MemberBook, MemberList
 from nodes.identity.names import MemberName, Role
 
@@ -271,3 +272,14 @@ def test_certificates_carry_one_dns_name_that_follows_from_the_uri(bundle):
     names = bundle.certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == ["bank-a.bank.test.example"]
     assert isinstance(bundle.certificate.public_key(), ec.EllipticCurvePublicKey)
+
+
+def test_a_vault_does_many_as_it_does_one():
+    vault = Vault(secrets.token_bytes(32))
+    texts = [b"", b"phone\x1f+8613900000000", bytes(200)]
+    assert vault.index_each(texts) == [vault.index(each) for each in texts]
+    sealed = vault.encrypt_each(texts, b"entry")
+    assert [vault.decrypt(each, b"entry") for each in sealed] == texts
+    assert len({each[:12] for each in sealed}) == 3
+    with pytest.raises(StorageError):
+        vault.decrypt(sealed[1], b"reference")
