@@ -442,14 +442,22 @@ class ListStore:
         Returns live rows, secrets of those that leave a table sealed up to `after`, and the new `last`.
         """
         query = """SELECT secret, category, severity, confidence, basis, status, reason, observed_on, valid_until, ref,
-              listed, seq, id FROM entry
-            WHERE list_id = ? AND seq > ? AND seq <= ? AND (seq, id) > (?, ?) ORDER BY seq, id LIMIT ?"""
+              listed, seq, id FROM entry WHERE list_id = ? AND """
+        # Two seeks in the index instead of one condition on both columns, which scans all pages before this one.
+        rest_of_import = query + "seq = ? AND id > ? ORDER BY id LIMIT ?"
+        later_imports = query + "seq > ? AND seq <= ? ORDER BY seq, id LIMIT ?"
+        seq, row_id = max(last, (after, 0))
         with db.reading(self._database) as connection:
             list_id = self._id(connection, name)[0]
             driver = connection.connection.driver_connection
             assert driver is not None
             # The driver's own tuples: rows of SQLAlchemy cost more than everything else that is done here.
-            rows = driver.execute(query, (list_id, after, until, *last, limit)).fetchall()
+            rows = []
+            if after < seq <= until:
+                rows = driver.execute(rest_of_import, (list_id, seq, row_id, limit)).fetchall()
+            if len(rows) < limit:
+                behind = (list_id, max(seq, after), until, limit - len(rows))
+                rows += driver.execute(later_imports, behind).fetchall()
         live: list[SealRow] = [row[:10] for row in rows if row[5] in _LIVE]
         gone = [row[0] for row in rows if row[5] not in _LIVE and 0 < row[10] <= after]
         return live, gone, (rows[-1][11:] if rows else None)
