@@ -17,6 +17,7 @@ from nodes.querier.tables import Tables
 from protocols import group, padding, sealed, voprf
 from protocols.errors import MisuseError
 from tests.nodes.conftest import make_holder, workers  # noqa: F401  (fixtures)
+from tests.system.conftest import import_phones, outcomes, phones, query, write_list
 
 SMALL = {"rows": 120, "fraud_rate": 0.1, "seeds": [3], "settings": {"trees": 2, "depth": 2, "bins": 8}}
 
@@ -115,3 +116,29 @@ def test_keys_travel_to_another_machine_only_under_tls(monkeypatch):
     check_address("127.0.0.1:6379")
     monkeypatch.setenv("RAY_USE_TLS", "1")
     check_address("10.0.0.5:6379")
+
+
+def test_a_node_that_names_a_cluster_seals_there_and_stops_well(cluster, own_network):
+    bank = own_network.member("bank-a")
+    assert own_network.stop_member("bank-a") == 0
+    own_network.start_member(bank, {"LIANFANG_NODE__CLUSTER": cluster.address})
+    own_network.wait("bank-a")
+    assert import_phones(own_network, "bank-a", phones(0, 900))["added"] == 900
+    own_network.run("centre", "sync")
+    answers = query(own_network, "centre", [*phones(890, 20)], "--to", "bank-a")
+    assert list(outcomes(answers, "bank-a").values()) == ["hit"] * 10 + ["miss"] * 10
+    assert own_network.stop_member("bank-a") == 0
+    # A cluster that does not answer is an error that names it, and nothing is lost.
+    own_network.start_member(bank, {"LIANFANG_NODE__CLUSTER": f"127.0.0.1:{free_port()}"})
+    own_network.wait("bank-a")
+    path = write_list(own_network.folder / "more.csv", [("phone", phones(990, 1)[0], "mule-account", "4")])
+    done = own_network.run("bank-a", "list", "import", str(path), "--list", "fraud", check=False)
+    assert done.returncode == 1
+    assert "the Ray cluster at 127.0.0.1:" in done.stderr
+    assert own_network.stop_member("bank-a") == 0
+    own_network.start_member(bank)
+    own_network.wait("bank-a")
+    own_network.run("bank-a", "list", "import", str(path), "--list", "fraud")
+    own_network.run("centre", "sync")
+    answers = query(own_network, "centre", phones(990, 1), "--to", "bank-a", case="C-2")
+    assert list(outcomes(answers, "bank-a").values()) == ["hit"]
