@@ -9,6 +9,7 @@ import contextlib
 import ipaddress
 import logging
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +17,7 @@ from typing import Any, Protocol
 
 from .errors import ConfigError, NodeError
 
-_CONNECT_SECONDS = 30
+_CONNECT_SECONDS = 10
 _WIDTH_SECONDS = 2.0
 
 
@@ -62,8 +63,10 @@ class Cluster:
         with self._lock:
             if not self._connected:
                 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-                os.environ.setdefault("RAY_gcs_server_request_timeout_seconds", str(_CONNECT_SECONDS))
                 try:
+                    # Ray itself would try for minutes where nobody listens.
+                    host, _, port = self.address.rpartition(":")
+                    socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
                     ray.init(
                         address=self.address,
                         log_to_driver=False,
