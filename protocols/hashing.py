@@ -65,8 +65,3 @@ def numbers(start: int, stop: int, width: int) -> tuple[bytes, int]:
     """The column of start … stop − 1, `width` bytes big-endian each: 2, 4 or 8."""
     code = {2: "H", 4: "I", 8: "Q"}[width]
     return struct.pack(f">{stop - start}{code}", *range(start, stop)), width
-
-
-def column(data: bytes, width: int) -> list[bytes]:
-    """A column's pieces."""
-    return [data[i : i + width] for i in range(0, len(data), width)]

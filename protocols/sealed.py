@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from . import group, padding, voprf
 from . import label as labels
-from . import padding, voprf
 from .encoding import expand, frame
 from .errors import MisuseError, PeerError, TableError
-from .hashing import DIGEST, column, hkdf_each, hmac_each, numbers
+from .hashing import DIGEST, hkdf_each, hmac_each, numbers
 from .label import Label
 
 TAG = 16
@@ -83,7 +83,7 @@ def seal_chunk(
     number = batch.to_bytes(4, "big")
     outputs = voprf.evaluate_inputs(secret, [each[0] for each in entries])
     keys, tags = _label_keys(outputs, context, salts), tags_of(outputs)
-    for tag, salt, key, (_, label) in zip(tags, column(salts, SALT), keys, entries, strict=True):
+    for tag, salt, key, (_, label) in zip(tags, group.split(salts, SALT), keys, entries, strict=True):
         sealed = AESGCM(key).encrypt(_NONCE, label, context + tag + number)
         records.append(tag + salt + sealed)
     records.sort()

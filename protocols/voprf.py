@@ -13,7 +13,7 @@ from typing import Any
 
 from . import group
 from .errors import DecodeError, MisuseError, ProofError
-from .hashing import column, expand_message_each, lengths, numbers, sha512_each
+from .hashing import expand_message_each, lengths, numbers, sha512_each
 
 MODE_OPRF = 0
 MODE_VOPRF = 1
@@ -128,7 +128,7 @@ def finalize(
 def finalize_unblinded(inputs: Sequence[bytes], unblinded: bytes) -> list[bytes]:
     """Outputs from points that carry no blind: also what a holder computes for its own entries."""
     parts = (lengths(inputs), list(inputs), _POINT_LENGTH, (unblinded, group.POINT), b"Finalize")
-    return column(sha512_each(len(inputs), *parts), OUTPUT)
+    return group.split(sha512_each(len(inputs), *parts), OUTPUT)
 
 
 def evaluate_inputs(secret: bytes, inputs: Sequence[bytes], mode: int = MODE_VOPRF) -> list[bytes]:

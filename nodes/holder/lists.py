@@ -456,7 +456,7 @@ class ListStore:
             if after < seq <= until:
                 rows = driver.execute(rest_of_import, (list_id, seq, row_id, limit)).fetchall()
             if len(rows) < limit:
-                behind = (list_id, max(seq, after), until, limit - len(rows))
+                behind = (list_id, seq, until, limit - len(rows))
                 rows += driver.execute(later_imports, behind).fetchall()
         live: list[SealRow] = [row[:10] for row in rows if row[5] in _LIVE]
         gone = [row[0] for row in rows if row[5] not in _LIVE and 0 < row[10] <= after]
