@@ -206,11 +206,12 @@ class _Seats:
 
 
 def _start_ray(clients: int) -> None:
+    """A Ray of this process's own, never one that the machine runs or that a failed start has left an address of."""
     import ray
 
     for left in reversed(range(_STARTS)):
         try:
-            ray.init(num_cpus=clients, include_dashboard=False, log_to_driver=False)
+            ray.init("local", num_cpus=clients, include_dashboard=False, log_to_driver=False)
             return
         except Exception as error:
             ray.shutdown()
