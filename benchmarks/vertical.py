@@ -79,16 +79,16 @@ def arithmetic(rounds: int = 3) -> None:
         theirs = each(lambda others=others: [private.decrypt(other) for other in others[:200]], 200)
         found["opened"].append((1 / mine, 1 / theirs))
         randomised.append(1 / each(lambda own=own: [randomiser.randomise(c) for c in own], 500))
-        # As a partner adds: each of 20,000 rows into a bin of each of two columns.
-        rows = np.random.default_rng(0).integers(0, 32, (2, 20_000)).astype(np.uint8)
+        # As a partner adds: each of 20,000 rows into a bin of each of ten columns, checks and preparation included.
+        rows = np.random.default_rng(0).integers(0, 32, (10, 20_000)).astype(np.uint8)
         data_ = key.public.write(own * 40)
-        mine = each(
-            lambda rows=rows, data_=data_: slots.bucket_chunk(
-                modulus, paillier.BITS, data_, [20_000], rows, [31, 31], [False, False]
-            ),
-            40_000,
-        )
-        found["added in histograms"].append((1 / mine, found["added"][-1][1]))
+
+        def buckets(rows=rows, data_=data_) -> None:
+            prepared = slots.split_chunk(modulus, paillier.BITS, data_)
+            edges, missing = [31] * len(rows), [False] * len(rows)
+            slots.bucket_chunk(modulus, paillier.BITS, prepared, [20_000], rows, edges, missing)
+
+        found["added in histograms"].append((1 / each(buckets, rows.size), found["added"][-1][1]))
     targets = {"encrypted": "≥ 25", "added": "≥ 2", "opened": "", "added in histograms": "≥ 2"}
     for name, pairs in found.items():
         mine, theirs = (statistics.median(pair[i] for pair in pairs) for i in (0, 1))

@@ -8,6 +8,9 @@ mod p² are the subgroup of order p-1, so a fixed generator of it to a uniform e
 randomise by rⁿ of a uniform r, which hides from the owner as well. That n is a Paillier-Blum
 modulus its owner proves as in Canetti, Gennaro, Goldfeder, Makriyannis, Peled (CCS 2020, figure 16).
 
+Long products go by halves (`split`): a unit modulo m² is a·(1+m)^e with a < m, and (1+m)^e = 1 + m·e, so that of a product
+the a are multiplied, which are half as long, and the e added.
+
 GMP's arithmetic is not constant-time: whoever can time single operations inside the process has the key anyway.
 """
 
@@ -29,8 +32,38 @@ MOST_BITS = 4096
 ROUNDS = 128  # of the proof about the modulus: a false one passes with 2^-128
 _PROOF_DOMAIN = "lianfang/v1/paillier-blum"
 _WINDOW = 10  # bits of an exponent for which powers are kept
-_TOGETHER = 256  # exponents drawn and taken apart at once
+_TOGETHER = 64  # exponents drawn and taken apart at once
 _SIEVE, _SPAN = 1 << 16, 1 << 17
+
+Halves = tuple[list[mpz], list[mpz]]  # all a and all e
+
+
+def split(units: Iterable[mpz], modulus: mpz) -> Halves:
+    """Units modulo m², each as a·(1 + m·e): all a and all e, both below m. Raises `ZeroDivisionError` for what is no unit."""
+    lows, highs, before = [], [], [mpz(1)]
+    for each in units:
+        high, low = gmpy2.f_divmod(each, modulus)
+        lows.append(low)
+        highs.append(high)
+        before.append(before[-1] * low % modulus)
+    inverse = gmpy2.invert(before[-1], modulus)  # of all at once, as Montgomery does
+    for i in range(len(lows) - 1, -1, -1):
+        highs[i] = highs[i] * (inverse * before[i] % modulus) % modulus
+        inverse = inverse * lows[i] % modulus
+    return lows, highs
+
+
+def multiply(lows: Iterable[mpz], highs: Iterable[mpz], square: mpz) -> tuple[mpz, mpz]:
+    """A product of units as two numbers of which `join` makes it; products of such multiply and add the same way."""
+    total = mpz(1)
+    for low in lows:
+        total = total * low % square
+    return total, sum(highs, start=mpz(0))
+
+
+def join(low: mpz, high: mpz, modulus: mpz, square: mpz) -> mpz:
+    """low·(1 + m·high) modulo m²."""
+    return low * (1 + modulus * high) % square
 
 
 class PublicKey:
@@ -75,18 +108,42 @@ class PublicKey:
 
     def read(self, data: bytes) -> list[mpz]:
         """Raise `DecodeError` unless these are ciphertexts: 0 < c < n² and no factor in common with n."""
+        found, product = self._in_range(data), mpz(1)
+        for each in found:
+            product = product * each % self.n
+        if gmpy2.gcd(product, self.n) != 1:  # of all at once
+            raise self._not_invertible(found)
+        return found
+
+    def _in_range(self, data: bytes) -> list[mpz]:
         if len(data) % self.size:
             raise DecodeError(f"{len(data)} bytes are no whole ciphertexts of {self.size}")
         found = [mpz.from_bytes(data[i : i + self.size], "big") for i in range(0, len(data), self.size)]
-        product = mpz(1)
         for number, each in enumerate(found, 1):
             if not 0 < each < self.square:
                 raise DecodeError(f"ciphertext {number} is out of range")
-            product = product * each % self.n
-        if found and gmpy2.gcd(product, self.n) != 1:  # of all at once
-            wrong = next(i for i, each in enumerate(found, 1) if gmpy2.gcd(each, self.n) != 1)
-            raise DecodeError(f"ciphertext {wrong} is not invertible")
         return found
+
+    def _not_invertible(self, found: Sequence[mpz]) -> DecodeError:
+        wrong = next(i for i, each in enumerate(found, 1) if gmpy2.gcd(each, self.n) != 1)
+        return DecodeError(f"ciphertext {wrong} is not invertible")
+
+    def split(self, data: bytes) -> bytes:
+        """Ciphertexts, checked as `read` does, and as `halves` takes them: as long, but cheaper to add many times."""
+        found = self._in_range(data)
+        try:
+            lows, highs = split(found, self.n)
+        except ZeroDivisionError:
+            raise self._not_invertible(found) from None
+        half = self.size // 2
+        pairs = zip(lows, highs, strict=True)
+        return b"".join(low.to_bytes(half, "big") + high.to_bytes(half, "big") for low, high in pairs)
+
+    def halves(self, data: bytes) -> Halves:
+        """What `split` has written."""
+        half = self.size // 2
+        found = [mpz.from_bytes(data[i : i + half], "big") for i in range(0, len(data), half)]
+        return found[::2], found[1::2]
 
     def shown(self, plaintext: int) -> mpz:
         """A ciphertext that hides nothing, to be added to one that does."""
@@ -122,32 +179,39 @@ def unpack(plaintext: int, count: int, width: int) -> list[int]:
 
 
 class _Powers:
-    """A fixed base to many exponents: one multiplication a window."""
+    """A fixed base modulo m² to many exponents: one multiplication a window.
+
+    The powers lie side by side as bytes: of objects all over the memory, waiting for them takes as long as the arithmetic.
+    """
 
     def __init__(self, base: mpz, modulus: mpz, bits: int, window: int) -> None:
-        self._modulus, self._window = modulus, window
-        self._mask = (1 << window) - 1
-        self._rows: list[list[mpz]] = []
-        for _ in range(-(-bits // window)):
+        self._modulus, self._square, self._window = modulus, modulus**2, window
+        self._count, self._size = -(-bits // window), -(-modulus.bit_length() // 32) * 4
+        tables = bytearray(), bytearray()
+        for _ in range(self._count):
             row = [mpz(1)]
-            for _ in range(self._mask):
-                row.append(row[-1] * base % modulus)
-            base = row[-1] * base % modulus
-            self._rows.append(row)
+            for _ in range((1 << window) - 1):
+                row.append(row[-1] * base % self._square)
+            base = row[-1] * base % self._square
+            for table, halves in zip(tables, split(row, modulus), strict=True):
+                table.extend(b"".join(each.to_bytes(self._size, "little") for each in halves))
+        self._lows = np.frombuffer(tables[0], dtype=np.uint8).reshape(-1, self._size)
+        self._highs = np.frombuffer(tables[1], dtype="<u4").reshape(-1, self._size // 4)
 
     def powers(self, exponents: Sequence[int]) -> Iterator[mpz]:
         """base^exponent, of each."""
-        window, size = self._window, -(-len(self._rows) * self._window // 8)
+        size = -(-self._count * self._window // 8)
         data = b"".join(exponent.to_bytes(size, "little") for exponent in exponents)
         bits = np.unpackbits(np.frombuffer(data, dtype=np.uint8), bitorder="little").reshape(-1, size * 8)
-        weights = 1 << np.arange(window, dtype=np.int64)
-        modulus, (first, *rest) = self._modulus, self._rows
-        for line in bits[:, : len(self._rows) * window]:
-            digit, *digits = (line.reshape(-1, window) @ weights).tolist()
-            result = first[digit]
-            for row, place in zip(rest, digits, strict=True):
-                result = result * row[place] % modulus
-            yield result
+        windows = bits[:, : self._count * self._window].reshape(-1, self._count, self._window)
+        chosen = windows @ (1 << np.arange(self._window)) + (np.arange(self._count) << self._window)
+        sums = self._highs[chosen].sum(axis=1, dtype=np.uint64)  # word by word, without carries
+        words = (sums & np.uint64(0xFFFFFFFF)).astype("<u4"), (sums >> np.uint64(32)).astype("<u4")
+        for lows, *parts in zip(self._lows[chosen], *words, strict=True):
+            total, carried = (mpz.from_bytes(each.tobytes(), "little") for each in parts)
+            factors = gmpy2.unpack(mpz.from_bytes(lows.tobytes(), "little"), self._size * 8)
+            low, high = multiply(factors, [total, carried << 32], self._square)
+            yield join(low, high, self._modulus, self._square)
 
     def power(self, exponent: int) -> mpz:
         """base^exponent."""
@@ -187,7 +251,7 @@ class PrivateKey:
             square = prime**2
             # To the power of the prime: of order prime-1, the generator of the n-th residues modulo its square.
             base = gmpy2.powmod(generator, prime, square)
-            tables.append(_Powers(base, square, prime.bit_length(), _WINDOW))
+            tables.append(_Powers(base, prime, prime.bit_length(), _WINDOW))
         square = self._p**2
         return tables[0], tables[1], square, gmpy2.invert(square, self._q**2)
 

@@ -52,11 +52,11 @@ _MOST_GROUPS = 8
 def columns_chunk(
     modulus: bytes, least: int, groups: Sequence[bytes], bins: slots.Bins, levels: Sequence[int]
 ) -> bytes:
-    """Σ level·ciphertext over rows, for each group of ciphertexts."""
+    """Σ level·ciphertext over rows, for each group of ciphertexts, which `split_chunk` has made."""
     key, _ = slots.public_key(modulus, least)
     out = []
     for data in groups:
-        cells = slots.sum_by(key.square, slots.quick_read(key, data), bins.tolist(), len(levels))
+        cells = slots.sum_by(key, key.halves(data), bins, len(levels))
         out.append(_weighted(key.square, cells, levels))
     return key.write(out)
 
@@ -72,8 +72,8 @@ def pair_chunk(
     """Σ level·level'·ciphertext over rows, of two columns."""
     key, _ = slots.public_key(modulus, least)
     width = len(levels[1])
-    places = (first.astype(np.int64) * width + second).tolist()
-    cells = slots.sum_by(key.square, slots.quick_read(key, data), places, len(levels[0]) * width)
+    places = first.astype(np.int64) * width + second
+    cells = slots.sum_by(key, key.halves(data), places, len(levels[0]) * width)
     inner = [
         _weighted(key.square, cells[i * width : (i + 1) * width], levels[1]) for i in range(len(levels[0]))
     ]

@@ -8,6 +8,7 @@ large for its slot brings nothing else back. Pieces of work are functions of byt
 import functools
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,14 @@ from gmpy2 import mpz
 
 from protocols import paillier
 from protocols.errors import DecodeError
-from protocols.paillier import PrivateKey, PublicKey, Randomiser
+from protocols.paillier import Halves, PrivateKey, PublicKey, Randomiser
 
 Secret = tuple[int, int]
 Bins = npt.NDArray[np.uint8]
 # Runs a function over arguments, in order, with some of them at once.
 Stream = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterator[Any]]
+_Product = tuple[mpz, mpz]  # see `paillier.multiply`
+_NOTHING: _Product = (mpz(1), mpz(0))
 CHUNK = 256  # ciphertexts in one piece of work
 WIDTHS = (64, 128)
 
@@ -57,9 +60,9 @@ def encrypt_chunk(secret: Secret, least: int, values: Sequence[int]) -> bytes:
     return key.public.write(key.encrypt([value % n for value in values]))
 
 
-def check_chunk(modulus: bytes, least: int, ciphertexts: bytes) -> None:
-    """Raise `DecodeError` unless all of them are ciphertexts."""
-    public_key(modulus, least)[0].read(ciphertexts)
+def split_chunk(modulus: bytes, least: int, ciphertexts: bytes) -> bytes:
+    """Ciphertexts as they are summed, see `PublicKey.split`. Raises `DecodeError` unless that is what they are."""
+    return public_key(modulus, least)[0].split(ciphertexts)
 
 
 def open_chunk(secret: Secret, least: int, width: int, packed: bytes, counts: Sequence[int]) -> list[int]:
@@ -114,11 +117,11 @@ def bucket_chunk(
 ) -> list[tuple[bytes, bytes]]:
     """For each group of rows, sums left of each edge of each column: missing values right, and left where there are any.
 
-    `groups` are numbers of rows, one after the other in `ciphertexts` and in `bins` of shape (columns, rows); the last bin,
-    edges + 1 of a column, holds missing values.
+    `groups` are numbers of rows, one after the other in `ciphertexts`, which `split_chunk` has made, and in `bins` of shape
+    (columns, rows); the last bin, edges + 1 of a column, holds missing values.
     """
     key, _ = public_key(modulus, least)
-    square, values = key.square, quick_read(key, ciphertexts)
+    square, (lows, highs) = key.square, key.halves(ciphertexts)
     out, start = [], 0
     for count in groups:
         rows = slice(start, start + count)
@@ -126,9 +129,8 @@ def bucket_chunk(
         right: list[mpz] = []
         left: list[mpz] = []
         for columns in _pairs(len(bins), count, [each + 2 for each in edges]):
-            for column, sums in zip(
-                columns, _buckets(square, values[rows], bins[columns, rows], edges, columns), strict=True
-            ):
+            found = _buckets(key, (lows[rows], highs[rows]), bins[columns, rows], edges, columns)
+            for column, sums in zip(columns, found, strict=True):
                 total = mpz(1)
                 for bucket in sums[: edges[column]]:
                     total = total * bucket % square
@@ -149,31 +151,42 @@ def _pairs(columns: int, rows: int, widths: Sequence[int]) -> Iterator[list[int]
 
 
 def _buckets(
-    square: mpz, values: list[mpz], bins: Bins, edges: Sequence[int], columns: Sequence[int]
+    key: PublicKey, values: Halves, bins: Bins, edges: Sequence[int], columns: Sequence[int]
 ) -> list[list[mpz]]:
     widths = [edges[column] + 2 for column in columns]
     if len(columns) == 1:
-        return [sum_by(square, values, bins[0].tolist(), widths[0])]
-    joint = (bins[0].astype(np.int64) * widths[1] + bins[1]).tolist()
-    cells = sum_by(square, values, joint, widths[0] * widths[1])
-    first, second = [mpz(1)] * widths[0], [mpz(1)] * widths[1]
-    for place, cell in enumerate(cells):
-        if cell != 1:
-            i, j = divmod(place, widths[1])
-            first[i] = first[i] * cell % square
-            second[j] = second[j] * cell % square
-    return [first, second]
+        return [sum_by(key, values, bins[0], widths[0])]
+    joint = bins[0].astype(np.int64) * widths[1] + bins[1]
+    cells = _products(key, values, joint, widths[0] * widths[1])
+    rows = [cells[i : i + widths[1]] for i in range(0, len(cells), widths[1])]
+    return [
+        [_joined(key, each) for each in rows],
+        [_joined(key, each) for each in zip(*rows, strict=True)],
+    ]
 
 
-def quick_read(key: PublicKey, ciphertexts: bytes) -> list[mpz]:
-    """Of ciphertexts that were checked before."""
-    size = key.size
-    return [mpz.from_bytes(ciphertexts[i : i + size], "big") for i in range(0, len(ciphertexts), size)]
+def _joined(key: PublicKey, cells: Iterable[_Product]) -> mpz:
+    """The sum of sums."""
+    cells = [cell for cell in cells if cell is not _NOTHING]
+    lows, highs = zip(*cells, strict=True) if cells else ((), ())
+    return paillier.join(*paillier.multiply(lows, highs, key.square), key.n, key.square)
 
 
-def sum_by(square: mpz, values: list[mpz], places: list[int], count: int) -> list[mpz]:
+def _products(key: PublicKey, values: Halves, places: npt.NDArray[Any], count: int) -> list[_Product]:
+    order = np.argsort(places, kind="stable")
+    ends = np.searchsorted(places[order], np.arange(count + 1)).tolist()
+    rows, (lows, highs) = order.tolist(), values
+    out = []
+    for start, end in pairwise(ends):
+        chosen = rows[start:end]
+        out.append(
+            paillier.multiply(map(lows.__getitem__, chosen), map(highs.__getitem__, chosen), key.square)
+            if chosen
+            else _NOTHING
+        )
+    return out
+
+
+def sum_by(key: PublicKey, values: Halves, places: npt.NDArray[Any], count: int) -> list[mpz]:
     """Ciphertexts of the sums of each place's rows."""
-    sums = [mpz(1)] * count
-    for place, value in zip(places, values, strict=True):
-        sums[place] = sums[place] * value % square
-    return sums
+    return [_joined(key, [each]) for each in _products(key, values, places, count)]

@@ -103,11 +103,60 @@ def test_what_is_no_ciphertext(key):
         (int(public.square) - 1 + 1, "2 is out of range"),
         (int(public.square) + 5, "2 is out of range"),
     ):
-        with pytest.raises(DecodeError, match=said):
-            public.read(public.write([good, gmpy2.mpz(value)]))
-    with pytest.raises(DecodeError, match="no whole"):
-        public.read(public.write([good])[:-1])
+        for decode in (public.read, public.split):
+            with pytest.raises(DecodeError, match=said):
+                decode(public.write([good, gmpy2.mpz(value)]))
+    for decode in (public.read, public.split):
+        with pytest.raises(DecodeError, match="no whole"):
+            decode(public.write([good])[:-1])
     assert public.read(b"") == []
+    assert public.halves(public.split(b"")) == ([], [])
+
+
+EDGES = (1, -1, "m+1", "1-m", "m-1")
+
+
+@settings(deadline=None, max_examples=60)
+@given(chosen=st.lists(st.one_of(st.sampled_from(EDGES), st.integers(0)), max_size=12))
+def test_products_by_halves_are_the_products(key, chosen):
+    """Modulo the square of a prime, as for the owner's residues, and of n, as for a partner's sums."""
+    p, _ = key.secret
+    for modulus in (gmpy2.mpz(p), key.public.n):
+        square = modulus**2
+        special = dict(zip(EDGES, (1, -1, modulus + 1, 1 - modulus, modulus - 1), strict=True))
+        values = [special[each] if each in special else pow(3, each, square) for each in chosen]
+        units = [gmpy2.mpz(value % square) for value in values]
+        lows, highs = paillier.split(units, modulus)
+        assert all(0 < low < modulus for low in lows)
+        assert all(0 <= high < modulus for high in highs)
+        for i, unit in enumerate(units):
+            assert paillier.join(lows[i], highs[i], modulus, square) == unit
+        product = gmpy2.mpz(1)
+        for unit in units:
+            product = product * unit % square
+        assert paillier.join(*paillier.multiply(lows, highs, square), modulus, square) == product
+        with pytest.raises(ZeroDivisionError):
+            paillier.split([*units, modulus * 5], modulus)
+
+
+@settings(deadline=None, max_examples=30)
+@given(exponents=st.lists(st.integers(0, 2**256 - 1), min_size=1, max_size=70))
+def test_powers_of_a_fixed_base(key, exponents):
+    p, _ = key.secret
+    table = key._residues[0]
+    base = table.power(1)
+    chosen = [0, 1, p - 2, *exponents]
+    assert list(table.powers(chosen)) == [gmpy2.powmod(base, each, p**2) for each in chosen]
+
+
+def test_ciphertexts_by_halves_are_the_same_ones(key):
+    public = key.public
+    ciphertexts = list(key.encrypt(range(20)))
+    lows, highs = public.halves(public.split(public.write(ciphertexts)))
+    joined = [
+        paillier.join(low, high, public.n, public.square) for low, high in zip(lows, highs, strict=True)
+    ]
+    assert joined == ciphertexts
 
 
 @settings(deadline=None, max_examples=50)

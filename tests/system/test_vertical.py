@@ -1,6 +1,7 @@
 """Two institutions' columns, deployed: alignment, a job through Flower, both parts of the model, and joint scores."""
 
 import csv
+import functools
 import hashlib
 import json
 import secrets
@@ -32,6 +33,8 @@ SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 pytestmark = pytest.mark.skipif(not SHARED.exists(), reason="the shared data folder does not exist")
 COMMON, EXTRA = 900, 60
 OWN, THEIRS = [f"g{i}" for i in range(13)], [f"h{i}" for i in range(10)]
+WALLETS = [f"w{i}" for i in range(4)]
+NO_WALLET = 100  # of the common customers
 ALIGN = """
 title = "{title}"
 days = 30
@@ -39,7 +42,7 @@ days = 30
 variant = "alignment"
 kind = "phone"
 sessions_a_day = 20
-output_to = ["bank-a", "bank-b"]
+output_to = ["bank-a", "{partner}"]
 minimum_cardinality = 100
 [[psi.input]]
 party = "bank-a"
@@ -47,19 +50,25 @@ dataset = "customers"
 column = "mobile"
 max_elements = 5000
 [[psi.input]]
-party = "bank-b"
-dataset = "subscribers"
+party = "{partner}"
+dataset = "{dataset}"
 column = "手机号"
 max_elements = 5000
 """
 
 
+@functools.cache
 def tables():
     """Both sides' rows by customer number: label and columns of one, columns of the other."""
     guest = np.genfromtxt(SHARED / "default_credit_hetero_guest.csv", delimiter=",", names=True)
     host = np.genfromtxt(SHARED / "default_credit_hetero_host.csv", delimiter=",", names=True)
     guest, host = np.sort(guest, order="id"), np.sort(host, order="id")
     return guest, host
+
+
+def wallet(host, i):
+    """bank-c's columns about a customer."""
+    return [f"{float(host[f'x{k}'][i]) - float(host[f'x{k + 5}'][i]):.9g}" for k in range(4)]
 
 
 def write(path, header, rows):
@@ -71,7 +80,10 @@ def write(path, header, rows):
 
 @pytest.fixture(scope="module")
 def pair():
-    """bank-a has the label of 960 customers, bank-b columns about 900 of them and 60 others, in another order."""
+    """bank-a has the label of 960 customers, bank-b columns about 900 of them and 60 others, in another order.
+
+    bank-c has columns about 800 of those 900.
+    """
     made = Network(Path(tempfile.mkdtemp(prefix="lf-vert-")), learning=True)
     try:
         made.start()
@@ -88,7 +100,9 @@ def pair():
         np.random.default_rng(1).shuffle(theirs)
         write(made.folder / "customers.csv", ["mobile", "y", *OWN], mine)
         write(made.folder / "subscribers.csv", ["手机号", *THEIRS], theirs)
-        for bank, name in (("bank-a", "customers"), ("bank-b", "subscribers")):
+        payers = [[mobile[i], *wallet(host, i)] for i in range(NO_WALLET, COMMON)]
+        write(made.folder / "payers.csv", ["手机号", *WALLETS], payers[::-1])
+        for bank, name in (("bank-a", "customers"), ("bank-b", "subscribers"), ("bank-c", "payers")):
             section = f'[learn.datasets.{name}]\npath = "{made.folder / name}.csv"\n'
             configure(made, bank, f"entry_seconds = 20\n{section}")
             assert made.stop_member(bank) == 0
@@ -96,10 +110,10 @@ def pair():
         made.stop_member("coordinator")
         configure(made, "coordinator", "entry_seconds = 30\n")
         made.start_member(made.member("coordinator"))
-        for member in ("bank-a", "bank-b", "coordinator"):
+        for member in ("bank-a", "bank-b", "bank-c", "coordinator"):
             made.wait(member)
-        made.start_learning("coordinator", "bank-a", "bank-b")
-        for member in ("bank-a", "bank-b"):
+        made.start_learning("coordinator", "bank-a", "bank-b", "bank-c")
+        for member in ("bank-a", "bank-b", "bank-c"):
             wait_for(made, "coordinator-learn", f"registered the SuperNode of .*{member}")
             wait_for(made, f"{member}-learn", "SuperNode ID")
         yield made
@@ -108,17 +122,21 @@ def pair():
         shutil.rmtree(made.folder, ignore_errors=True)
 
 
-@pytest.fixture(scope="module")
-def aligned(pair):
+def align(network, partner, dataset, expected):
     """The session, and its ids by phone number."""
-    path = pair.folder / "align.toml"
-    path.write_text(ALIGN.format(title="alignment"))
-    name = pair.agree(drafts.load(path), "bank-a")
-    target = pair.folder / "aligned.csv"
-    outcome = pair.json("bank-a", "align", name[:12], "--output", str(target))
-    assert outcome["common"] == COMMON
+    path = network.folder / f"align-{partner}.toml"
+    path.write_text(ALIGN.format(title=f"alignment with {partner}", partner=partner, dataset=dataset))
+    name = network.agree(drafts.load(path), "bank-a")
+    target = network.folder / f"aligned-{partner}.csv"
+    outcome = network.json("bank-a", "align", name[:12], "--output", str(target))
+    assert outcome["common"] == expected
     with target.open(encoding="utf-8-sig", newline="") as file:
         return outcome["session"], {row["value"]: row["id"] for row in csv.DictReader(file)}
+
+
+@pytest.fixture(scope="module")
+def aligned(pair):
+    return align(pair, "bank-b", "subscribers", COMMON)
 
 
 def new_job(network, session, name, *options, approve=True):
@@ -314,6 +332,34 @@ def test_who_is_not_the_label_holder_and_what_was_not_aligned(pair, aligned):
     pair.wait_for_contract("bank-a", contract, "revoked")
     done = pair.run("bank-a", "vertical", "score", "guarded", "--value", "13900000000", check=False)
     assert "was revoked by bank-b" in " ".join(done.stderr.split())
+
+
+def test_two_partners(pair, aligned):
+    """Trees over three parties' columns, of the customers that all of them have, are those of the joined columns."""
+    wallets, with_wallet = align(pair, "bank-c", "payers", COMMON - NO_WALLET)
+    path, _ = new_job(pair, aligned[0], "three", "--alignment", wallets[:12], *TREES, "--no-test")
+    assert launch(pair, path)["state"] == "done"
+    mine, card = part(pair, "bank-a", "three")
+    theirs = {bank: part(pair, bank, "three")[0] for bank in ("bank-b", "bank-c")}
+    assert card["data"]["rows"] == COMMON - NO_WALLET
+    assert all(each.records for each in theirs.values())
+    order, y, x, other = joined({phone: aligned[1][phone] for phone in with_wallet})
+    first = int(phones(0, 1)[0])
+    third = np.array([wallet(tables()[1], int(phone) - first) for phone in order], dtype=np.float32)
+    block = Block("spiffe://lianfang.example/bank/bank-a", np.concatenate([x, other, third], axis=1), y)
+    grower = Grower(TreeSettings(trees=3, depth=3, bins=16), [*OWN, *THEIRS, *WALLETS], 5, 1, first=range(13))
+    (pooled,) = steps.one_by_one([grower.learn([block])])
+    numbers = pair.folder / "three.txt"
+    numbers.write_text("\n".join(order))
+    rows = pair.json("bank-a", "vertical", "score", "three", str(numbers))
+    assert [row["score"] for row in rows] == sigmoid(pooled.margin(block.x)).tolist()
+    # Who has no wallet is in no job of all three.
+    without = next(phone for phone in aligned[1] if phone not in with_wallet)
+    (row,) = pair.json("bank-a", "vertical", "score", "three", "--value", without)
+    assert row["trouble"] == "not aligned"
+    # A partner knows its own columns only.
+    for bank, names in (("bank-b", {*OWN, *WALLETS}), ("bank-c", {*OWN, *THEIRS})):
+        assert not names & set(json.dumps(theirs[bank].to_document()).split('"'))
 
 
 def test_a_partner_that_dies_is_named_and_the_next_job_is_done(pair, aligned):
