@@ -35,6 +35,8 @@ EVALUATE = "evaluate"
 SYNC = "sync"
 TRAIN = "train"
 MEET = "meet"
+WORK = "work"  # on a vertical job, as its label holder
+SCORE = "score"  # rows by a vertical model
 _DAY = 86_400
 
 # Built once: at each question, building a statement costs more than running it.
@@ -108,9 +110,9 @@ class Ask:
 
     member: Member
     action: str
-    resource: str  # list name
+    resource: str  # list name; a job's hash in hexadecimal
     epoch: int
-    count: int
+    count: int  # of a score, rows
     query_id: bytes
     request_hash: bytes
     purpose: int = 0
@@ -242,6 +244,8 @@ class Gate:
             return Decision(known is not None, pb.Budget())
         if ask.action == MEET:
             return self._decide_meeting(connection, ask, now, known is not None)
+        if ask.action in (WORK, SCORE):
+            return self._decide_vertical(connection, ask, now)
         terms = self._terms(ask)
         if ask.action == SYNC:
             return self._decide_sync(connection, ask, now, terms)
@@ -324,16 +328,8 @@ class Gate:
         if known:
             raise Refused("this session was held before", "SESSION_REUSED", grpc.StatusCode.ALREADY_EXISTS)
         ask.check()
-        table, most = schema.decision, held.terms.psi.sessions_a_day
-        today = connection.execute(
-            sa.select(sa.func.count()).where(
-                table.c.peer == ask.member.id,
-                table.c.resource == ask.resource,
-                table.c.action == MEET,
-                table.c.at > now - _DAY,
-            )
-        ).scalar_one()
-        if today >= most:
+        most = held.terms.psi.sessions_a_day
+        if self._today(connection, ask, now, sa.func.count()) >= most:
             raise exhausted(
                 f"the contract allows {most} sessions a day, and so many were held within 24 hours"
             )
@@ -342,6 +338,37 @@ class Gate:
             connection, ask, ledger_pb2.EVENT_TYPE_MEETING, ask.query_id, "begun", contract=ask.request_hash
         )
         return Decision(False, pb.Budget())
+
+    def _decide_vertical(self, connection: sa.Connection, ask: Ask, now: float) -> Decision:
+        """A label holder's run of a job, or the rows that it has scored; of those, so many a day."""
+        ask.check()
+        agreed = self._rules.train(ask.request_hash).hash
+        self._log.check_standing(TRAIN)
+        if ask.action == SCORE:
+            rows = sa.func.coalesce(sa.func.sum(schema.decision.c.count), 0)
+            most = self._rules.scores_a_day()
+            if (left := most - self._today(connection, ask, now, rows)) < ask.count:
+                raise exhausted(
+                    f"policy.toml lets {most:,} rows of a model be scored a day, and {max(left, 0):,} are left"
+                )
+        self._insert(connection, ask, now, ask.query_id)
+        said = "scored" if ask.action == SCORE else "begun"
+        round_ = ledger_pb2.EVENT_TYPE_JOB_ROUND
+        self._event(connection, ask, round_, ask.query_id, said, contract=agreed)
+        return Decision(False, pb.Budget())
+
+    @staticmethod
+    def _today(connection: sa.Connection, ask: Ask, now: float, what: sa.Function[int]) -> int:
+        """Of the same action, by the same member, within 24 hours."""
+        table = schema.decision
+        return connection.execute(
+            sa.select(what).where(
+                table.c.peer == ask.member.id,
+                table.c.resource == ask.resource,
+                table.c.action == ask.action,
+                table.c.at > now - _DAY,
+            )
+        ).scalar_one()
 
     def _decide_sync(self, connection: sa.Connection, ask: Ask, now: float, terms: Terms) -> Decision:
         """Pulls cost no evaluations; one row counts a day's, so that a million of them fill no disk."""

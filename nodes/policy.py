@@ -81,12 +81,21 @@ class SecondPerson(_Model):
     hours: float = Field(24, gt=0, le=24 * 14, description="for which an action waits")
 
 
+class Vertical(_Model):
+    """Models that this node has a part of, without the label."""
+
+    scores_a_day: int = Field(
+        1_000_000, ge=0, description="rows of one model that its label holder may have scored"
+    )
+
+
 class Policy(_Model):
     """The whole file."""
 
     second_person: SecondPerson = SecondPerson()
     allow: list[Rule] = []
     budgets: dict[str, ListBudget] = {}
+    vertical: Vertical = Vertical()
 
     def rule(self, member: MemberName, list_name: str) -> Rule | None:
         """The rule that decides, or None where nothing is allowed."""
@@ -154,6 +163,10 @@ TEMPLATE = """\
 # evaluations_a_day = 10000    # that one person's questions cost
 # withdraw_entries = 20        # whose status one person changes within a day
 # hours = 24                   # an action waits so long
+
+# Rows of one vertical model that its label holder may have scored a day.
+# [vertical]
+# scores_a_day = 1000000
 
 # All members together: bounds those who pool what they learn.
 [budgets."*"]

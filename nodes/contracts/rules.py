@@ -70,6 +70,10 @@ class Rules:
         """What all members together may ask of a list: this institution's own bound."""
         return self._file.current.list_budget(list_name)
 
+    def scores_a_day(self) -> int:
+        """Rows of one model that its label holder may have scored: this institution's own bound."""
+        return self._file.current.vertical.scores_a_day
+
     def _rule(self, member: Member, list_name: str) -> policy.Rule | None:
         """The file's rule, `None` where the file leaves everything to the contracts."""
         file = self._file.current

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import logging
 import secrets
 import threading
@@ -21,6 +22,7 @@ from protocols.identifiers import Kind, normalise
 from .. import limits
 from ..config import Home
 from ..errors import NotFound, Refused, invalid
+from ..gate import SCORE, WORK, Ask
 from ..identity.members import Member
 from ..people.actions import Action
 from ..querier.peers import failed
@@ -240,11 +242,17 @@ class Vertical:
         places = rows.places([aligned.identifiers[each] for each in ids])
         return parts.say(part, rows.x[places], places < 0)
 
-    def record(self, job_hash: bytes, member: str, count: int) -> None:
-        """That rows were scored."""
+    def ask(self, action: str, job_hash: bytes, member: Member, count: int = 0) -> Ask:
+        """For the gate; refused is who is not the job's label holder."""
+        query_id = secrets.token_bytes(16)
+        check = functools.partial(self.asked_by, job_hash, member)
+        return Ask(member, action, job_hash.hex(), 0, count, query_id, job_hash, check=check)
+
+    def record_own(self, job_hash: bytes, count: int) -> None:
+        """That this node, the label holder, has scored rows."""
         entry = self.node.log.prepare(
             ledger_pb2.EVENT_TYPE_JOB_ROUND,
-            member,
+            "",
             secrets.token_bytes(16),
             resource=job_hash.hex(),
             reason="scored",
@@ -266,6 +274,7 @@ class VerticalService(vertical_pb2_grpc.VerticalServicer):
         """See vertical.proto."""
         member = self._authenticator.member(context)
         job_hash = await _entered(request_iterator)
+        await self._vertical.node.gate.decide(self._vertical.ask(WORK, job_hash, member))
         job = await asyncio.to_thread(self._vertical.asked_by, job_hash, member)
 
         def check() -> None:
@@ -287,13 +296,19 @@ class VerticalService(vertical_pb2_grpc.VerticalServicer):
         if not 0 < len(ids) <= parts.SCORED or len(request.ids) % 16:
             raise invalid(f"1 to {parts.SCORED:,} rows are scored at once")
 
+        gate, ask = vertical.node.gate, vertical.ask(SCORE, request.job, member, len(ids))
+
         def work() -> pb.VerticalReply:
-            job = vertical.asked_by(request.job, member)
+            try:
+                job = vertical.asked_by(request.job, member)
+            except Refused:
+                gate.admit(ask)  # refuses, on record
+                raise
             try:
                 reply = vertical.say(job, ids, request.model.hex())
             except LearningError as error:
                 raise Refused(error.public, "DATASET", grpc.StatusCode.FAILED_PRECONDITION) from error
-            vertical.record(request.job, member.id, len(ids))
+            gate.admit(ask)  # nothing leaves before; what could not be said is not counted
             return reply
 
         return await asyncio.to_thread(work)
@@ -447,7 +462,7 @@ class _Scoring:
                 rows[number].trouble = f"{', '.join(gone)} has no row of this customer any more"
             else:
                 rows[number].score = float(scores[place])
-        self._vertical.record(self._job.hash(), "", len(found))
+        self._vertical.record_own(self._job.hash(), len(found))
 
 
 async def _entered(incoming: AsyncIterator[pb.VerticalFrame]) -> bytes:

@@ -310,7 +310,7 @@ def test_who_is_not_the_label_holder_and_what_was_not_aligned(pair, aligned):
     job = bytes.fromhex(
         next(each["job"] for each in pair.json("bank-a", "job", "list") if each["name"] == "guarded")
     )
-    good = bytes.fromhex(next(iter(aligned[1].values())))
+    good, *others = (bytes.fromhex(each) for each in aligned[1].values())
     stranger, holder = Stranger(pair, "bank-c"), Stranger(pair, "bank-a")
     assert stranger.work(job) == "NOT_A_PARTY"
     assert stranger.score(job, good) == "NOT_A_PARTY"
@@ -325,6 +325,22 @@ def test_who_is_not_the_label_holder_and_what_was_not_aligned(pair, aligned):
     assert 0.5 < card["quality"]["auroc"] < 1
     assert card["importance"]["bank-b"] > 0
     holder.stub.Score(pb.VerticalScoreRequest(job=job, ids=good), timeout=20)
+    # bank-b's own bound: the rows of the test and the one above are counted.
+    policy = pair.node("bank-b") / "policy.toml"
+    before = policy.read_text()
+    counted = card["data"]["test_rows"] + 1
+    policy.write_text(f"{before}\n[vertical]\nscores_a_day = {counted + 1}\n")
+    assert holder.score(job, good + others[0]) == "BUDGET"
+    holder.stub.Score(pb.VerticalScoreRequest(job=job, ids=good), timeout=20)
+    assert holder.score(job, good) == "BUDGET"
+    policy.write_text(before)
+    # Refusals are on record, and so is who may not.
+    refused = [
+        (row["peer"].rpartition("/")[2], row["reason"])
+        for row in pair.json("bank-b", "ledger", "events", "--since", "1h")["events"]
+        if row["type"] == "refused" and row["resource"] == job.hex()
+    ]
+    assert {("bank-c", "NOT_A_PARTY"), ("bank-a", "BUDGET")} <= set(refused)
     assert holder.score(job, secrets.token_bytes(16)) == "ALIGNMENT"
     pair.run("bank-b", "contract", "revoke", contract[:12])
     assert holder.score(job, good) == "CONTRACT"
