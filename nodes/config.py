@@ -33,6 +33,9 @@ class NodeSection(_Section):
         "", description="Unix group that may reach the socket too; empty: its owner alone"
     )
     workers: int = Field(0, ge=0, le=256, description="processes for bulk work; 0 means one a core")
+    cluster: str = Field(
+        "", description="host:port of a running Ray cluster that seals; empty: this machine's workers do"
+    )
 
     owner_invites: bool = Field(
         False,

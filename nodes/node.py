@@ -35,6 +35,7 @@ from lianfang.v1 import (
 )
 
 from . import limits
+from .cluster import Cluster
 from .config import Home
 from .contracts.book import ContractBook
 from .contracts.courier import Courier
@@ -145,6 +146,7 @@ class Node:
         mark = Mark(home.epoch_keys / "ledger.mark")
         self.log = LogBook(self.database, self.keys, home.name, settings.ledger, mark)
         self.workers = Workers(settings.node.workers)
+        self.cluster = Cluster(settings.node.cluster, self.workers) if settings.node.cluster else None
         self.lists = ListStore(db.connect(home.data / "lists.db", "lists"), self.keys.vault)
         self.epochs = Epochs(
             self.database,
@@ -154,7 +156,7 @@ class Node:
             home.data / "lists",
             home.epoch_keys,
             settings.lists,
-            self.workers,
+            self.cluster or self.workers,
             self.log,
         )
         self.writer = GroupWriter(self.database)
@@ -386,6 +388,8 @@ class Node:
         await self.peers.close()
         # Sealing that is under way stops here and resumes at the next start; a write that has begun ends.
         await asyncio.to_thread(self.workers.close)
+        if self.cluster:
+            await asyncio.to_thread(self.cluster.close)
         await asyncio.get_running_loop().shutdown_default_executor()
         self._close()
 

@@ -14,6 +14,7 @@ from protocols import group
 from protocols.contract import State, waiting_for
 from protocols.label import Basis, Category, Status, slug
 
+from .cluster import knock
 from .errors import NodeError, Refused
 from .holder.epochs import ANSWERING
 from .identity import certificates
@@ -222,6 +223,17 @@ def _budgets(node: "Node") -> list[dict[str, Any]]:
     return out
 
 
+def _cluster(node: "Node") -> dict[str, str]:
+    """Where lists are sealed, if not here, and why not."""
+    if node.cluster is None:
+        return {}
+    try:
+        knock(node.cluster.address)
+    except NodeError as error:
+        return {"address": node.cluster.address, "trouble": str(error)}
+    return {"address": node.cluster.address, "trouble": ""}
+
+
 async def diagnose(node: "Node") -> dict[str, Any]:
     """What only the running node knows."""
     disk = shutil.disk_usage(node.home.data)
@@ -247,6 +259,7 @@ async def diagnose(node: "Node") -> dict[str, Any]:
         "group_backend": group.BACKEND,
         "group_reason": group.REASON.value,
         "workers": node.workers.count,
+        "cluster": await asyncio.to_thread(_cluster, node),
         "key_troubles": troubles,
         "policy_trouble": node.policy.trouble,
         "contracts": contract_counts(node),

@@ -262,6 +262,16 @@ def _check_running(home: Home, report: _Report) -> None:
     report.add(
         OK, t("node", "节点"), t(f"{document['workers']} workers", f"{document['workers']} 个工作进程")
     )
+    if cluster := document["cluster"]:
+        report.add(
+            BAD if cluster["trouble"] else OK,
+            t("cluster", "集群"),
+            cluster["trouble"]
+            or t(f"lists are sealed at {cluster['address']}", f"名单在 {cluster['address']} 密封"),
+            t("start it, or take node.cluster out", "请启动集群，或去掉 node.cluster")
+            if cluster["trouble"]
+            else "",
+        )
     _check_arithmetic(document["group_backend"], Reason(document["group_reason"]), report)
     for trouble in [*document["key_troubles"], document["policy_trouble"], document["certificate_trouble"]]:
         if trouble:

@@ -23,6 +23,7 @@ from protocols.sealed import BatchHash, ListEpoch
 from protocols.voprf import KeyPair
 
 from .. import limits
+from ..cluster import Pool
 from ..config import ListsSection
 from ..errors import NotFound, Refused, StorageError
 from ..files import destroy, write_secret
@@ -31,7 +32,6 @@ from ..identity.names import MemberName
 from ..ledger.book import LogBook
 from ..store import engine as db
 from ..store import schema
-from ..workers import Workers
 from .batches import BatchBuilder
 from .lists import ListStore
 from .rows import SealRow, seal_rows
@@ -95,7 +95,7 @@ class Epochs:
         folder: Path,
         key_folder: Path,
         settings: ListsSection,
-        workers: Workers,
+        workers: Pool,
         log: LogBook,
     ) -> None:
         self._log = log

@@ -1,0 +1,192 @@
+"""Sealing on a Ray cluster: a real head, the driver's process, and a node that seals there."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from nodes import cluster as clusters
+from nodes.cluster import Cluster, check_address
+from nodes.config import ListsSection
+from nodes.demo.network import free_port
+from nodes.errors import ConfigError, NodeError
+from nodes.holder.epochs import Epochs
+from nodes.querier.tables import Tables
+from nodes.workers import Workers
+from protocols import group, padding, sealed, voprf
+from protocols.errors import MisuseError
+from tests.nodes.conftest import make_holder, workers  # noqa: F401  (fixtures)
+from tests.system.conftest import import_phones, outcomes, phones, query
+
+ROOT = Path(__file__).parents[2]
+RAY = str(Path(sys.executable).with_name("ray"))
+
+
+@contextlib.contextmanager
+def head():
+    """A head with two cores, as an institution would start one. On a busy machine Ray may need a second start."""
+    environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(ROOT)}
+    for _ in range(3):
+        port = free_port()
+        address = f"127.0.0.1:{port}"
+        process = subprocess.Popen(
+            [
+                *(RAY, "start", "--head", "--block", "--num-cpus=2", "--node-ip-address=127.0.0.1"),
+                *(f"--port={port}", "--include-dashboard=false", "--disable-usage-stats"),
+            ],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            end = time.monotonic() + 90
+            while process.poll() is None and time.monotonic() < end:
+                with contextlib.suppress(NodeError):
+                    clusters.knock(address)
+                    pool = Cluster(address, Workers(), at_home=0)
+                    assert list(pool.stream(padding.bucket, [(1_000,)])) == [padding.bucket(1_000)]
+                    yield address
+                    return
+                time.sleep(0.5)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+    raise RuntimeError("Ray did not start in three attempts")
+
+
+@pytest.fixture(scope="module")
+def address():
+    with head() as found:
+        yield found
+
+
+@pytest.fixture
+def pool(address):
+    made = Cluster(address, Workers(), at_home=0)
+    yield made
+    made.close()
+
+
+def test_a_list_is_sealed_on_a_cluster_as_it_is_here(pool, make_holder, tmp_path):  # noqa: F811
+    holder = make_holder()
+    count = 3_000
+    holder.load(
+        *({"kind": "phone", "value": f"139{i:08d}", "category": "mule account"} for i in range(count))
+    )
+    epochs = Epochs(
+        holder.database, holder.store, holder.keys, holder.name, holder.folder / "lists",
+        holder.folder / "epoch-keys", ListsSection(), pool, holder.log,
+    )  # fmt: skip
+    (batch,) = epochs.seal_changes("fraud")
+    assert batch.sealed == count
+    table = Tables(tmp_path / "copies").get(str(holder.name), "fraud", 1)
+    table.apply(epochs.batch_path("fraud", 1, 1), 1, (batch.additions, batch.removals))
+    identifiers = [f"phone\x1f+86139{i:08d}".encode() for i in range(count)]
+    outputs = voprf.evaluate_inputs(epochs.key("fraud", 1).secret, identifiers)
+    context = epochs.where("fraud", 1).context
+    found = table.get(sealed.tags_of(outputs))
+    labels = sealed.open_each(
+        context, [(o, *record) for o, record in zip(outputs, found, strict=True) if record]
+    )
+    assert len([label for label in labels if isinstance(label, sealed.Label)]) == count
+
+
+def test_results_come_in_order_and_errors_are_raised_here(pool):
+    numbers = range(1, 201)
+    assert list(pool.stream(padding.bucket, ((i,) for i in numbers))) == list(map(padding.bucket, numbers))
+    with pytest.raises(MisuseError, match="the scalar is zero"):
+        list(pool.stream(group.multiply_base, [(bytes(32),)]))
+    assert list(pool.stream(padding.bucket, ())) == []
+
+
+def test_little_work_stays_at_home(workers):  # noqa: F811
+    """Nobody listens at the address, and nobody is asked."""
+    pool = Cluster(f"127.0.0.1:{free_port()}", workers, at_home=10)
+    assert list(pool.stream(padding.bucket, ((i,) for i in range(1, 11)))) == list(
+        map(padding.bucket, range(1, 11))
+    )
+    with pytest.raises(NodeError, match="does not answer"):
+        list(pool.stream(padding.bucket, ((i,) for i in range(1, 12))))
+
+
+def test_a_head_that_says_nothing_is_given_up(monkeypatch):
+    monkeypatch.setattr(clusters, "_CONNECT_SECONDS", 4.0)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        pool = Cluster(f"127.0.0.1:{mute.getsockname()[1]}", Workers(), at_home=0)
+        with pytest.raises(NodeError, match="has said nothing for 4 s"):
+            list(pool.stream(padding.bucket, [(1,)]))
+    assert not pool._drivers
+
+
+def test_another_version_on_the_cluster_is_named(pool, monkeypatch):
+    monkeypatch.setattr(clusters, "_version", lambda: "0.0.1")
+    with pytest.raises(NodeError, match=r"of the Ray cluster has Lianfang .*, this node 0\.0\.1"):
+        list(pool.stream(padding.bucket, [(1,)]))
+
+
+def test_a_driver_that_dies_and_a_node_that_stops(pool):
+    pool = Cluster(pool.address, Workers(), at_home=0)
+    results = pool.stream(time.sleep, ((0.05,) for _ in range(10_000)))
+    next(results)
+    (driver,) = pool._drivers
+    os.killpg(driver.pid, signal.SIGKILL)
+    with pytest.raises(NodeError, match="ended our driver"):
+        list(results)
+    assert not pool._drivers
+    results = pool.stream(time.sleep, ((0.05,) for _ in range(10_000)))
+    next(results)
+    (driver,) = pool._drivers
+    threading.Timer(1.0, pool.close).start()
+    with pytest.raises(NodeError, match="the node is stopping"):
+        list(results)
+    assert driver.poll() is not None
+    with pytest.raises(NodeError, match="the node is stopping"):
+        list(pool.stream(padding.bucket, [(1,)]))
+
+
+def test_keys_travel_to_another_machine_only_under_tls(monkeypatch):
+    monkeypatch.delenv("RAY_USE_TLS", raising=False)
+    for where in ("10.0.0.5:6379", "cluster.bank:6379"):
+        with pytest.raises(ConfigError, match="another machine, and keys travel there"):
+            check_address(where)
+    for where in ("", "localhost", "127.0.0.1:x"):
+        with pytest.raises(ConfigError, match="not host:port"):
+            check_address(where)
+    check_address("127.0.0.1:6379")
+    monkeypatch.setenv("RAY_USE_TLS", "1")
+    check_address("10.0.0.5:6379")
+
+
+MANY = 70_000  # more than stay at home
+
+
+def test_a_node_that_names_a_cluster_seals_there_and_stops_well(address, own_network):
+    bank = own_network.member("bank-a")
+    assert own_network.stop_member("bank-a") == 0
+    own_network.start_member(bank, {"LIANFANG_NODE__CLUSTER": address})
+    own_network.wait("bank-a")
+    assert import_phones(own_network, "bank-a", phones(0, MANY))["added"] == MANY
+    own_network.run("centre", "sync")
+    answers = query(own_network, "centre", [*phones(MANY - 10, 20)], "--to", "bank-a")
+    assert list(outcomes(answers, "bank-a").values()) == ["hit"] * 10 + ["miss"] * 10
+    assert own_network.stop_member("bank-a") == 0
+    assert "Traceback" not in own_network.log("bank-a").read_text()
+    # One that is gone is named.
+    own_network.start_member(bank, {"LIANFANG_NODE__CLUSTER": f"127.0.0.1:{free_port()}"})
+    own_network.wait("bank-a")
+    found = own_network.json("bank-a", "doctor", check=False)["findings"]
+    assert [each["state"] for each in found if each["what"] == "cluster"] == ["problem"]
