@@ -15,7 +15,7 @@ from ..errors import StorageError
 _guard = threading.Lock()
 _locks: "weakref.WeakKeyDictionary[sa.Engine, threading.Lock]" = weakref.WeakKeyDictionary()
 
-HEADS = {"node": "0005", "lists": "0002", "mirrors": "0001"}
+HEADS = {"node": "0005", "lists": "0003", "mirrors": "0001"}
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
 

@@ -450,4 +450,6 @@ entry = Table(
     UniqueConstraint("list_id", "identifier"),
     Index("entry_changes", "list_id", "seq", "id"),
     Index("entry_expiry", "list_id", "valid_until", sqlite_where=text("valid_until > 0")),
+    # What is sealed is counted at each batch: in the index alone, not over the whole list.
+    Index("entry_live", "list_id", sqlite_where=text("status IN (1, 2)")),
 )

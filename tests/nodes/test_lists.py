@@ -1,6 +1,7 @@
 """Own lists: what an import takes, changes, keeps and refuses."""
 
 import datetime as dt
+import re
 
 import pytest
 import sqlalchemy as sa
@@ -231,6 +232,32 @@ def test_the_schema_is_what_the_migrations_make(holder):
             assert made == {column.name for column in table.columns}, table.name
             indexes = {index["name"] for index in inspector.get_indexes(table.name)}
             assert {index.name for index in table.indexes} <= indexes
+
+
+def test_what_is_done_every_day_looks_at_the_whole_list_nowhere(holder):
+    """A small import and the count of a batch go by indexes: of a long list both would take seconds else."""
+    holder.load(*({"kind": "phone", "value": f"139{i:08d}"} for i in range(300)))
+    database, seen = holder.store._database, []
+
+    def plan(connection, cursor, statement, parameters, _context, _many):
+        if statement.lstrip().startswith(("SELECT", "INSERT", "UPDATE", "DELETE")):
+            rows = cursor.execute(f"EXPLAIN QUERY PLAN {statement}", parameters).fetchall()
+            seen.extend(row[3] for row in rows)
+
+    sa.event.listen(database, "before_cursor_execute", plan)
+    holder.load(
+        {"kind": "phone", "value": "13900000007", "severity": "5"}, {"kind": "phone", "value": "13912345678"}
+    )
+    assert holder.store.count_live("fraud") == 301
+    sa.event.remove(database, "before_cursor_execute", plan)
+    whole = [
+        step
+        for step in seen
+        if re.match(r"(SCAN|SEARCH) (e|entry)\b", step)
+        and not re.search(r"identifier=|rowid=|entry_live", step)
+    ]
+    assert len(seen) > 5
+    assert whole == []
 
 
 @pytest.mark.parametrize(
