@@ -8,7 +8,7 @@ import heapq
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -73,8 +73,11 @@ class BatchBuilder:
         progress.last = last
         self._save()
 
-    def _runs(self, unit: int, suffix: str, extra: list[bytes]) -> Iterator[bytes]:
+    def _runs(self, unit: int, suffix: str, extra: Iterable[list[bytes]]) -> Iterator[bytes]:
         paths = [self._folder / f"{run:06d}.{suffix}" for run in range(self.progress.runs)]
+        for number, elements in enumerate(extra):
+            paths.append(path := self._folder / f"extra-{number:06d}.{suffix}")
+            path.write_bytes(b"".join(sorted(elements)))  # drawn anew after a crash
         level = 0
         while len(paths) > _MERGE_AT_ONCE:  # open files are few
             level += 1
@@ -82,7 +85,7 @@ class BatchBuilder:
                 self._merge(paths[i : i + _MERGE_AT_ONCE], unit, f"merged-{level}-{i:06d}.{suffix}")
                 for i in range(0, len(paths), _MERGE_AT_ONCE)
             ]
-        return heapq.merge(*(_read(path, unit) for path in paths), iter(sorted(extra)))
+        return heapq.merge(*(_read(path, unit) for path in paths))
 
     def _merge(self, paths: list[Path], unit: int, name: str) -> Path:
         target = self._folder / name
@@ -95,10 +98,10 @@ class BatchBuilder:
         self,
         target: Path,
         hasher: BatchHash,
-        dummies: tuple[list[bytes], list[bytes]],
+        dummies: tuple[Iterable[list[bytes]], Iterable[list[bytes]]],
         report: Callable[[int], None],
     ) -> None:
-        """Merge all runs and the dummies (records, tags) into `target`, durably; feeds the hash."""
+        """Merge all runs and the dummies (records, tags; in chunks) into `target`, durably; feeds the hash."""
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_suffix(".tmp")
         done = 0

@@ -433,10 +433,9 @@ class Epochs:
             first=not done,
         )
         key = sealed.dummy_key(self._sealing_key(list_name, number).secret)
-        fill = sealed.RECORD - sealed.TAG
         dummies = (
-            [tag + os.urandom(fill) for tag in sealed.dummy_tags(key, added, added + padding.added)],
-            sealed.dummy_tags(key, removed, removed + padding.removed),
+            _dummies(key, added, padding.added, sealed.RECORD - sealed.TAG),
+            _dummies(key, removed, padding.removed, 0),
         )
         additions, removals = progress.sealed + padding.added, progress.tombstones + padding.removed
         previous = done[-1].table_hash if done else bytes(32)
@@ -505,6 +504,13 @@ class Epochs:
         with self._guard:
             if batch.number == 1:
                 self._keys = {key: pair for key, pair in self._keys.items() if key[0] != list_name}
+
+
+def _dummies(key: bytes, start: int, count: int, fill: int) -> Iterator[list[bytes]]:
+    """By the chunk: a first batch has as many as a twentieth of its list."""
+    for i in range(start, start + count, limits.SEAL_CHUNK):
+        tags = sealed.dummy_tags(key, i, min(i + limits.SEAL_CHUNK, start + count))
+        yield [tag + os.urandom(fill) for tag in tags]
 
 
 def _pieces(live: list[SealRow], gone: list[bytes]) -> Iterator[tuple[list[SealRow], list[bytes]]]:
