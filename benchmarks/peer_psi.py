@@ -1,8 +1,10 @@
 """What the peers' PSI costs, run by their own interpreters; prints JSON. CPU seconds and bytes sent of [who learns, the other]."""
 
+import functools
 import json
 import multiprocessing
 import resource
+import secrets
 import socket
 import sys
 import tempfile
@@ -38,19 +40,32 @@ def openmined(bits: int) -> dict:
     return {"seconds": seconds, "bytes": [sizes[0], sizes[1] + sizes[2]]}
 
 
-def _party(rank: int, protocol: str, bits: int, folder: str, ports: list[int], out) -> None:
-    from spu import psi
+def _write(path: Path, lines: list[str]) -> None:
+    path.write_text("\n".join(["id", *(line.replace("\x1f", "") for line in lines)]) + "\n")
+
+
+def _link(rank: int, ports: list[int]):
     from spu.libspu import link
+
+    description = link.Desc()
+    for number, port in enumerate(ports):
+        description.add_party(f"p{number}", f"127.0.0.1:{port}")
+    return link.create_brpc(description, rank)
+
+
+def _cpu() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def _party(rank: int, ports: list[int], folder: str, out, protocol: str, bits: int) -> None:
+    from spu import psi
 
     place = Path(folder) / str(rank)
     place.mkdir()
     count = 1 << bits
-    lines = values(count, 0 if rank == 0 else count // 2)
-    (place / "in.csv").write_text("\n".join(["id", *(line.replace("\x1f", "") for line in lines)]) + "\n")
-    description = link.Desc()
-    for number, port in enumerate(ports):
-        description.add_party(f"p{number}", f"127.0.0.1:{port}")
-    context = link.create_brpc(description, rank)
+    _write(place / "in.csv", values(count, 0 if rank == 0 else count // 2))
+    context = _link(rank, ports)
     kinds = {"ecdh": psi.PsiProtocol.PROTOCOL_ECDH, "rr22": psi.PsiProtocol.PROTOCOL_RR22}
     config = psi.PsiExecuteConfig(
         protocol_conf=psi.PsiProtocolConfig(
@@ -64,16 +79,59 @@ def _party(rank: int, protocol: str, bits: int, folder: str, ports: list[int], o
         ),
         output_params=psi.OutputParams(type=psi.SourceType.SOURCE_TYPE_FILE_CSV, path=str(place / "out.csv")),
     )
-    before = resource.getrusage(resource.RUSAGE_SELF)
+    before = _cpu()
     psi.psi_execute(config, context)
-    used = resource.getrusage(resource.RUSAGE_SELF)
     statistics = context.get_statistics() if hasattr(context, "get_statistics") else None
-    seconds = used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime
-    out.put((rank, seconds, getattr(statistics, "sent_bytes", 0)))
+    out.put((rank, _cpu() - before, getattr(statistics, "sent_bytes", 0)))
+
+
+def _unbalanced_party(rank: int, ports: list[int], folder: str, out, entries: int, asked: int) -> None:
+    """Of the client (0) a file of `asked`, of the server (1) one of `entries`; half of the client's are listed."""
+    from spu import psi
+
+    place = Path(folder) / str(rank)
+    place.mkdir()
+    _write(place / "in.csv", values(asked, entries - asked // 2) if rank == 0 else values(entries, 0))
+    (place / "key").write_bytes(secrets.token_bytes(32))
+    context = _link(rank, ports)
+
+    def run(mode) -> list[float]:
+        config = psi.UbPsiExecuteConfig(
+            mode=mode,
+            role=psi.UbPsiRole.ROLE_SERVER if rank else psi.UbPsiRole.ROLE_CLIENT,
+            client_receive_result=True,
+            cache_path=str(place / "cache"),
+            input_params=psi.InputParams(
+                type=psi.SourceType.SOURCE_TYPE_FILE_CSV, path=str(place / "in.csv"), selected_keys=["id"]
+            ),
+            output_params=psi.OutputParams(
+                type=psi.SourceType.SOURCE_TYPE_FILE_CSV, path=str(place / "out.csv")
+            ),
+            server_params=psi.UbPsiServerParams(secret_key_path=str(place / "key")),
+        )
+        cpu, wall = _cpu(), time.monotonic()
+        report = psi.ub_psi_execute(config, context)
+        if rank == 0 and mode == psi.UbPsiMode.MODE_ONLINE:
+            assert report.intersection_count == asked // 2, report.intersection_count
+        return [_cpu() - cpu, time.monotonic() - wall]
+
+    out.put((rank, run(psi.UbPsiMode.MODE_OFFLINE), run(psi.UbPsiMode.MODE_ONLINE)))
+
+
+def unbalanced(entries: int, asked: int) -> dict:
+    """The SPU wheel's PSI of few against many: semi-honest, no labels. [CPU, wall] seconds of [client, server]."""
+    found = _two(_unbalanced_party, entries, asked)
+    return {"offline": [each[1] for each in found], "online": [each[2] for each in found]}
 
 
 def spu(protocol: str, bits: int) -> dict:
     """The SPU wheel's, two processes on loopback, from CSV to CSV."""
+    found = _two(_party, protocol, bits)
+    return {"seconds": [each[1] for each in found], "bytes": [each[2] for each in found]}
+
+
+def _two(party, *arguments) -> list[tuple]:
+    """What both parties put out, the first one's first."""
     ports = []
     for _ in range(2):
         with socket.socket() as probe:
@@ -83,16 +141,17 @@ def spu(protocol: str, bits: int) -> dict:
     out = context.Queue()
     with tempfile.TemporaryDirectory() as folder:
         parties = [
-            context.Process(target=_party, args=(rank, protocol, bits, folder, ports, out)) for rank in (0, 1)
+            context.Process(target=party, args=(rank, ports, folder, out, *arguments)) for rank in (0, 1)
         ]
-        for party in parties:
-            party.start()
+        for each in parties:
+            each.start()
         found = sorted(out.get(timeout=1200) for _ in parties)
-        for party in parties:
-            party.join()
-    return {"seconds": [each[1] for each in found], "bytes": [each[2] for each in found]}
+        for each in parties:
+            each.join()
+    return found
 
 
 if __name__ == "__main__":
-    what, size = sys.argv[1], int(sys.argv[2])
-    print(json.dumps(openmined(size) if what == "openmined" else spu(what, size)))
+    what, *sizes = sys.argv[1], *map(int, sys.argv[2:])
+    work = {"openmined": openmined, "unbalanced": unbalanced}.get(what) or functools.partial(spu, what)
+    print(json.dumps(work(*sizes)))

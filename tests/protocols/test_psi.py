@@ -50,6 +50,18 @@ def test_the_intersection_is_that_of_the_plain_sets(x, y):
     assert found == x & y
 
 
+@pytest.mark.parametrize(("x", "y", "common"), [(6, 60, 2), (60, 6, 2), (6, 60, 0), (1, 40, 1)])
+def test_sides_of_different_sizes_and_with_nothing_in_common(x, y, common):
+    first, second = (
+        {b"%d" % i for i in numbers} for numbers in (range(x), range(x - common, x - common + y))
+    )
+    mine, theirs, order = meet(first, second)
+    met = set(group.split(theirs))
+    found = {item for item, point in zip(order, group.split(mine), strict=True) if point in met}
+    assert found == first & second
+    assert len(found) == common
+
+
 @settings(max_examples=20, deadline=None)
 @given(x=elements, y=elements)
 def test_ascending_the_doubled_points_say_how_many_and_no_more(x, y):
