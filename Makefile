@@ -23,14 +23,15 @@ $(STAMP): requirements.lock pyproject.toml $(KERNEL)
 demo: $(STAMP)
 	$(BIN)/lianfang demo
 
-test: $(STAMP)
-	$(BIN)/python -m pytest
+test: test-unit test-system
 
+# A file at a time to each core: what a file's tests share is made once.
 test-unit: $(STAMP)
-	$(BIN)/python -m pytest tests/protocols tests/nodes tests/federation
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile tests/protocols tests/nodes tests/federation
 
+# Two files at once: each has a network of processes of its own, which often waits for a tick.
 test-system: $(STAMP)
-	$(BIN)/python -m pytest tests/system
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/system tests/test_house.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check $(SOURCES)
