@@ -23,7 +23,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
@@ -59,6 +59,15 @@ def check_address(address: str) -> None:
         raise ConfigError(
             f"node.cluster: {host} is another machine, and keys travel there: set up Ray's TLS "
             "(RAY_USE_TLS=1 and its files)"
+        )
+
+
+def check_machines(addresses: Collection[str]) -> None:
+    """Raise `ConfigError` where a cluster without TLS has machines besides this one: keys would travel in clear."""
+    if len(addresses) > 1 and os.environ.get("RAY_USE_TLS") != "1":
+        others = ", ".join(sorted(addresses))
+        raise ConfigError(
+            f"node.cluster: without Ray's TLS (RAY_USE_TLS=1) it has several machines: {others}"
         )
 
 
@@ -98,7 +107,7 @@ class Cluster:
             return
         knock(self.address)
         with self._driver() as (driver, connection):
-            connection.send((self.address, function, ahead, _version()))
+            self._send(driver, connection, (self.address, function, ahead, _version()))
             under_way, width = 0, self._receive(driver, connection, _CONNECT_SECONDS)
             for bundle in itertools.chain([first], bundles):
                 self._send(driver, connection, bundle)
@@ -125,7 +134,7 @@ class Cluster:
                     "the node is stopping; what was under way resumes at its next start", "STOPPING"
                 )
             driver = subprocess.Popen(
-                [sys.executable, "-m", __name__, str(there.fileno()), str(os.getpid())],
+                [sys.executable, "-P", "-m", __name__, str(there.fileno()), str(os.getpid())],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -150,12 +159,11 @@ class Cluster:
             driver.wait(5)
         return _failed(self.address, f"ended our driver (status {driver.poll()}); try again")
 
-    def _send(
-        self, driver: "subprocess.Popen[bytes]", connection: Connection, bundle: list[tuple[Any, ...]] | None
-    ) -> None:
+    def _send(self, driver: "subprocess.Popen[bytes]", connection: Connection, message: Any) -> None:
         try:
-            connection.send(bundle)
+            connection.send(message)
         except OSError as error:
+            self._receive(driver, connection, 1.0)  # raises what the driver said before it went
             raise self._gone(driver) from error
 
     def _receive(self, driver: "subprocess.Popen[bytes]", connection: Connection, seconds: float) -> Any:
@@ -165,6 +173,10 @@ class Cluster:
             failed, said = connection.recv()
         except (OSError, EOFError) as error:
             raise self._gone(driver) from error
+        except NodeError:
+            raise
+        except Exception as error:  # what was sent cannot be read here
+            raise _failed(self.address, f"failed: {type(error).__name__}: {error}") from error
         if failed:
             raise said
         return said
@@ -209,6 +221,8 @@ def main(connection: Connection) -> None:
         for result in _drive(connection, address, function, ahead, version):
             connection.send((False, result))
     except BaseException as error:
+        if not isinstance(error, Exception):  # Ray makes a signal one, which would end the node
+            error = _failed(address, f"ended our driver: {error!r}")
         try:
             connection.send((True, error))
         except OSError:
@@ -232,8 +246,9 @@ def _drive(
         raise _failed(address, f"does not let us in: {error}") from error
 
     def cores() -> int:
-        there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        return max(1, int(there.get("CPU", 1)))
+        alive = [each for each in ray.nodes() if each["Alive"]]  # type: ignore[no-untyped-call]
+        check_machines({each["NodeManagerAddress"] for each in alive})
+        return max(1, int(sum(each["Resources"].get("CPU", 0) for each in alive)))
 
     task = ray.remote(run).options(num_cpus=1, max_retries=3)
     window: collections.deque[Any] = collections.deque()

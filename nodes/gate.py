@@ -328,8 +328,16 @@ class Gate:
         if known:
             raise Refused("this session was held before", "SESSION_REUSED", grpc.StatusCode.ALREADY_EXISTS)
         ask.check()
-        most = held.terms.psi.sessions_a_day
-        if self._today(connection, ask, now, sa.func.count()) >= most:
+        table, most = schema.decision, held.terms.psi.sessions_a_day
+        today = connection.execute(
+            sa.select(sa.func.count()).where(
+                table.c.peer == ask.member.id,
+                table.c.resource == ask.resource,
+                table.c.action == MEET,
+                table.c.at > now - _DAY,
+            )
+        ).scalar_one()
+        if today >= most:
             raise exhausted(
                 f"the contract allows {most} sessions a day, and so many were held within 24 hours"
             )
@@ -340,35 +348,40 @@ class Gate:
         return Decision(False, pb.Budget())
 
     def _decide_vertical(self, connection: sa.Connection, ask: Ask, now: float) -> Decision:
-        """A label holder's run of a job, or the rows that it has scored; of those, so many a day."""
-        ask.check()
+        """A label holder's run of a job, or the rows that it has scored; of both, so many a day (UTC)."""
         agreed = self._rules.train(ask.request_hash).hash
         self._log.check_standing(TRAIN)
+        ask.check()
+        what, most, count = "runs of a job are begun", limits.RUNS_A_DAY, 1
         if ask.action == SCORE:
-            rows = sa.func.coalesce(sa.func.sum(schema.decision.c.count), 0)
-            most = self._rules.scores_a_day()
-            if (left := most - self._today(connection, ask, now, rows)) < ask.count:
-                raise exhausted(
-                    f"policy.toml lets {most:,} rows of a model be scored a day, and {max(left, 0):,} are left"
-                )
+            what, most, count = "rows of a model are scored", self._rules.scores_a_day(), ask.count
+        # Counted in one row a day, not over the decisions, which may be as many as the rows.
+        table, counted = schema.usage, f"{ask.action}:{ask.resource}"
+        spent = connection.execute(
+            sa.select(table.c.evaluations).where(
+                table.c.peer == ask.member.id,
+                table.c.resource == counted,
+                table.c.epoch == 0,
+                table.c.day == int(now // _DAY),
+            )
+        ).scalar()
+        if (left := most - (spent or 0)) < count:
+            raise exhausted(f"at most {most:,} {what} a day, and {max(left, 0):,} are left")
+        _CHARGE.run(
+            connection,
+            {
+                "peer": ask.member.id,
+                "resource": counted,
+                "epoch": 0,
+                "day": int(now // _DAY),
+                "evaluations": count,
+            },
+        )
         self._insert(connection, ask, now, ask.query_id)
         said = "scored" if ask.action == SCORE else "begun"
         round_ = ledger_pb2.EVENT_TYPE_JOB_ROUND
         self._event(connection, ask, round_, ask.query_id, said, contract=agreed)
         return Decision(False, pb.Budget())
-
-    @staticmethod
-    def _today(connection: sa.Connection, ask: Ask, now: float, what: sa.Function[int]) -> int:
-        """Of the same action, by the same member, within 24 hours."""
-        table = schema.decision
-        return connection.execute(
-            sa.select(what).where(
-                table.c.peer == ask.member.id,
-                table.c.resource == ask.resource,
-                table.c.action == ask.action,
-                table.c.at > now - _DAY,
-            )
-        ).scalar_one()
 
     def _decide_sync(self, connection: sa.Connection, ask: Ask, now: float, terms: Terms) -> Decision:
         """Pulls cost no evaluations; one row counts a day's, so that a million of them fill no disk."""

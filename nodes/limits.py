@@ -27,6 +27,7 @@ REASONS_A_DAY = 1_000  # distinct refusal records a day and member
 LISTS_A_HOLDER = 16  # that a querier follows
 EPOCHS_A_LIST = 20  # heads of one list in an answer
 PULLS_A_DAY = 2_000  # of one list and epoch by one member
+RUNS_A_DAY = 100  # of one vertical job by its label holder
 PULL_SECONDS = 3_600
 CONCURRENT_CALLS = 2_000  # under way at once, all members together
 CONCURRENT_CALLS_A_MEMBER = 32

@@ -77,7 +77,7 @@ class BatchBuilder:
         paths = [self._folder / f"{run:06d}.{suffix}" for run in range(self.progress.runs)]
         for number, elements in enumerate(extra):
             paths.append(path := self._folder / f"extra-{number:06d}.{suffix}")
-            path.write_bytes(b"".join(sorted(elements)))  # drawn anew after a crash
+            write_atomic(path, b"".join(sorted(elements)), 0o600)  # drawn anew after a crash
         level = 0
         while len(paths) > _MERGE_AT_ONCE:  # open files are few
             level += 1

@@ -7,6 +7,7 @@ import logging
 import secrets
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
@@ -21,7 +22,7 @@ from protocols.identifiers import Kind, normalise
 
 from .. import limits
 from ..config import Home
-from ..errors import NotFound, Refused, invalid
+from ..errors import NodeError, NotFound, Refused, invalid
 from ..gate import SCORE, WORK, Ask
 from ..identity.members import Member
 from ..people.actions import Action
@@ -232,12 +233,15 @@ class Vertical:
         if len(aligned.identifiers) < least_rows(aligned):
             raise Refused(f"{len(aligned.identifiers)} aligned rows are too few for a job", "ALIGNMENT")
 
-    def say(self, job: JobDescriptor, ids: list[bytes], model: str) -> pb.VerticalReply:
-        """At a partner: what its part says of aligned rows. Raises `Refused`."""
+    def say(
+        self, job: JobDescriptor, ids: list[bytes], model: str, admit: Callable[[], object]
+    ) -> pb.VerticalReply:
+        """At a partner: what its part says of aligned rows. Raises `Refused`; `admit` is called before the work begins."""
         part = parts.load(self.node.home.data / "models", job, model)
         (aligned,) = self.aligned(job)
         if not set(ids) <= aligned.identifiers.keys():
             raise Refused("a row that was not aligned", "ALIGNMENT")
+        admit()
         rows = Rows(Home(self.node.home.file), self.node.keys.vault, aligned, features=part.features)
         places = rows.places([aligned.identifiers[each] for each in ids])
         return parts.say(part, rows.x[places], places < 0)
@@ -259,6 +263,13 @@ class Vertical:
             count=count,
         )
         self.node.writer.submit(lambda connection: self.node.log.record(connection, entry)).result()
+
+
+_GATES = frozenset({"BUDGET", "UNPUBLISHED"})  # what the gate has said itself, and has recorded
+
+
+def _refuse(error: NodeError) -> None:
+    raise error
 
 
 class VerticalService(vertical_pb2_grpc.VerticalServicer):
@@ -293,7 +304,7 @@ class VerticalService(vertical_pb2_grpc.VerticalServicer):
         member = self._authenticator.member(context)
         vertical = self._vertical
         ids = split(request.ids, 16)
-        if not 0 < len(ids) <= parts.SCORED or len(request.ids) % 16:
+        if len(request.job) != 32 or not 0 < len(ids) <= parts.SCORED or len(request.ids) % 16:
             raise invalid(f"1 to {parts.SCORED:,} rows are scored at once")
 
         gate, ask = vertical.node.gate, vertical.ask(SCORE, request.job, member, len(ids))
@@ -301,15 +312,13 @@ class VerticalService(vertical_pb2_grpc.VerticalServicer):
         def work() -> pb.VerticalReply:
             try:
                 job = vertical.asked_by(request.job, member)
-            except Refused:
-                gate.admit(ask)  # refuses, on record
-                raise
-            try:
-                reply = vertical.say(job, ids, request.model.hex())
+                return vertical.say(job, ids, request.model.hex(), lambda: gate.admit(ask))
             except LearningError as error:
                 raise Refused(error.public, "DATASET", grpc.StatusCode.FAILED_PRECONDITION) from error
-            gate.admit(ask)  # nothing leaves before; what could not be said is not counted
-            return reply
+            except (Refused, NotFound) as error:
+                if error.reason not in _GATES:
+                    gate.admit(replace(ask, check=functools.partial(_refuse, error)))  # on record
+                raise
 
         return await asyncio.to_thread(work)
 

@@ -169,6 +169,24 @@ def test_keys_travel_to_another_machine_only_under_tls(monkeypatch):
     check_address("127.0.0.1:6379")
     monkeypatch.setenv("RAY_USE_TLS", "1")
     check_address("10.0.0.5:6379")
+    clusters.check_machines({"10.0.0.5", "10.0.0.6"})
+
+
+def test_a_local_head_that_other_machines_have_joined_needs_tls_too(monkeypatch):
+    monkeypatch.delenv("RAY_USE_TLS", raising=False)
+    clusters.check_machines({"10.0.0.5"})
+    with pytest.raises(ConfigError, match=r"several machines: 10\.0\.0\.5, 10\.0\.0\.6"):
+        clusters.check_machines({"10.0.0.6", "10.0.0.5"})
+
+
+def test_a_signal_to_the_driver_does_not_end_the_node(pool):
+    """Ray makes SIGTERM a SystemExit, which must not be raised here."""
+    results = pool.stream(time.sleep, ((0.05,) for _ in range(10_000)))
+    next(results)
+    (driver,) = pool._drivers
+    os.kill(driver.pid, signal.SIGTERM)
+    with pytest.raises(NodeError, match="ended our driver"):
+        list(results)
 
 
 MANY = 70_000  # more than stay at home

@@ -314,7 +314,8 @@ def test_who_is_not_the_label_holder_and_what_was_not_aligned(pair, aligned):
     stranger, holder = Stranger(pair, "bank-c"), Stranger(pair, "bank-a")
     assert stranger.work(job) == "NOT_A_PARTY"
     assert stranger.score(job, good) == "NOT_A_PARTY"
-    assert holder.work(bytes(32)) == "NOT_FOUND"
+    assert holder.work(bytes(32)) == holder.score(bytes(32), good) == "CONTRACT"
+    assert holder.score(b"", good) == "INVALID"
     assert holder.score(job, good) == "NO_MODEL"
     assert holder.score(job, b"") == "INVALID"
     assert holder.score(job, b"short") == "INVALID"
@@ -334,14 +335,19 @@ def test_who_is_not_the_label_holder_and_what_was_not_aligned(pair, aligned):
     holder.stub.Score(pb.VerticalScoreRequest(job=job, ids=good), timeout=20)
     assert holder.score(job, good) == "BUDGET"
     policy.write_text(before)
-    # Refusals are on record, and so is who may not.
+    # Refusals are on record, whoever refused.
+    assert holder.score(job, secrets.token_bytes(16)) == "ALIGNMENT"
     refused = [
         (row["peer"].rpartition("/")[2], row["reason"])
         for row in pair.json("bank-b", "ledger", "events", "--since", "1h")["events"]
         if row["type"] == "refused" and row["resource"] == job.hex()
     ]
-    assert {("bank-c", "NOT_A_PARTY"), ("bank-a", "BUDGET")} <= set(refused)
-    assert holder.score(job, secrets.token_bytes(16)) == "ALIGNMENT"
+    assert {
+        ("bank-c", "NOT_A_PARTY"),
+        ("bank-a", "BUDGET"),
+        ("bank-a", "NO_MODEL"),
+        ("bank-a", "ALIGNMENT"),
+    } <= set(refused)
     pair.run("bank-b", "contract", "revoke", contract[:12])
     assert holder.score(job, good) == "CONTRACT"
     assert holder.work(job) == "CONTRACT"
