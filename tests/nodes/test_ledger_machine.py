@@ -130,16 +130,25 @@ class Machine(RuleBasedStateMachine):
         self.cluster.backup(name, self.folder / f"backup-{name}")
         self.saved[name] = set(self.acknowledged.get(name, ()))
 
+    def seen(self, name):
+        """Leaves in heads that the mark knows, which is written before one leaves the node, or that a witness has signed."""
+        party = self.cluster.parties[name]
+        leaves, size = self.leaves(name), party.mark.own.size
+        for _, note in self.cluster.signatures:
+            head = Checkpoint.parse(note.decode().partition("\n\n")[0] + "\n")
+            if self.trees.get((head.origin, head.size, head.root)) == leaves[: head.size]:
+                size = max(size, head.size)
+        return set(leaves[:size])
+
     @precondition(lambda self: self.saved)
     @rule(data=st.data())
     def restore(self, data):
         name = data.draw(st.sampled_from(sorted(self.saved)))
         if name in LOGS:
-            # What was recorded since and is in no signed head is lost with the disk: no log can know of it.
-            log = self.cluster.parties[name].log
-            signed = set(self.leaves(name)) if log.signed else set()
+            # What was recorded since and is in no head that has left the node is lost with the disk: no log can know of it.
+            seen = self.seen(name)
             self.acknowledged[name] = {
-                leaf for leaf in self.acknowledged[name] if leaf in self.saved[name] or leaf in signed
+                leaf for leaf in self.acknowledged[name] if leaf in self.saved[name] or leaf in seen
             }
         self.cluster.restore(name, self.folder / f"backup-{name}")
 
