@@ -24,7 +24,6 @@ Bins = npt.NDArray[np.uint8]
 # Runs a function over arguments, in order, with some of them at once.
 Stream = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterator[Any]]
 _Product = tuple[mpz, mpz]  # see `paillier.multiply`
-_NOTHING: _Product = (mpz(1), mpz(0))
 CHUNK = 256  # ciphertexts in one piece of work
 WIDTHS = (64, 128)
 
@@ -167,8 +166,7 @@ def _buckets(
 
 def _joined(key: PublicKey, cells: Iterable[_Product]) -> mpz:
     """The sum of sums."""
-    cells = [cell for cell in cells if cell is not _NOTHING]
-    lows, highs = zip(*cells, strict=True) if cells else ((), ())
+    lows, highs = zip(*cells, strict=True)
     return paillier.join(*paillier.multiply(lows, highs, key.square), key.n, key.square)
 
 
@@ -176,15 +174,11 @@ def _products(key: PublicKey, values: Halves, places: npt.NDArray[Any], count: i
     order = np.argsort(places, kind="stable")
     ends = np.searchsorted(places[order], np.arange(count + 1)).tolist()
     rows, (lows, highs) = order.tolist(), values
-    out = []
-    for start, end in pairwise(ends):
-        chosen = rows[start:end]
-        out.append(
-            paillier.multiply(map(lows.__getitem__, chosen), map(highs.__getitem__, chosen), key.square)
-            if chosen
-            else _NOTHING
-        )
-    return out
+    chosen_rows = (rows[start:end] for start, end in pairwise(ends))
+    return [
+        paillier.multiply(map(lows.__getitem__, chosen), map(highs.__getitem__, chosen), key.square)
+        for chosen in chosen_rows
+    ]
 
 
 def sum_by(key: PublicKey, values: Halves, places: npt.NDArray[Any], count: int) -> list[mpz]:

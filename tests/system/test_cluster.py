@@ -138,18 +138,22 @@ def test_another_version_on_the_cluster_is_named(pool, monkeypatch):
         list(pool.stream(padding.bucket, [(1,)]))
 
 
-def test_a_driver_that_dies_and_a_node_that_stops(pool):
-    pool = Cluster(pool.address, Workers(), at_home=0)
+def under_way(pool):
+    """Long work that has begun, and its driver."""
     results = pool.stream(time.sleep, ((0.05,) for _ in range(10_000)))
     next(results)
     (driver,) = pool._drivers
+    return results, driver
+
+
+def test_a_driver_that_dies_and_a_node_that_stops(pool):
+    pool = Cluster(pool.address, Workers(), at_home=0)
+    results, driver = under_way(pool)
     os.killpg(driver.pid, signal.SIGKILL)
     with pytest.raises(NodeError, match="ended our driver"):
         list(results)
     assert not pool._drivers
-    results = pool.stream(time.sleep, ((0.05,) for _ in range(10_000)))
-    next(results)
-    (driver,) = pool._drivers
+    results, driver = under_way(pool)
     threading.Timer(1.0, pool.close).start()
     with pytest.raises(NodeError, match="the node is stopping"):
         list(results)
@@ -181,9 +185,7 @@ def test_a_local_head_that_other_machines_have_joined_needs_tls_too(monkeypatch)
 
 def test_a_signal_to_the_driver_does_not_end_the_node(pool):
     """Ray makes SIGTERM a SystemExit, which must not be raised here."""
-    results = pool.stream(time.sleep, ((0.05,) for _ in range(10_000)))
-    next(results)
-    (driver,) = pool._drivers
+    results, driver = under_way(pool)
     os.kill(driver.pid, signal.SIGTERM)
     with pytest.raises(NodeError, match="ended our driver"):
         list(results)
