@@ -911,7 +911,7 @@ class PendingActions(RuleBasedStateMachine):
             row = connection.execute(
                 sa.select(table)
                 .where(table.c.digest == digest, table.c.person == self.who[name].person.id)
-                .order_by(table.c.at.desc())
+                .order_by(table.c.at.desc(), sa.text("rowid DESC"))  # the clock may stand still between two
             ).first()
         if row is None:
             return
