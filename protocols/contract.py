@@ -18,14 +18,14 @@ import itertools
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from google.protobuf.message import DecodeError as ProtobufError
 from lianfang.v1 import common_pb2
 from lianfang.v1 import contract_pb2 as pb
 
+from . import signatures
 from .encoding import frame
-from .errors import DecodeError, SignatureError
+from .errors import DecodeError
 from .identifiers import Kind
 from .identifiers.kinds import REVIEW_ONLY, WITH_COUNTRY
 from .statement import LIST_NAME
@@ -215,10 +215,8 @@ def verify(contract: bytes, terms: pb.Contract, act: pb.ContractAct, signer: Ed2
     _need(terms.proposed_at <= act.at < _MAX_COUNT, f"an act of {act.party} is older than the proposal")
     if act.action == APPROVE:
         _need(act.at < terms.expires_at, f"the approval of {act.party} is of a time after its expiry")
-    try:
-        signer.verify(act.signature, _message(contract, act))
-    except InvalidSignature as error:
-        raise SignatureError(f"contract: the act is not signed by {act.party}") from error
+    complaint = f"contract: the act is not signed by {act.party}"
+    signatures.verify(signer, _message(contract, act), act.signature, complaint)
 
 
 def merge(*sets: Iterable[pb.ContractAct]) -> list[pb.ContractAct]:

@@ -7,13 +7,12 @@ what parses serialises to the same bytes, so a statement has one encoding and ma
 import re
 from typing import Any
 
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from lianfang.v1 import common_pb2 as pb
 
-from . import voprf
+from . import signatures, voprf
 from .encoding import frame
-from .errors import DecodeError, SignatureError
+from .errors import DecodeError
 from .sealed import ListEpoch
 
 _DOMAIN = "lianfang/v1/statement"
@@ -119,10 +118,8 @@ def verify(key: Ed25519PublicKey, signed: pb.SignedStatement, where: ListEpoch, 
 
     Raises `DecodeError` or `SignatureError`.
     """
-    try:
-        key.verify(signed.signature, frame(_DOMAIN, signed.statement))
-    except InvalidSignature as error:
-        raise SignatureError("statement: the signature is not the holder's") from error
+    message = frame(_DOMAIN, signed.statement)
+    signatures.verify(key, message, signed.signature, "statement: the signature is not the holder's")
     statement = parse(signed.statement)
     said = ListEpoch(statement.network, statement.holder, statement.list, statement.epoch)
     if said != where:

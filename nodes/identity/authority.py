@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization as ser
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
 from lianfang.v1 import members_pb2 as pb
 
+from protocols import signatures
 from protocols.encoding import frame
+from protocols.errors import SignatureError
 
 from ..errors import ConfigError
 from ..files import write_atomic, write_secret
@@ -119,12 +119,12 @@ def read_request(text: str, where: str = "request") -> Request:
     for field, value in (("endpoint", endpoint), ("ledger_endpoint", ledger_endpoint)):
         if not _ENDPOINT.fullmatch(value) or not 0 < int(value.rpartition(":")[2]) < 65_536:
             raise ConfigError(f"{where}: field {field} is not host:port")
+    proven = _proof(csr_pem, (endpoint, ledger_endpoint), keys)
+    complaint = f"{where}: the signing key does not prove itself"
     try:
-        Ed25519PublicKey.from_public_bytes(keys["signing_key"]).verify(
-            _field(document, "proof", where), _proof(csr_pem, (endpoint, ledger_endpoint), keys)
-        )
-    except (InvalidSignature, ValueError) as error:
-        raise ConfigError(f"{where}: the signing key does not prove itself") from error
+        signatures.verify(keys["signing_key"], proven, _field(document, "proof", where), complaint)
+    except SignatureError as error:
+        raise ConfigError(complaint) from error
     if len(set(keys.values())) != len(keys):
         raise ConfigError(f"{where}: two keys are one and the same")
     return Request(name, endpoint, ledger_endpoint, public, keys)

@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from lianfang.v1 import ledger_pb2
 
-from protocols import merkle
+from protocols import merkle, signatures
 from protocols.encoding import frame
-from protocols.errors import ProtocolError
+from protocols.errors import ProtocolError, SignatureError
 from protocols.ledger import checkpoints, events
 from protocols.ledger.checkpoints import Head
 from protocols.ledger.events import Committed
@@ -205,12 +204,15 @@ def verify(data: bytes, trusted: x509.Certificate | None = None) -> Verified:
         if members.network != _field(document, "network", str):
             raise BundleError("the member list is of another network")
         maker = members.get(_field(document, "maker", str))
-        maker.verifier.verify(_bytes(document.get("signature"), "signature"), _signed_part(document))
+        signatures.verify(
+            maker.verifier,
+            _signed_part(document),
+            _bytes(document.get("signature"), "signature"),
+            "the file is not signed by its maker: it was changed",
+        )
     except BundleError:
         raise
-    except InvalidSignature as error:
-        raise BundleError("the file is not signed by its maker: it was changed") from error
-    except (NodeError, ValueError) as error:
+    except (NodeError, SignatureError, ValueError) as error:
         raise BundleError(str(error)) from error
     case, commitments = _case(document)
     entries, promises = [], []

@@ -5,12 +5,12 @@ import secrets
 from dataclasses import dataclass
 from typing import TypeVar
 
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from google.protobuf.message import DecodeError as ProtobufError
 from google.protobuf.message import Message
 from lianfang.v1 import common_pb2, ledger_pb2
 
+from .. import signatures
 from ..encoding import frame
 from ..errors import DecodeError, MisuseError, SignatureError
 
@@ -146,8 +146,5 @@ def verify_receipt(received: ledger_pb2.Receipt, signer: Ed25519PublicKey, log: 
     if not 0 < received.include_by < 1 << 62:
         raise DecodeError("the receipt names no time by which the log holds it")
     message = frame(_RECEIPT_DOMAIN, log, committed.commitment, received.include_by)
-    try:
-        signer.verify(received.signature, message)
-    except InvalidSignature as error:
-        raise SignatureError(f"the receipt is not signed by {log}") from error
+    signatures.verify(signer, message, received.signature, f"the receipt is not signed by {log}")
     return committed

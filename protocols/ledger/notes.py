@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from .. import signatures
 from ..errors import DecodeError, MisuseError, SignatureError
 
 ED25519 = 0x01
@@ -88,10 +88,7 @@ class VerifierKey:
 
     def check(self, message: bytes, signature: bytes) -> None:
         """Raise `SignatureError` unless this key signed `message`."""
-        try:
-            Ed25519PublicKey.from_public_bytes(self.public).verify(signature, message)
-        except (InvalidSignature, ValueError) as error:
-            raise SignatureError(f"a signature of {self.name} does not verify") from error
+        signatures.verify(self.public, message, signature, f"a signature of {self.name} does not verify")
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,11 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from lianfang.v1 import sums_pb2 as pb
 
+from .. import signatures
 from ..encoding import frame
-from ..errors import MisuseError
+from ..errors import MisuseError, SignatureError
 from .cohorts import MINIMUM
 from .errors import SumAborted
 
@@ -69,11 +68,12 @@ class Job:
 
     def verify(self, party_id: str, phase: str, signature: bytes, data: bytes) -> None:
         """Raise `SumAborted` naming the party whose signature does not hold."""
-        key = Ed25519PublicKey.from_public_bytes(self.party(party_id, phase).signing_key)
         try:
-            key.verify(signature, data)
-        except InvalidSignature as error:
-            raise SumAborted(phase, party_id, "its signature does not hold") from error
+            signatures.verify(
+                self.party(party_id, phase).signing_key, data, signature, "its signature does not hold"
+            )
+        except SignatureError as error:
+            raise SumAborted(phase, party_id, str(error)) from error
 
     def hello_bytes(self, hello: pb.SumHello) -> bytes:
         """What a member signs when it says hello."""

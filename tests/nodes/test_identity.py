@@ -1,5 +1,6 @@
 """Names, keys, certificates, the CA and the member list."""
 
+import base64
 import datetime as dt
 import json
 import secrets
@@ -115,6 +116,16 @@ def test_requests_that_were_tampered_with(keys, field, value):
     document = json.loads(make_request(keys, NAME, "host:7443", "host:7444"))
     document[field] = value
     with pytest.raises(ConfigError):
+        read_request(json.dumps(document))
+
+
+def test_a_signing_key_under_which_one_signature_holds_for_everything(keys):
+    """Whoever had it could deny all that it signed: anybody else can sign the same."""
+    document = json.loads(make_request(keys, NAME, "host:7443", "host:7444"))
+    identity = (1).to_bytes(32, "little")
+    document["signing_key"] = base64.b64encode(identity).decode()
+    document["proof"] = base64.b64encode(identity + bytes(32)).decode()
+    with pytest.raises(ConfigError, match="does not prove itself"):
         read_request(json.dumps(document))
 
 
