@@ -16,6 +16,7 @@ from .errors import DecodeError, MisuseError
 from .sodium import IDENTITY, POINT, SCALAR, UNIFORM, scalar_add, scalar_multiply, scalar_subtract
 
 __all__ = [
+    "BASE",
     "IDENTITY",
     "ORDER",
     "POINT",
@@ -31,6 +32,7 @@ ORDER = 2**252 + 27742317777372353535851937790883648493
 backend, REASON = backends.choose(os.environ.get(backends.VARIABLE))
 BACKEND = backend.name
 CHUNK = backend.chunk  # elements in a piece of work of about 5 ms
+BASE = sodium.multiply_base((1).to_bytes(SCALAR, "little")) or IDENTITY  # the generator
 
 
 def _count(data: bytes, unit: int, what: str) -> int:

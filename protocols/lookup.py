@@ -29,10 +29,13 @@ def _stream(seed: bytes, what: bytes, start: int, stop: int) -> bytes:
     return hmac_each(seed, stop - start, what, numbers(start, stop, 4))
 
 
+def _blinds(seed: bytes, start: int, stop: int) -> bytes:
+    return group.reduce_scalars(_stream(seed, b"blind", start, stop))
+
+
 def blind_chunk(seed: bytes, start: int, inputs: Sequence[bytes]) -> bytes:
     """Blinded points of the inputs numbered from `start`; 32·n bytes."""
-    blinds = group.reduce_scalars(_stream(seed, b"blind", start, start + len(inputs)))
-    return voprf.blind(inputs, blinds)
+    return voprf.blind(inputs, _blinds(seed, start, start + len(inputs)))
 
 
 def pad_chunk(seed: bytes, start: int, count: int) -> bytes:
@@ -42,8 +45,7 @@ def pad_chunk(seed: bytes, start: int, count: int) -> bytes:
 
 def finish_chunk(seed: bytes, start: int, inputs: Sequence[bytes], evaluated: bytes) -> list[bytes]:
     """OPRF outputs, 64 bytes each, of a slice whose proof has been verified."""
-    blinds = group.reduce_scalars(_stream(seed, b"blind", start, start + len(inputs)))
-    return voprf.finalize(inputs, blinds, evaluated)
+    return voprf.finalize(inputs, _blinds(seed, start, start + len(inputs)), evaluated)
 
 
 def answer(key: KeyPair, request: bytes, run: Runner = inline) -> tuple[bytes, bytes]:
@@ -67,6 +69,7 @@ class Question:
         if len(self._seed or b"") != SEED:
             raise MisuseError(f"the seed has {SEED} bytes")
         self._request: bytes | None = None
+        self._inverse: bytes | None = None  # of a single element's blind, where it was made with others'
 
     def _slices(self) -> list[tuple[int, list[bytes]]]:
         step = voprf.CHUNK
@@ -93,14 +96,36 @@ class Question:
             raise StateUsedError("the question is finished")
         if self._request is None:
             raise MisuseError("the request comes first")
-        voprf.verify_proof(self._public, self._request, evaluated, proof, run)
-        parts = run(
-            finish_chunk,
-            [
-                (self._seed, start, part, evaluated[start * 32 : (start + len(part)) * 32])
-                for start, part in self._slices()
-            ],
-        )
-        self._seed = None
+        if self.size == 1:
+            outputs = [self._finish_one(self._seed, self._request, evaluated, proof)]
+        else:
+            voprf.verify_proof(self._public, self._request, evaluated, proof, run)
+            parts = run(
+                finish_chunk,
+                [
+                    (self._seed, start, part, evaluated[start * 32 : (start + len(part)) * 32])
+                    for start, part in self._slices()
+                ],
+            )
+            outputs = [output for part in parts for output in part]
+        self._seed = self._inverse = None
         self._inputs = []
-        return [output for part in parts for output in part]
+        return outputs
+
+    def _finish_one(self, seed: bytes, request: bytes, evaluated: bytes, proof: bytes) -> bytes:
+        inverse = self._inverse or group.invert_scalars(_blinds(seed, 0, 1))
+        return voprf.verify_and_finalize_one(
+            self._public, self._inputs[0], inverse, request, evaluated, proof
+        )
+
+    @staticmethod
+    def blind_together(questions: "Sequence[Question]") -> None:
+        """Make the requests of several questions: those of one element in one call, which a vector of lanes takes at once."""
+        single = [each for each in questions if each.size == 1 and each._seed and each._request is None]
+        if not single:
+            return
+        blinds = b"".join(_blinds(each._seed or b"", 0, 1) for each in single)
+        requests = group.split(voprf.blind([each._inputs[0] for each in single], blinds))
+        inverses = group.split(group.invert_scalars(blinds), group.SCALAR)
+        for question, request, inverse in zip(single, requests, inverses, strict=True):
+            question._request, question._inverse = request, inverse

@@ -24,6 +24,7 @@ MAX_INPUT = 65_535
 CHUNK = group.CHUNK
 
 _POINT_LENGTH = b"\x00\x20"
+_REFUTED = "the proof does not hold for the announced key"
 
 # Applies a picklable function to argument tuples, in order; lets a caller use processes.
 Runner = Callable[[Callable[..., Any], Sequence[tuple[Any, ...]]], list[Any]]
@@ -139,6 +140,7 @@ def evaluate_inputs(secret: bytes, inputs: Sequence[bytes], mode: int = MODE_VOP
 # -- proof -------------------------------------------------------------------------------------------
 
 
+@functools.lru_cache(maxsize=256)
 def composite_seed(public: bytes) -> bytes:
     """First step of ComputeComposites (RFC 9497 §2.2.1): the seed depends on the key alone."""
     dst = b"Seed-" + context_string(MODE_VOPRF)
@@ -188,9 +190,22 @@ def _prove(key: KeyPair, m: bytes, random: bytes | None = None) -> bytes:
     """GenerateProof (RFC 9497 §2.2.1) once M is known; Z = k·M."""
     r = random if random is not None else group.random_scalar()
     z, t3 = group.split(group.multiply_each(key.secret + r, m + m))
-    t2 = group.multiply_base(r)
+    return _response(key, r, m, z, group.multiply_base(r), t3)
+
+
+def _response(key: KeyPair, r: bytes, m: bytes, z: bytes, t2: bytes, t3: bytes) -> bytes:
     c = _challenge(key.public, m, z, t2, t3)
     return c + group.scalar_subtract(r, group.scalar_multiply(c, key.secret))
+
+
+def _evaluate_one(key: KeyPair, blinded: bytes, random: bytes | None) -> tuple[bytes, bytes]:
+    """`evaluate_with_proof` of one element: with d its weight, M = d·B, Z = kd·B and t3 = rd·B in one call."""
+    evaluated = group.multiply_all(key.secret, blinded)
+    d = composite_weights(composite_seed(key.public), 0, blinded, evaluated)
+    r = random if random is not None else group.random_scalar()
+    scalars = d + group.scalar_multiply(key.secret, d) + group.scalar_multiply(r, d)
+    m, z, t3 = group.split(group.multiply_each(scalars, blinded * 3))
+    return evaluated, _response(key, r, m, z, group.multiply_base(r), t3)
 
 
 def evaluate_with_proof(
@@ -201,7 +216,8 @@ def evaluate_with_proof(
     `random` is the proof's nonce and is given only by tests. Raises `DecodeError` for a batch or an
     element that is not acceptable, before any of the result is known.
     """
-    _check_batch(blinded)
+    if _check_batch(blinded) == 1:
+        return _evaluate_one(key, blinded, random)
     seed = composite_seed(key.public)
     step = CHUNK * group.POINT
     parts = run(
@@ -217,15 +233,10 @@ def evaluate_with_proof(
 
 def verify_proof(public: bytes, blinded: bytes, evaluated: bytes, proof: bytes, run: Runner = inline) -> None:
     """VerifyProof (RFC 9497 §2.2.2). Raises `DecodeError` or `ProofError`; returns nothing."""
-    check_public_key(public)
-    _check_batch(blinded, evaluated)
-    if len(proof) != PROOF:
-        raise DecodeError(f"proof: {len(proof)} bytes instead of {PROOF}")
-    c, s = proof[:32], proof[32:]
-    group.check_scalar(c, "proof challenge", allow_zero=True)
-    group.check_scalar(s, "proof response", allow_zero=True)
-    if bytes(32) in (c, s):  # an honest proof has neither, but for odds of 2^-252
-        raise ProofError("the proof is degenerate")
+    c, s = _opened(public, blinded, evaluated, proof)
+    if len(blinded) == group.POINT:
+        _verify_one(public, blinded, evaluated, c, s)
+        return
     seed = composite_seed(public)
     step = CHUNK * group.POINT
     parts = run(
@@ -242,6 +253,61 @@ def verify_proof(public: bytes, blinded: bytes, evaluated: bytes, proof: bytes, 
         t2 = group.add_all(group.multiply_base(s) + c_public)
         t3 = group.add_all(s_m + c_z)
     except DecodeError as error:  # a composite is the identity: no honest batch gets there
-        raise ProofError("the proof does not hold for the announced key") from error
+        raise ProofError(_REFUTED) from error
+    _check_challenge(public, m, z, t2, t3, c)
+
+
+def verify_and_finalize_one(
+    public: bytes, input_: bytes, inverse: bytes, blinded: bytes, evaluated: bytes, proof: bytes
+) -> bytes:
+    """Finalize of mode VOPRF (RFC 9497 §3.3.2) for a batch of one; 64 bytes. `inverse` is the blind's.
+
+    All multiplications in one call, which a vector of lanes takes at once. Raises as `verify_proof` does.
+    """
+    c, s = _opened(public, blinded, evaluated, proof)
+    if len(blinded) != group.POINT:
+        raise MisuseError("this is for a batch of one element")
+    (output,) = finalize_unblinded([input_], _verify_one(public, blinded, evaluated, c, s, inverse))
+    return output
+
+
+def _opened(public: bytes, blinded: bytes, evaluated: bytes, proof: bytes) -> tuple[bytes, bytes]:
+    """The proof's challenge and response; raises for what has not the form of a batch and its proof."""
+    check_public_key(public)
+    _check_batch(blinded, evaluated)
+    if len(proof) != PROOF:
+        raise DecodeError(f"proof: {len(proof)} bytes instead of {PROOF}")
+    c, s = proof[:32], proof[32:]
+    group.check_scalar(c, "proof challenge", allow_zero=True)
+    group.check_scalar(s, "proof response", allow_zero=True)
+    if bytes(32) in (c, s):  # an honest proof has neither, but for odds of 2^-252
+        raise ProofError("the proof is degenerate")
+    return c, s
+
+
+def _verify_one(
+    public: bytes, blinded: bytes, evaluated: bytes, c: bytes, s: bytes, inverse: bytes = b""
+) -> bytes:
+    """With d the weight of the one element: M = d·B, Z = d·E, t2 = s·G + c·K, t3 = sd·B + cd·E.
+
+    Returns `inverse`·E where an inverse is given.
+    """
+    d = composite_weights(composite_seed(public), 0, blinded, evaluated)
+    scalars = d + d + s + c + group.scalar_multiply(s, d) + group.scalar_multiply(c, d) + inverse
+    points = blinded + evaluated + group.BASE + public + blinded + evaluated
+    try:
+        products = group.multiply_each(scalars, points + (evaluated if inverse else b""))
+    except DecodeError as error:
+        group.check_points(blinded, "blinded element")
+        group.check_points(evaluated, "evaluated element")
+        raise ProofError(_REFUTED) from error
+    m, z, s_base, c_public, sd_blinded, cd_evaluated, *unblinded = group.split(products)
+    _check_challenge(
+        public, m, z, group.add_all(s_base + c_public), group.add_all(sd_blinded + cd_evaluated), c
+    )
+    return b"".join(unblinded)
+
+
+def _check_challenge(public: bytes, m: bytes, z: bytes, t2: bytes, t3: bytes, c: bytes) -> None:
     if _challenge(public, m, z, t2, t3) != c:
-        raise ProofError("the proof does not hold for the announced key")
+        raise ProofError(_REFUTED)

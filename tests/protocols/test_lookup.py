@@ -23,6 +23,25 @@ def test_outputs_are_those_of_the_function_itself(inputs):
     )
 
 
+def test_questions_that_are_blinded_together_are_as_each_would_be():
+    keys = [KEY, *(voprf.generate_key_pair() for _ in range(3))]
+    inputs = [[b"a"], [b"a"], [b"b", b"c"], [b"d"]]
+    seeds = [secrets.token_bytes(32) for _ in keys]
+    together = [Question(*each) for each in zip((k.public for k in keys), inputs, seeds, strict=True)]
+    apart = [Question(*each) for each in zip((k.public for k in keys), inputs, seeds, strict=True)]
+    Question.blind_together(together)
+    Question.blind_together(together)  # changes nothing
+    for key, question, other, asked in zip(keys, together, apart, inputs, strict=True):
+        request = question.request()
+        assert request == other.request()
+        answer = lookup.answer(key, request)
+        assert question.finish(*answer) == other.finish(*answer) == voprf.evaluate_inputs(key.secret, asked)
+    Question.blind_together(together)  # they are finished: nothing to blind
+    Question.blind_together([])
+    with pytest.raises(StateUsedError):
+        together[0].request()
+
+
 def test_a_question_serves_once_and_in_order():
     question = Question(KEY.public, [b"a"])
     with pytest.raises(MisuseError, match="request comes first"):

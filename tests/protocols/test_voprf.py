@@ -146,8 +146,9 @@ def test_scalars_out_of_range(scalar):
         group.invert_scalars(encoded)
 
 
-def test_a_proof_with_each_byte_flipped():
-    _, blinded = batch(b"a", b"b")
+@pytest.mark.parametrize("inputs", [(b"a",), (b"a", b"b")])
+def test_a_proof_with_each_byte_flipped(inputs):
+    _, blinded = batch(*inputs)
     evaluated, proof = voprf.evaluate_with_proof(KEY, blinded)
     voprf.verify_proof(KEY.public, blinded, evaluated, proof)
     for position in range(len(proof)):
@@ -167,6 +168,57 @@ def test_a_key_other_than_the_announced_one():
     honest, proof = voprf.evaluate_with_proof(KEY, blinded)
     with pytest.raises(ProofError):
         voprf.verify_proof(KEY.public, blinded, evaluated[:32] + honest[32:], proof)
+
+
+@pytest.mark.parametrize("encoding", [*NON_CANONICAL, "00" * 32])
+def test_a_single_element_that_is_no_point_is_named(encoding):
+    bad, (_, good) = bytes.fromhex(encoding), batch(b"a")
+    evaluated, proof = voprf.evaluate_with_proof(KEY, good)
+    with pytest.raises(DecodeError, match="element 0"):
+        voprf.evaluate_with_proof(KEY, bad)
+    with pytest.raises(DecodeError, match="blinded element 0"):
+        voprf.verify_proof(KEY.public, bad, evaluated, proof)
+    with pytest.raises(DecodeError, match="evaluated element 0"):
+        voprf.verify_proof(KEY.public, good, bad, proof)
+
+
+def test_a_single_element_of_another_key_or_question():
+    inverse = group.invert_scalars(blinds := group.random_scalar())
+    _, blinded = batch(b"a", blinds=blinds)
+    evaluated, proof = voprf.evaluate_with_proof(KEY, blinded)
+    (output,) = voprf.finalize([b"a"], blinds, evaluated)
+    assert (
+        voprf.verify_and_finalize_one(KEY.public, b"a", inverse, blinded, evaluated, proof)
+        == output
+        == voprf.evaluate_inputs(KEY.secret, [b"a"])[0]
+    )
+    _, unrelated = batch(b"b")
+    other = voprf.generate_key_pair()
+    for public, asked, given_ in (
+        (other.public, blinded, evaluated),
+        (KEY.public, unrelated, evaluated),
+        (KEY.public, blinded, unrelated),
+        (KEY.public, blinded, blinded),
+        (KEY.public, blinded, voprf.evaluate(other.secret, blinded)),
+    ):
+        with pytest.raises(ProofError):
+            voprf.verify_and_finalize_one(public, b"a", inverse, asked, given_, proof)
+    for forged in (bytes(32) + proof[32:], proof[:32] + bytes(32)):
+        with pytest.raises(ProofError, match="degenerate"):
+            voprf.verify_proof(KEY.public, blinded, evaluated, forged)
+    with pytest.raises(MisuseError):
+        voprf.verify_and_finalize_one(KEY.public, b"a", inverse, blinded * 2, evaluated * 2, proof)
+
+
+def test_a_proof_of_one_is_the_proof_of_a_batch_that_holds_one():
+    """The formulas of a single element and those of a batch give the same bytes, and accept each other's."""
+    _, blinded = batch(b"a")
+    nonce = group.random_scalar()
+    evaluated, proof = voprf.evaluate_with_proof(KEY, blinded, random=nonce)
+    seed = voprf.composite_seed(KEY.public)
+    same, m = voprf.evaluate_chunk(KEY.secret, seed, 0, blinded)
+    assert (same, voprf._prove(KEY, m, nonce)) == (evaluated, proof)
+    assert voprf.composite_chunk(seed, 0, blinded, evaluated) == (m, group.multiply_all(KEY.secret, m))
 
 
 def test_swapped_answers_do_not_verify():
