@@ -115,7 +115,7 @@ def ask_once(stub: admin_pb2_grpc.AdminStub, value: str) -> float:
         case_number="bench",
     )
     started = time.perf_counter()
-    events = list(stub.Query(request))
+    events = stub.Ask(request).events
     seconds = time.perf_counter() - started
     assert sum(event.holder.outcome == "answered" for event in events) == 3
     return seconds

@@ -33,13 +33,14 @@ from ..services import wire
 from ..services.lookup import check_event, event_fields
 from ..workers import Workers
 from .peers import PeerFailed, Peers, failed
-from .questions import Answer, Batch, Job, Questions
+from .questions import Answer, Batch, Job, Outcome, Questions
 from .sync import Synced, Syncer
 from .tables import Tables
 
 _T = TypeVar("_T")
 _log = logging.getLogger("lianfang.ask")
-_AT_ONCE = 4  # points that are blinded without leaving the event loop: 0.4 ms
+_AT_ONCE = 4  # elements that are blinded and finished without leaving the event loop: at most 1 ms
+_TOGETHER_SECONDS = 0.003  # a transaction costs as much
 _SECONDS_PER_ELEMENT = 0.004  # allowed on top of the deadline for a batch's own arithmetic
 
 
@@ -106,6 +107,58 @@ class _Opened:
 _Opening = asyncio.Future[dict[bytes, _Opened]]  # by query id
 
 
+class _Recording:
+    """Answers of one question that arrive close together share a transaction.
+
+    One that has arrived waits for others, at most `_TOGETHER_SECONDS`, and for none that is not under way.
+    """
+
+    def __init__(self, write: Callable[[Sequence[Outcome]], "asyncio.Future[None]"], under_way: int) -> None:
+        self._write, self._under_way = write, under_way
+        self._arrived: list[tuple[Outcome, asyncio.Future[None]]] = []
+        self._timer: asyncio.TimerHandle | None = None
+
+    def record(self, outcome: Outcome) -> "asyncio.Future[None]":
+        """Done once it is durable."""
+        loop = asyncio.get_running_loop()
+        recorded: asyncio.Future[None] = loop.create_future()
+        self._arrived.append((outcome, recorded))
+        if self._timer is None:
+            self._timer = loop.call_later(_TOGETHER_SECONDS, self._flush)
+        self._look()
+        return recorded
+
+    def leave(self) -> None:
+        """A holder records nothing more."""
+        self._under_way -= 1
+        self._look()
+
+    def _look(self) -> None:
+        if self._arrived and len(self._arrived) >= self._under_way:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, arrived, self._arrived = None, self._arrived, []
+
+        def tell(error: BaseException | None) -> None:
+            for _, recorded in arrived:
+                if recorded.done():  # its caller has gone
+                    continue
+                if error is not None:
+                    recorded.set_exception(error)
+                else:
+                    recorded.set_result(None)
+
+        try:
+            written = self._write([outcome for outcome, _ in arrived])
+        except NodeError as error:
+            tell(error)
+        else:
+            written.add_done_callback(lambda done: tell(done.exception()))
+
+
 class Asker:
     """One per node."""
 
@@ -151,7 +204,7 @@ class Asker:
         """
         groups = await asyncio.gather(*(self._targets(member, lists, deadline) for member in members))
         targets = [target for group in groups for target in group]
-        if len(inputs) <= limits.BATCH_INLINE and not any(target.trouble for target in targets):
+        if len(inputs) <= limits.BATCH_INLINE:
             self._fill_all(job, inputs, targets, again)  # a few short reads; a thread hop costs as much
         else:
             await asyncio.to_thread(self._fill_all, job, inputs, targets, again)
@@ -248,8 +301,9 @@ class Asker:
         # Small questions to several holders wait for the disk once, together.
         together = [queue[0] for queue in queues if queue and len(queue[0].inputs) <= limits.BATCH_INLINE]
         opening = asyncio.ensure_future(self._open(job, together))
+        recording = _Recording(functools.partial(self._questions.answered, job), len(targets))
         tasks = [
-            asyncio.create_task(self._ask_one(job, target, queue, opening, deadline, told))
+            asyncio.create_task(self._ask_one(job, target, queue, opening, recording, deadline, told))
             for target, queue in zip(targets, queues, strict=True)
         ]
         try:
@@ -275,16 +329,16 @@ class Asker:
 
         Leaves out a batch whose epoch has gone.
         """
+        copies = [self._syncer.copy(batch.holder, batch.list, batch.epoch) for batch in batches]
+        asked = [
+            (batch, Question(copy.public_key, batch.inputs, batch.seed))
+            for batch, copy in zip(batches, copies, strict=True)
+            if copy is not None
+        ]
+        Question.blind_together([question for _, question in asked])
         begun = []
-        for batch in batches:
-            copy = self._syncer.copy(batch.holder, batch.list, batch.epoch)
-            if copy is None:
-                continue
-            question = Question(copy.public_key, batch.inputs, batch.seed)
-            if question.size <= _AT_ONCE:
-                blinded = question.request()
-            else:
-                blinded = await self._run(batch, question.request)
+        for batch, question in asked:
+            blinded = await self._run(batch, question, question.request)
             request = lookup_pb2.EvaluateRequest(
                 suite=common.SUITE_RISTRETTO255_SHA512,
                 list=batch.list,
@@ -314,13 +368,15 @@ class Asker:
             opened[batch.query_id] = _Opened(question, request, recorded)
         return opened
 
-    def _run(self, batch: Batch, work: Callable[..., _T], *arguments: Any) -> "asyncio.Future[_T]":
-        """Run `work(*arguments, runner)` off the event loop, on the worker processes where the batch is large."""
+    async def _run(self, batch: Batch, question: Question, work: Callable[..., _T], *arguments: Any) -> _T:
+        """Run `work(*arguments, runner)`; off the event loop, and on the worker processes, as it is larger."""
+        if question.size <= _AT_ONCE:
+            return work(*arguments, voprf.inline)
         small = len(batch.inputs) <= limits.BATCH_INLINE
         executor = self._fast if small else self._bulk
         run = voprf.inline if small else self._workers.run
         call = functools.partial(work, *arguments, run)
-        return asyncio.get_running_loop().run_in_executor(executor, call)
+        return await asyncio.get_running_loop().run_in_executor(executor, call)
 
     async def _ask_one(
         self,
@@ -328,6 +384,7 @@ class Asker:
         target: Target,
         queue: list[Batch],
         opening: _Opening,
+        recording: _Recording,
         deadline: float,
         told: "asyncio.Queue[Answered | Finished]",
     ) -> None:
@@ -343,7 +400,9 @@ class Asker:
                 told.put_nowait(Answered(target, list(target.known.values()), done, total))
             while queue:
                 batch = queue.pop(0)
-                answers, replacement = await self._ask_batch(job, target, batch, opening, deadline, charged)
+                answers, replacement = await self._ask_batch(
+                    job, target, batch, opening, recording, deadline, charged
+                )
                 if replacement is not None:
                     queue[:0] = replacement
                     continue
@@ -362,6 +421,8 @@ class Asker:
             told.put_nowait(
                 Finished(target, "failed", f"this node failed: {type(error).__name__}", charged[0])
             )
+        finally:
+            recording.leave()
 
     async def _ask_batch(
         self,
@@ -369,6 +430,7 @@ class Asker:
         target: Target,
         batch: Batch,
         opening: _Opening,
+        recording: _Recording,
         deadline: float,
         charged: list[int],
     ) -> tuple[list[Answer], list[Batch] | None]:
@@ -391,15 +453,12 @@ class Asker:
                 await asyncio.wrap_future(self._questions.end(batch, "refused"))
             raise
         charged[0] += 0 if response.repeated_answer else question.size
-        finishing = self._run(batch, self._finish, batch, request.table_batch, question, response)
-        try:
-            promised = self._answered(target.member, request, response, recorded)
-        except BaseException:
-            finishing.cancel()
-            raise
-        answers = await finishing
+        promised = self._answered(target.member, request, response, recorded)
+        answers = await self._run(
+            batch, question, self._finish, batch, request.table_batch, question, response
+        )
         budget = response.budget.SerializeToString()
-        await self._questions.answered(job, batch, answers, budget, promised)
+        await recording.record(Outcome(batch, answers, budget, promised))
         target.budget = response.budget
         self._syncer.note_budget(batch.holder, batch.list, response.budget)
         return answers, None

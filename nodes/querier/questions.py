@@ -123,6 +123,16 @@ class Answer:
     unreadable: bool = False  # the list has a record that does not open
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What a holder's response to a batch comes to, verified."""
+
+    batch: Batch
+    answers: Sequence[Answer]
+    budget: bytes  # what is left, as the holder says
+    promised: Promised  # its receipt
+
+
 class Questions:
     """Tables job, asked, answer and hit of `node.db`."""
 
@@ -252,37 +262,35 @@ class Questions:
         """The batch will not be sent again (refused or void): its secrets are erased."""
         return self._writer.submit(lambda connection: _end(connection, batch.query_id, outcome))
 
-    def answered(
-        self, job: Job, batch: Batch, answers: Sequence[Answer], budget: bytes, promised: Promised
-    ) -> "asyncio.Future[None]":
-        """Record a batch's answers, the holder's receipt and what budget is left, and erase its secrets, in one
-        transaction.
-        """
+    def answered(self, job: Job, outcomes: "Sequence[Outcome]") -> "asyncio.Future[None]":
+        """Record what batches brought, and erase their secrets, in one transaction."""
         now = time.time()
         rows = [
             {
                 "job": job.id,
                 "identifier": (index := self._vault.index(each.identifier)),
-                "holder": batch.holder,
-                "list": batch.list,
+                "holder": outcome.batch.holder,
+                "list": outcome.batch.list,
                 "outcome": self._vault.encrypt(
                     _POSITION.pack(each.epoch, each.batch) + each.tag + each.label, b"answer" + index
                 ),
                 "at": now,
             }
-            for each in answers
+            for outcome in outcomes
+            for each in outcome.answers
             if not each.unreadable
         ]
         hits = [
             {
-                "holder": batch.holder,
-                "list": batch.list,
-                "epoch": batch.epoch,
+                "holder": outcome.batch.holder,
+                "list": outcome.batch.list,
+                "epoch": outcome.batch.epoch,
                 "tag": each.tag,
                 "job": job.id,
                 "at": now,
             }
-            for each in answers
+            for outcome in outcomes
+            for each in outcome.answers
             if each.label
         ]
 
@@ -291,12 +299,12 @@ class Questions:
                 _ANSWERS.run_many(connection, rows)
             if hits:
                 _HITS.run_many(connection, hits)
-            _end(connection, batch.query_id, "answered")
-            self._log.record_promise(connection, *promised)
-            _BUDGET.run(
-                connection,
-                {"in_holder": batch.holder, "in_list": batch.list, "in_budget": budget, "in_at": now},
-            )
+            for outcome in outcomes:
+                batch = outcome.batch
+                _end(connection, batch.query_id, "answered")
+                self._log.record_promise(connection, *outcome.promised)
+                told = {"in_budget": outcome.budget, "in_at": now}
+                _BUDGET.run(connection, {"in_holder": batch.holder, "in_list": batch.list} | told)
 
         return self._writer.write(write)
 

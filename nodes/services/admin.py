@@ -7,7 +7,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -340,6 +340,18 @@ class AdminService(admin_pb2_grpc.AdminServicer):
     @wire.streaming
     async def Query(self, request: pb.QueryRequest, context: Any) -> AsyncIterator[pb.QueryEvent]:
         """Plan first, then answers as they come, then one end for each holder."""
+        async for event in self._query(request):
+            yield event
+
+    @wire.unary
+    async def Ask(self, request: pb.QueryRequest, context: Any) -> pb.QueryReply:
+        """A small question's events in one message: a stream costs a caller that waits for its end more than it tells."""
+        if len(request.items) > limits.BATCH_INLINE:
+            raise invalid(f"at most {limits.BATCH_INLINE} values are asked so; more of them by Query")
+        async with contextlib.aclosing(self._query(request)) as told:
+            return pb.QueryReply(events=[event async for event in told])
+
+    async def _query(self, request: pb.QueryRequest) -> AsyncGenerator[pb.QueryEvent, None]:
         node = self._node
         own = str(node.home.name)
         _check_question(request)

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import grpc
 from cryptography import x509
@@ -64,25 +64,41 @@ def secured(
     return member.endpoint, credentials, options
 
 
-class _Shown(grpc.AuthMetadataPlugin):
+class _Details(NamedTuple):
+    """`grpc.ClientCallDetails`, which has no constructor."""
+
+    method: str
+    timeout: float | None
+    metadata: Any
+    credentials: Any
+    wait_for_ready: bool | None
+    compression: Any
+
+
+class _Shown(  # a plugin for call credentials would do the same, in a thread that each call waits for
+    grpc.UnaryUnaryClientInterceptor,
+    grpc.UnaryStreamClientInterceptor,
+    grpc.StreamUnaryClientInterceptor,
+    grpc.StreamStreamClientInterceptor,
+):
     """Shows a token with each call."""
 
     def __init__(self, token: Callable[[], str]) -> None:
         self._token = token
 
-    def __call__(self, context: Any, callback: Any) -> None:
-        try:
-            callback((("authorization", f"Bearer {self._token()}"),), None)
-        except OSError as error:
-            callback((), error)
+    def _show(self, continuation: Any, details: Any, request: Any) -> Any:
+        shown = [*(details.metadata or ()), ("authorization", f"Bearer {self._token()}")]
+        fields = {name: getattr(details, name, None) for name in _Details._fields}
+        return continuation(_Details(**fields | {"metadata": shown}), request)
+
+    intercept_unary_unary = intercept_unary_stream = _show  # type: ignore[assignment]
+    intercept_stream_unary = intercept_stream_stream = _show  # type: ignore[assignment]
 
 
 def admin_channel(socket: Path, token: Callable[[], str] = str) -> grpc.Channel:
     """A blocking channel to a node's own admin socket; `token` is asked before each call for who makes it."""
     local = grpc.local_channel_credentials(grpc.LocalConnectionType.UDS)
-    shown = grpc.metadata_call_credentials(_Shown(token))
-    credentials = grpc.composite_channel_credentials(local, shown)
-    return grpc.secure_channel(f"unix:{socket}", credentials, ADMIN_OPTIONS)
+    return grpc.intercept_channel(grpc.secure_channel(f"unix:{socket}", local, ADMIN_OPTIONS), _Shown(token))
 
 
 def sync_channel(member: Member, keys: NodeKeys, certificate: bytes) -> grpc.Channel:

@@ -34,6 +34,7 @@ def connect(path: Path, name: str) -> sa.Engine:
             "secure_delete=ON",
             "temp_store=FILE",
             "cache_size=-16000",
+            "wal_autocheckpoint=8000",
         ):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()

@@ -8,9 +8,11 @@ import time
 import grpc
 import openpyxl
 import pytest
-from lianfang.v1 import common_pb2, ledger_pb2, sync_pb2
+from lianfang.v1 import admin_pb2, admin_pb2_grpc, common_pb2, ledger_pb2, sync_pb2
 
+from nodes import limits
 from nodes.demo import views
+from nodes.people.roles import Role
 from protocols import group, voprf
 from protocols.identifiers import normalise
 from protocols.lookup import Question
@@ -48,6 +50,38 @@ def test_all_members_are_asked_at_once_and_rows_keep_their_order(network):
     assert (label["category"], label["severity"], label["basis"]) == ("telecom-fraud", 5, "police-certified")
     assert label["age_days"] > 0
     assert len(bytes.fromhex(label["reference"])) == 16
+
+
+def test_a_program_asks_in_one_message_each_way(network):
+    """The same events as the stream's: the plan, then each holder's answers with its end."""
+    with network.channel("centre", Role.ANALYST) as channel:
+        node = admin_pb2_grpc.AdminStub(channel)
+
+        def question(case, values):
+            items = [admin_pb2.QueryItem(kind="phone", value=value) for value in values]
+            return admin_pb2.QueryRequest(items=items, purpose=2, basis=3, case_number=case)
+
+        def told(events):
+            plan, *rest = events
+            assert plan.plan.identifiers == 2
+            return {
+                event.holder.member: (
+                    event.holder.outcome,
+                    [(answer.index, answer.outcome) for answer in event.answers.answers],
+                )
+                for event in rest
+            }
+
+        values = [phones(0, 1)[0], phones(500, 1)[0]]
+        found = told(node.Ask(question("program", values)).events)
+        assert found == told(node.Query(question("stream", values)))
+        assert found["bank-a"] == ("answered", [(0, "hit"), (1, "miss")])
+        assert set(found) == {"bank-a", "bank-b", "bank-c"}
+        many = question("many", phones(0, limits.BATCH_INLINE + 1))
+        for bad in (many, admin_pb2.QueryRequest()):
+            with pytest.raises(grpc.RpcError) as caught:
+                node.Ask(bad)
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 def test_a_name_alone_is_never_more_than_review(network):

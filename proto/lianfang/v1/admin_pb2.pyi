@@ -698,6 +698,26 @@ class QueryEvent(_message.Message):
 Global___QueryEvent: _TypeAlias = QueryEvent  # noqa: Y015
 
 @_typing.final
+class QueryReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueryEvent]: ...
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[Global___QueryEvent] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueryReply: _TypeAlias = QueryReply  # noqa: Y015
+
+@_typing.final
 class QueryPlan(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

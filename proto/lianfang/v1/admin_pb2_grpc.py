@@ -90,6 +90,11 @@ class AdminStub:
                 request_serializer=lianfang_dot_v1_dot_admin__pb2.QueryRequest.SerializeToString,
                 response_deserializer=lianfang_dot_v1_dot_admin__pb2.QueryEvent.FromString,
                 _registered_method=True)
+        self.Ask = channel.unary_unary(
+                '/lianfang.v1.Admin/Ask',
+                request_serializer=lianfang_dot_v1_dot_admin__pb2.QueryRequest.SerializeToString,
+                response_deserializer=lianfang_dot_v1_dot_admin__pb2.QueryReply.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -162,6 +167,13 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Ask(self, request, context):
+        """A question of at most 32 values in one message each way: for programs that wait for the answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -219,6 +231,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.Query,
                     request_deserializer=lianfang_dot_v1_dot_admin__pb2.QueryRequest.FromString,
                     response_serializer=lianfang_dot_v1_dot_admin__pb2.QueryEvent.SerializeToString,
+            ),
+            'Ask': grpc.unary_unary_rpc_method_handler(
+                    servicer.Ask,
+                    request_deserializer=lianfang_dot_v1_dot_admin__pb2.QueryRequest.FromString,
+                    response_serializer=lianfang_dot_v1_dot_admin__pb2.QueryReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -518,6 +535,33 @@ class Admin:
             '/lianfang.v1.Admin/Query',
             lianfang_dot_v1_dot_admin__pb2.QueryRequest.SerializeToString,
             lianfang_dot_v1_dot_admin__pb2.QueryEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Ask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lianfang.v1.Admin/Ask',
+            lianfang_dot_v1_dot_admin__pb2.QueryRequest.SerializeToString,
+            lianfang_dot_v1_dot_admin__pb2.QueryReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -44,6 +44,8 @@ class AdminStub:
     """Offers a new list to the members that contracts name; until then it is sealed for nobody."""
     Sync: _grpc.UnaryStreamMultiCallable[_admin_pb2.SyncRequest, _admin_pb2.SyncProgress]
     Query: _grpc.UnaryStreamMultiCallable[_admin_pb2.QueryRequest, _admin_pb2.QueryEvent]
+    Ask: _grpc.UnaryUnaryMultiCallable[_admin_pb2.QueryRequest, _admin_pb2.QueryReply]
+    """A question of at most 32 values in one message each way: for programs that wait for the answer."""
 
 @_typing.type_check_only
 class AdminAsyncStub(AdminStub):
@@ -60,6 +62,8 @@ class AdminAsyncStub(AdminStub):
     """Offers a new list to the members that contracts name; until then it is sealed for nobody."""
     Sync: _aio.UnaryStreamMultiCallable[_admin_pb2.SyncRequest, _admin_pb2.SyncProgress]  # type: ignore[assignment]
     Query: _aio.UnaryStreamMultiCallable[_admin_pb2.QueryRequest, _admin_pb2.QueryEvent]  # type: ignore[assignment]
+    Ask: _aio.UnaryUnaryMultiCallable[_admin_pb2.QueryRequest, _admin_pb2.QueryReply]  # type: ignore[assignment]
+    """A question of at most 32 values in one message each way: for programs that wait for the answer."""
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -139,5 +143,13 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.QueryRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_admin_pb2.QueryEvent], _abc.AsyncIterator[_admin_pb2.QueryEvent]]: ...
+
+    @_abc_1.abstractmethod
+    def Ask(
+        self,
+        request: _admin_pb2.QueryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.QueryReply, _abc.Awaitable[_admin_pb2.QueryReply]]:
+        """A question of at most 32 values in one message each way: for programs that wait for the answer."""
 
 def add_AdminServicer_to_server(servicer: AdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
