@@ -107,7 +107,8 @@ def import_list(network: Network, bank: str, path: Path) -> dict:
     }
 
 
-def ask_once(stub: admin_pb2_grpc.AdminStub, value: str) -> float:
+def ask_once(stub: admin_pb2_grpc.AdminStub, value: str, streamed: bool = False) -> float:
+    """Seconds until the last holder's answer is here: in one message, as a program asks, or by the command line's stream."""
     request = pb.QueryRequest(
         items=[pb.QueryItem(kind="phone", value=value)],
         purpose=2,
@@ -115,7 +116,7 @@ def ask_once(stub: admin_pb2_grpc.AdminStub, value: str) -> float:
         case_number="bench",
     )
     started = time.perf_counter()
-    events = stub.Ask(request).events
+    events = list(stub.Query(request)) if streamed else stub.Ask(request).events
     seconds = time.perf_counter() - started
     assert sum(event.holder.outcome == "answered" for event in events) == 3
     return seconds
@@ -133,11 +134,11 @@ def set_tick(network: Network, seconds: float) -> None:
     network.run("centre", "sync")
 
 
-def latency(network: Network, count: int, base: int) -> dict:
+def latency(network: Network, count: int, base: int, streamed: bool = False) -> dict:
     stub = admin(network, "centre")
     for i in range(20):
         ask_once(stub, f"137{base + i:08d}")
-    times = sorted(ask_once(stub, f"138{base + i:08d}") * 1000 for i in range(count))
+    times = sorted(ask_once(stub, f"138{base + i:08d}", streamed) * 1000 for i in range(count))
     return {f"p{q}_ms": round(times[min(count - 1, count * q // 100)], 2) for q in (50, 95, 99)} | {
         "count": count
     }
@@ -294,6 +295,7 @@ def main(entries: int, count: int) -> dict:
         out["one_identifier_three_holders_tick_3_s"] = latency(network, count, 0)
         set_tick(network, 60)
         out["one_identifier_three_holders"] = latency(network, count, 5_000)
+        out["by_stream"] = latency(network, count, 30_000, streamed=True)
         load = Load(network)
         load.once()
         before, evaluated = cpu_seconds(network.pid("bank-a")), load.evaluations

@@ -1,6 +1,6 @@
 """Sealing on a Ray cluster: the same pieces of work as `workers`, on other machines of the same institution.
 
-Each piece carries the list's key and identifiers under the node's storage key, so the cluster is trusted as the node is: an
+Each piece carries the list's key and identifiers under the key of the lists' entries, so the cluster is trusted as the node is: an
 address that is not loopback needs Ray's mutual TLS. The machines run the same Lianfang; `ray` comes with the extra `cluster`
 (or `learn`).
 

@@ -147,7 +147,9 @@ class Node:
         self.log = LogBook(self.database, self.keys, home.name, settings.ledger, mark)
         self.workers = Workers(settings.node.workers)
         self.cluster = Cluster(settings.node.cluster, self.workers) if settings.node.cluster else None
-        self.lists = ListStore(db.connect(home.data / "lists.db", "lists"), self.keys.vault)
+        self.lists = ListStore(
+            db.connect(home.data / "lists.db", "lists"), self.keys.list_vault, before=self.keys.vault
+        )
         self.epochs = Epochs(
             self.database,
             self.lists,

@@ -103,6 +103,7 @@ class Epochs:
         self._settings, self._workers = settings, workers
         self._signing: Ed25519PrivateKey = keys.signing
         self._vault: Vault = keys.vault
+        self._entries: Vault = keys.list_vault
         self._key_folder = key_folder
         self._key_folder.mkdir(mode=0o700, exist_ok=True)
         self._keys: dict[tuple[str, int], tuple[KeyPair, float]] = {}  # and until when it answers
@@ -393,7 +394,7 @@ class Epochs:
                 work = list(_pieces(live, gone if progress.number > 1 else []))
                 pages.append((len(work), end))
                 for some_live, some_gone in work:
-                    yield self._vault.root, secret, context, progress.number, some_live, some_gone
+                    yield self._entries.root, secret, context, progress.number, some_live, some_gone
                 last = end
 
         report("seal", finished, total)

@@ -1,5 +1,6 @@
 """Own lists in `lists.db`: entries, imports, withdrawals, expiry. Each change gets a sequence number."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,12 +15,13 @@ from protocols.identifiers import Identifier
 from protocols.label import Reason, Status
 
 from .. import limits
-from ..errors import NotFound, invalid
+from ..errors import NotFound, StorageError, invalid
 from ..identity.keys import Vault
 from ..store import engine as db
 from ..store import schema
 from .rows import Bad, Prepared, SealRow, StoredRow
 
+_log = logging.getLogger("lianfang.lists")
 _LIVE = tuple(sorted(int(status) for status in labels.LIVE))
 # A person's decision stands against a file that still has the entry.
 _HELD = (
@@ -78,13 +80,61 @@ def _note_leaving(
         outcome.leaving_refs.extend(run(shown, values).scalars())
 
 
+_VAULT = 1  # of `user_version`: entries are under a key of their own
+_MOVED = 10_000  # entries in a step of moving them there
+_MOVE = (
+    schema.entry.update()
+    .where(schema.entry.c.id == sa.bindparam("in_id"))
+    .values({name: sa.bindparam(name) for name in ("identifier", "secret", "own_reference", "own_mark")})
+)
+
+
 class ListStore:
     """`lists.db`. Imports into one list take turns; readers never wait."""
 
-    def __init__(self, database: sa.Engine, vault: Vault) -> None:
+    def __init__(self, database: sa.Engine, vault: Vault, before: Vault | None = None) -> None:
+        """`before` is the vault under which earlier versions kept entries: what is still under it is moved to `vault`.
+
+        Raises `StorageError` where an entry does not open, and nothing is moved then.
+        """
         self._database, self._vault = database, vault
         self._locks: dict[str, threading.RLock] = {}
         self._guard = threading.Lock()
+        self._move_from(before)
+
+    def _move_from(self, before: Vault | None) -> None:
+        table = schema.entry
+        with db.writing(self._database) as connection:
+            (kept,) = connection.exec_driver_sql("PRAGMA user_version").one()
+            if kept >= _VAULT:
+                return
+            total = connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
+            if total and before is None:
+                raise StorageError(f"{self._database.url.database}: entries of an earlier version")
+            last = moved = 0
+            columns = table.c.id, table.c.secret, table.c.own_reference
+            while before is not None:
+                query = sa.select(*columns).where(table.c.id > last).order_by(table.c.id).limit(_MOVED)
+                rows = connection.execute(query).all()
+                if not rows:
+                    break
+                connection.execute(_MOVE, [self._moved(before, *row) for row in rows])
+                last, moved = rows[-1].id, moved + len(rows)
+                _log.info("entries under the key of lists alone: %d of %d", moved, total)
+            connection.exec_driver_sql(f"PRAGMA user_version = {_VAULT}")
+
+    def _moved(
+        self, before: Vault, row_id: int, secret: bytes, own_reference: bytes | None
+    ) -> dict[str, object]:
+        vault, canonical = self._vault, before.decrypt(secret, b"entry")
+        reference = before.decrypt(own_reference, b"reference") if own_reference else None
+        return {
+            "in_id": row_id,
+            "identifier": vault.index(canonical),
+            "secret": vault.encrypt(canonical, b"entry"),
+            "own_reference": reference and vault.encrypt(reference, b"reference"),
+            "own_mark": reference and vault.index(b"reference\x1f" + reference),
+        }
 
     def lock(self, name: str) -> threading.RLock:
         """Held while a list is imported into, sealed, withdrawn from or rotated."""

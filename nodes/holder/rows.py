@@ -201,7 +201,7 @@ Prepared = tuple[list[tuple[Any, ...]], list[Bad]]  # (fields of `StoredRow`, ba
 
 
 def prepare_chunk(root: bytes, rows: Sequence[tuple[Any, ...]], options: RowOptions) -> Prepared:
-    """Rows in order; `root` is the node's storage key, handed to its own worker."""
+    """Rows in order; `root` is the key of the lists' vault, handed to the node's own worker."""
     vault = _vault(root)
     good: list[tuple[int, _Read]] = []
     bad: list[Bad] = []

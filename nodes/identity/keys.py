@@ -87,7 +87,7 @@ class Vault:
 
     @property
     def root(self) -> bytes:
-        """The storage key itself, for handing to this node's own worker processes."""
+        """The key itself, for handing to this node's own worker processes."""
         return self._root
 
     def encrypt(self, plain: bytes, purpose: bytes) -> bytes:
@@ -161,6 +161,11 @@ class NodeKeys:
     def vault(self) -> Vault:
         """Encryption at rest under the storage key."""
         return Vault(self.storage)
+
+    @functools.cached_property
+    def list_vault(self) -> Vault:
+        """Of the own lists' entries alone, under a key derived from the storage key: it goes to whoever reads or seals them."""
+        return Vault(expand(self.storage, b"lianfang/v1/store/lists", 32))
 
     def tls_pem(self) -> bytes:
         """For handing to the TLS library only."""

@@ -121,7 +121,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             start.official,
             today(),
         )
-        root = node.keys.vault.root
+        root = node.keys.list_vault.root
 
         def prepared() -> Iterator[Prepared]:
             done = 0

@@ -67,7 +67,7 @@ class Holder:
         chosen = RowOptions(
             **{"default_region": "CN", "phone_valid_days": 180, "official": False, "today": today()} | options
         )
-        prepared = prepare_chunk(self.keys.storage, self.rows(*rows), chosen)
+        prepared = prepare_chunk(self.keys.list_vault.root, self.rows(*rows), chosen)
         return self.store.import_rows(name, [prepared], replace, skip_bad)
 
 
@@ -90,7 +90,7 @@ def make_holder(tmp_path: Path, workers: Workers) -> Callable[[], Holder]:
             folder.mkdir(parents=True)
             node_keys.create(folder / "keys")
         keys = NodeKeys.load(folder / "keys")
-        store = ListStore(db.connect(folder / "lists.db", "lists"), keys.vault)
+        store = ListStore(db.connect(folder / "lists.db", "lists"), keys.list_vault)
         database = db.connect(folder / "node.db", "node")
         name = MemberName(NETWORK, Role.BANK, "holder")
         log = make_log(database, keys, name, folder)

@@ -7,8 +7,11 @@ import pytest
 import sqlalchemy as sa
 
 from nodes.errors import NotFound, Refused, StorageError
-from nodes.holder.lists import today
+from nodes.holder import lists
+from nodes.holder.lists import ListStore, today
 from nodes.holder.rows import RowOptions, prepare_chunk
+from nodes.identity.keys import Vault
+from nodes.store import engine as db
 from nodes.store import schema
 from protocols.identifiers import normalise
 from protocols.label import Reason, Status, date_of
@@ -173,7 +176,9 @@ def test_entries_expire_after_their_last_day(holder):
     ],
 )
 def test_bad_fields_are_named_and_never_repeated(holder, row, column):
-    good, (bad,) = prepare_chunk(holder.keys.storage, holder.rows(row), RowOptions("CN", 180, False, today()))
+    good, (bad,) = prepare_chunk(
+        holder.keys.list_vault.root, holder.rows(row), RowOptions("CN", 180, False, today())
+    )
     assert not good
     assert bad.column == column
     if len(row["value"]) > 3:
@@ -232,6 +237,41 @@ def test_the_schema_is_what_the_migrations_make(holder):
             assert made == {column.name for column in table.columns}, table.name
             indexes = {index["name"] for index in inspector.get_indexes(table.name)}
             assert {index.name for index in table.indexes} <= indexes
+
+
+def test_entries_of_earlier_versions_move_under_the_key_of_lists(tmp_path, holder, make_holder, monkeypatch):
+    monkeypatch.setattr(lists, "_MOVED", 2)  # several steps
+    rows = [PHONE | {"reference": "case 7"}, CARD, MAIL | {"status": "withdrawn"}]
+    database, keys = holder.store._database, holder.keys
+    with monkeypatch.context() as earlier:
+        earlier.setattr(type(keys), "list_vault", property(lambda keys: keys.vault))
+        holder.store = ListStore(database, keys.vault)
+        holder.load(*rows)
+        before = list(holder.store.entries("fraud"))
+    with db.writing(database) as connection:
+        connection.exec_driver_sql("PRAGMA user_version = 0")
+
+    def stored():
+        with db.reading(database) as connection:
+            return connection.execute(sa.select(schema.entry)).all()
+
+    kept = stored()
+    for wrong in (Vault(bytes(32)), None):
+        with pytest.raises(StorageError):
+            ListStore(database, keys.list_vault, before=wrong)
+        assert stored() == kept
+    holder.store = ListStore(database, keys.list_vault, before=keys.vault)
+    assert list(holder.store.entries("fraud")) == before
+    moved = stored()
+    for old, new in zip(kept, moved, strict=True):
+        assert not {old.identifier, old.secret, old.own_mark or b"-"} & set(new)
+        with pytest.raises(StorageError):
+            keys.vault.decrypt(new.secret, b"entry")
+    again = holder.load(*rows)
+    assert (again.added, again.changed, again.withdrawn) == (0, 0, 0)
+    ListStore(database, keys.list_vault, before=keys.vault)  # nothing is left to move
+    assert stored() == moved
+    assert len(holder.epochs.seal_changes("fraud")) == 1
 
 
 def test_what_is_done_every_day_looks_at_the_whole_list_nowhere(holder):
