@@ -79,10 +79,11 @@ def _party(rank: int, ports: list[int], folder: str, out, protocol: str, bits: i
         ),
         output_params=psi.OutputParams(type=psi.SourceType.SOURCE_TYPE_FILE_CSV, path=str(place / "out.csv")),
     )
-    before = _cpu()
+    before, started = _cpu(), time.monotonic()
     psi.psi_execute(config, context)
+    wall = time.monotonic() - started
     statistics = context.get_statistics() if hasattr(context, "get_statistics") else None
-    out.put((rank, _cpu() - before, getattr(statistics, "sent_bytes", 0)))
+    out.put((rank, _cpu() - before, getattr(statistics, "sent_bytes", 0), wall))
 
 
 def _unbalanced_party(rank: int, ports: list[int], folder: str, out, entries: int, asked: int) -> None:
@@ -127,7 +128,8 @@ def unbalanced(entries: int, asked: int) -> dict:
 def spu(protocol: str, bits: int) -> dict:
     """The SPU wheel's, two processes on loopback, from CSV to CSV."""
     found = _two(_party, protocol, bits)
-    return {"seconds": [each[1] for each in found], "bytes": [each[2] for each in found]}
+    seconds, sent, wall = zip(*(each[1:] for each in found), strict=True)
+    return {"seconds": seconds, "bytes": sent, "wall": max(wall)}
 
 
 def _two(party, *arguments) -> list[tuple]:

@@ -1,10 +1,14 @@
 """Two parties' sets beside openmined.psi (and the SPU wheel, where it is given), CPU seconds of each side, one core.
 
 python benchmarks/psi.py --peer-python .venv-peer/bin/python [--spu-python .venv-spu/bin/python] [--bits 16 20] [--rounds 3]
+python benchmarks/psi.py --deployed --spu-python .venv-spu/bin/python [--bits 20]: from CSV to CSV, two real nodes under a contract over
+mutual TLS beside two parties of the SPU wheel, both on all cores
 """
 
 import argparse
 import json
+import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -71,6 +75,80 @@ def ours(bits: int) -> dict:
     return {"seconds": seconds, "bytes": sent}
 
 
+CONTRACT = """
+title = "benchmark"
+days = 30
+[psi]
+variant = "intersection"
+kind = "phone"
+sessions_a_day = 5
+output_to = ["bank-a"]
+minimum_cardinality = 0
+[[psi.input]]
+party = "bank-a"
+dataset = "mine"
+column = "phone"
+max_elements = {count}
+[[psi.input]]
+party = "bank-b"
+dataset = "mine"
+column = "phone"
+max_elements = {count}
+"""
+
+
+def deployed(bits: int) -> dict:
+    """CPU of both nodes with all their processes, and of the command that writes the outcome; wall time of that command."""
+    from network import cpu_seconds
+
+    from nodes.contracts import draft as drafts
+    from nodes.demo.network import Network
+
+    count, banks = 1 << bits, ("bank-a", "bank-b")
+    network = Network(Path(tempfile.mkdtemp(prefix="lf-psi-")))
+    try:
+        network.start()
+        for bank, start in zip(banks, (0, count // 2), strict=True):
+            path = network.folder / f"{bank}.csv"
+            with path.open("w") as file:
+                file.write("phone\n")
+                file.writelines(f"139{i + start:08d}\n" for i in range(count))
+            settings = network.node(bank) / "node.toml"
+            settings.write_text(settings.read_text() + f'\n[learn.datasets.mine]\npath = "{path}"\n')
+            network.stop_member(bank)
+            network.start_member(network.member(bank))
+        for bank in banks:
+            network.wait(bank)
+        draft = network.folder / "contract.toml"
+        draft.write_text(CONTRACT.format(count=count))
+        name = network.agree(drafts.load(draft), "bank-a")
+        pids = [network.pid(bank) for bank in banks]
+        before = [cpu_seconds(pid) for pid in pids]
+        command = resource.getrusage(resource.RUSAGE_CHILDREN)
+        started, out = time.monotonic(), network.folder / "common.csv"
+        found = network.json("bank-a", "psi", "run", name[:12], "--output", str(out))
+        wall = time.monotonic() - started
+        assert found["common"] == count - count // 2, found
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds = [cpu_seconds(pid) - spent for pid, spent in zip(pids, before, strict=True)]
+        own = after.ru_utime + after.ru_stime - command.ru_utime - command.ru_stime
+        return {"seconds": [seconds[0] + own, seconds[1]], "wall": wall}
+    finally:
+        network.stop()
+        shutil.rmtree(network.folder)
+
+
+def from_csv_to_csv(bits: int, spu_python: str) -> None:
+    """One run each."""
+    mine = deployed(bits)
+    command = [spu_python, str(HERE / "peer_psi.py"), "ecdh", str(bits)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
+    peer = json.loads(done.stdout.splitlines()[-1])
+    what = f"2^{bits} a side from CSV to CSV, beside SPU's ECDH"
+    row(f"{what}: CPU of both", sum(mine["seconds"]), sum(peer["seconds"]), "s", "≤ 0.8")
+    row(f"{what}: wall", mine["wall"], peer["wall"], "s")
+
+
 def row(what: str, mine: float, other: float | None, unit: str, target: str = "") -> None:
     """One line."""
     theirs, ratio = (f"{other:12.2f}", f"{mine / other:8.2f}") if other else (" " * 12, " " * 8)
@@ -83,12 +161,19 @@ def main() -> None:
         print(json.dumps(ours(int(sys.argv[2]))))
         return
     parser = argparse.ArgumentParser()
-    parser.add_argument("--peer-python", required=True)
+    parser.add_argument("--peer-python", default="")
+    parser.add_argument("--deployed", action="store_true")
     parser.add_argument("--spu-python", default="")
     parser.add_argument("--bits", type=int, nargs="+", default=[16, 20])
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
+    if not (given.spu_python if given.deployed else given.peer_python):
+        parser.error("the peer's Python is needed")
     print(f"{'':58}{'ours':>12}{'peer':>12}{'ratio':>8}")
+    if given.deployed:
+        for bits in given.bits:
+            from_csv_to_csv(bits, given.spu_python)
+        return
     for bits in given.bits:
         runs: dict[str, list[dict]] = {"ours": [], "openmined": [], "ecdh": [], "rr22": []}
         for _ in range(given.rounds if bits < 20 else 1):

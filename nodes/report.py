@@ -12,7 +12,7 @@ from cryptography import x509
 
 from protocols import group
 from protocols.contract import State, waiting_for
-from protocols.label import Basis, Category, Status, slug
+from protocols.label import Basis, Category, Status, date_of, slug
 
 from .cluster import knock
 from .errors import NodeError, Refused
@@ -27,6 +27,12 @@ if TYPE_CHECKING:
 
 PHONE_SPACE = 10**7  # numbers of one carrier in one city: what somebody might want to enumerate
 _KEEP_SHOWN = 100
+
+
+def date_text(day: int) -> str:
+    """Days since 1970 as 2026-09-01; empty for 0, which is none."""
+    date = date_of(day)
+    return date.isoformat() if date else ""
 
 
 def iso(seconds: float) -> str:

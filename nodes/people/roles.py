@@ -52,7 +52,7 @@ NEEDS: dict[str, Need] = {
     "Admin/Activate": Need(_O, "lists", _AP, "always"),
     "Admin/Sync": Need(_O | _A, "sync"),
     "Admin/Query": Need(_A, "ask", _AP, "bulk: one question, or a person's of a day"),
-    "Admin/Ask": Need(_A, "ask", _AP, "bulk: a person's of a day"),
+    "Admin/Ask": Need(_A, "ask", _AP, "bulk: one question, or a person's of a day"),
     "LedgerAdmin/Head": Need(ALL, "ledger"),
     "LedgerAdmin/Prove": Need(_AU | _A, "ledger", _AP, "with what an event says"),
     "LedgerAdmin/Bundle": Need(_AU | _A, "ledger", _AP, "always"),

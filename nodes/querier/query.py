@@ -34,13 +34,13 @@ from ..services.lookup import check_event, event_fields
 from ..workers import Workers
 from .peers import PeerFailed, Peers, failed
 from .questions import Answer, Batch, Job, Outcome, Questions
+from .recording import Recording
 from .sync import Synced, Syncer
 from .tables import Tables
 
 _T = TypeVar("_T")
 _log = logging.getLogger("lianfang.ask")
 _AT_ONCE = 4  # elements that are blinded and finished without leaving the event loop: at most 1 ms
-_TOGETHER_SECONDS = 0.003  # a transaction costs as much
 _SECONDS_PER_ELEMENT = 0.004  # allowed on top of the deadline for a batch's own arithmetic
 
 
@@ -105,58 +105,6 @@ class _Opened:
 
 
 _Opening = asyncio.Future[dict[bytes, _Opened]]  # by query id
-
-
-class _Recording:
-    """Answers of one question that arrive close together share a transaction.
-
-    One that has arrived waits for others, at most `_TOGETHER_SECONDS`, and for none that is not under way.
-    """
-
-    def __init__(self, write: Callable[[Sequence[Outcome]], "asyncio.Future[None]"], under_way: int) -> None:
-        self._write, self._under_way = write, under_way
-        self._arrived: list[tuple[Outcome, asyncio.Future[None]]] = []
-        self._timer: asyncio.TimerHandle | None = None
-
-    def record(self, outcome: Outcome) -> "asyncio.Future[None]":
-        """Done once it is durable."""
-        loop = asyncio.get_running_loop()
-        recorded: asyncio.Future[None] = loop.create_future()
-        self._arrived.append((outcome, recorded))
-        if self._timer is None:
-            self._timer = loop.call_later(_TOGETHER_SECONDS, self._flush)
-        self._look()
-        return recorded
-
-    def leave(self) -> None:
-        """A holder records nothing more."""
-        self._under_way -= 1
-        self._look()
-
-    def _look(self) -> None:
-        if self._arrived and len(self._arrived) >= self._under_way:
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer, arrived, self._arrived = None, self._arrived, []
-
-        def tell(error: BaseException | None) -> None:
-            for _, recorded in arrived:
-                if recorded.done():  # its caller has gone
-                    continue
-                if error is not None:
-                    recorded.set_exception(error)
-                else:
-                    recorded.set_result(None)
-
-        try:
-            written = self._write([outcome for outcome, _ in arrived])
-        except NodeError as error:
-            tell(error)
-        else:
-            written.add_done_callback(lambda done: tell(done.exception()))
 
 
 class Asker:
@@ -301,7 +249,7 @@ class Asker:
         # Small questions to several holders wait for the disk once, together.
         together = [queue[0] for queue in queues if queue and len(queue[0].inputs) <= limits.BATCH_INLINE]
         opening = asyncio.ensure_future(self._open(job, together))
-        recording = _Recording(functools.partial(self._questions.answered, job), len(targets))
+        recording = Recording(self._questions.answered, len(targets))
         tasks = [
             asyncio.create_task(self._ask_one(job, target, queue, opening, recording, deadline, told))
             for target, queue in zip(targets, queues, strict=True)
@@ -384,7 +332,7 @@ class Asker:
         target: Target,
         queue: list[Batch],
         opening: _Opening,
-        recording: _Recording,
+        recording: Recording,
         deadline: float,
         told: "asyncio.Queue[Answered | Finished]",
     ) -> None:
@@ -430,7 +378,7 @@ class Asker:
         target: Target,
         batch: Batch,
         opening: _Opening,
-        recording: _Recording,
+        recording: Recording,
         deadline: float,
         charged: list[int],
     ) -> tuple[list[Answer], list[Batch] | None]:
@@ -454,14 +402,14 @@ class Asker:
             raise
         charged[0] += 0 if response.repeated_answer else question.size
         promised = self._answered(target.member, request, response, recorded)
-        answers = await self._run(
-            batch, question, self._finish, batch, request.table_batch, question, response
+        finish = functools.partial(
+            self._finish, job, batch, request.table_batch, question, response, promised
         )
-        budget = response.budget.SerializeToString()
-        await recording.record(Outcome(batch, answers, budget, promised))
+        outcome = await self._run(batch, question, finish)
+        await recording.record(outcome)
         target.budget = response.budget
         self._syncer.note_budget(batch.holder, batch.list, response.budget)
-        return answers, None
+        return list(outcome.answers), None
 
     def _answered(
         self,
@@ -541,12 +489,14 @@ class Asker:
 
     def _finish(
         self,
+        job: Job,
         batch: Batch,
         table_batch: int,
         question: Question,
         response: lookup_pb2.EvaluateResponse,
+        promised: Promised,
         run: voprf.Runner,
-    ) -> list[Answer]:
+    ) -> Outcome:
         outputs = question.finish(response.evaluated, response.proof, run)
         table = self._tables.existing(batch.holder, batch.list, batch.epoch, table_batch)
         tags = sealed.tags_of(outputs)
@@ -566,7 +516,7 @@ class Asker:
                 answers.append(Answer(identifier, b"", tag, batch.epoch, record[0], unreadable=True))
             else:
                 answers.append(Answer(identifier, label.encode(), tag, batch.epoch, record[0]))
-        return answers
+        return self._questions.outcome(job, batch, answers, response.budget.SerializeToString(), promised)
 
 
 def label_of(answer: Answer) -> Label | None:

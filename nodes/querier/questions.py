@@ -125,12 +125,15 @@ class Answer:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a holder's response to a batch comes to, verified."""
+    """What a holder's response to a batch comes to, verified, and the rows that are kept of it."""
 
     batch: Batch
     answers: Sequence[Answer]
     budget: bytes  # what is left, as the holder says
     promised: Promised  # its receipt
+    kept: list[dict[str, object]]
+    hits: list[dict[str, object]]
+    at: float
 
 
 class Questions:
@@ -262,48 +265,42 @@ class Questions:
         """The batch will not be sent again (refused or void): its secrets are erased."""
         return self._writer.submit(lambda connection: _end(connection, batch.query_id, outcome))
 
-    def answered(self, job: Job, outcomes: "Sequence[Outcome]") -> "asyncio.Future[None]":
-        """Record what batches brought, and erase their secrets, in one transaction."""
-        now = time.time()
-        rows = [
-            {
-                "job": job.id,
-                "identifier": (index := self._vault.index(each.identifier)),
-                "holder": outcome.batch.holder,
-                "list": outcome.batch.list,
+    def outcome(
+        self, job: Job, batch: Batch, answers: Sequence[Answer], budget: bytes, promised: Promised
+    ) -> Outcome:
+        """What `answered` records. Takes as long as the batch is large: not for the event loop then."""
+        now, where = time.time(), {"job": job.id, "holder": batch.holder, "list": batch.list}
+        readable = [each for each in answers if not each.unreadable] if self._keep > 0 else []
+        indices = self._vault.index_each([each.identifier for each in readable])
+        kept: list[dict[str, object]] = [
+            where
+            | {
+                "identifier": index,
                 "outcome": self._vault.encrypt(
                     _POSITION.pack(each.epoch, each.batch) + each.tag + each.label, b"answer" + index
                 ),
                 "at": now,
             }
-            for outcome in outcomes
-            for each in outcome.answers
-            if not each.unreadable
+            for each, index in zip(readable, indices, strict=True)
         ]
-        hits = [
-            {
-                "holder": outcome.batch.holder,
-                "list": outcome.batch.list,
-                "epoch": outcome.batch.epoch,
-                "tag": each.tag,
-                "job": job.id,
-                "at": now,
-            }
-            for outcome in outcomes
-            for each in outcome.answers
-            if each.label
+        hits: list[dict[str, object]] = [
+            where | {"epoch": batch.epoch, "tag": each.tag, "at": now} for each in answers if each.label
         ]
+        return Outcome(batch, answers, budget, promised, kept, hits, now)
+
+    def answered(self, outcomes: Sequence[Outcome]) -> "asyncio.Future[None]":
+        """Record what batches brought, and erase their secrets, in one transaction."""
 
         def write(connection: sa.Connection) -> None:
-            if self._keep > 0 and rows:
-                _ANSWERS.run_many(connection, rows)
-            if hits:
+            if kept := [row for outcome in outcomes for row in outcome.kept]:
+                _ANSWERS.run_many(connection, kept)
+            if hits := [row for outcome in outcomes for row in outcome.hits]:
                 _HITS.run_many(connection, hits)
             for outcome in outcomes:
                 batch = outcome.batch
                 _end(connection, batch.query_id, "answered")
                 self._log.record_promise(connection, *outcome.promised)
-                told = {"in_budget": outcome.budget, "in_at": now}
+                told = {"in_budget": outcome.budget, "in_at": outcome.at}
                 _BUDGET.run(connection, {"in_holder": batch.holder, "in_list": batch.list} | told)
 
         return self._writer.write(write)

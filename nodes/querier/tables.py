@@ -4,6 +4,7 @@ A table is derived from batches whose hashes its holder signed. The watermark (n
 the same transaction as the end of that batch; a crash in the middle repeats the batch, which changes nothing.
 """
 
+import secrets
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from ..errors import StorageError
 
 _MAP = 1 << 37  # bytes of address space; the file is sparse
 _WATERMARK = b"\x00watermark"  # 10 bytes: no tag has this length
+_DROPPED = "dropped-"
 _STEP = 20_000  # records a transaction: bounds memory
 
 
@@ -134,6 +136,8 @@ class Tables:
         self._folder = folder
         self._open: dict[tuple[str, str, int], Table] = {}
         self._guard = threading.Lock()
+        for gone in folder.glob(f"*/*/{_DROPPED}*"):  # a crash came between
+            shutil.rmtree(gone, ignore_errors=True)
 
     def folder(self, holder: str, list_name: str, epoch: int) -> Path:
         """Where a table and its incoming batches lie; `holder` is a SPIFFE id."""
@@ -157,11 +161,15 @@ class Tables:
 
     def drop(self, holder: str, list_name: str, epoch: int) -> None:
         """Forget a table for good."""
+        folder = self.folder(holder, list_name, epoch)
+        gone = folder.with_name(f"{_DROPPED}{secrets.token_hex(8)}")
         with self._guard:
             table = self._open.pop((holder, list_name, epoch), None)
             if table is not None:
                 table.close()
-            shutil.rmtree(self.folder(holder, list_name, epoch), ignore_errors=True)
+            if folder.exists():
+                folder.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)  # takes a moment, and others look tables up meanwhile
 
     def close(self) -> None:
         """Unmap everything."""

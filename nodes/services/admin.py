@@ -2,13 +2,8 @@
 
 import asyncio
 import contextlib
-import hashlib
 import logging
-import queue
-import threading
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from dataclasses import replace
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -16,14 +11,10 @@ from google.protobuf.json_format import MessageToDict as as_fields
 from google.protobuf.struct_pb2 import Struct
 from lianfang.v1 import admin_pb2 as pb
 from lianfang.v1 import admin_pb2_grpc, ledger_pb2
-from lianfang.v1 import common_pb2 as common
 
-from protocols import label as labels
 from protocols.encoding import frame
-from protocols.errors import IdentifierError
-from protocols.identifiers import Identifier, Kind, normalise, recognise
-from protocols.identifiers.kinds import REVIEW_ONLY
-from protocols.label import Basis, Category, Label, Reason, Status, slug
+from protocols.identifiers import normalise
+from protocols.label import Basis, Category, Reason, Status, slug
 from protocols.ledger import events
 
 from .. import limits, report, words
@@ -33,20 +24,16 @@ from ..holder.lists import ImportOutcome, StoredEntry, today
 from ..holder.rows import Prepared, RowOptions, prepare_message
 from ..ledger.book import random_id
 from ..people.actions import Action, Begun
-from ..people.book import caller
-from ..people.tally import EVALUATIONS
-from ..policy import BASIS_NAMES, PURPOSE_NAMES
-from ..querier.query import Answered, Finished, Target, label_of
-from ..querier.questions import Job
 from ..querier.sync import SyncStep
 from . import wire
+from .asking import Asking
+from .feed import Feed, threaded
 
 if TYPE_CHECKING:
     from ..node import Node
 
 _log = logging.getLogger("lianfang.admin")
 
-_ANSWERS_A_MESSAGE = 1_000
 _ROWS_A_MESSAGE = 1_000
 
 
@@ -64,6 +51,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
 
     def __init__(self, node: "Node") -> None:
         self._node = node
+        self._asking = Asking(node)
 
     # -- reports ---------------------------------------------------------------------------------------------
 
@@ -99,10 +87,10 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             raise invalid("an import begins with its start")
         start = first.start
         await asyncio.to_thread(self._node.lists.create, start.list)
-        feed = _Feed()
+        feed = Feed()
         reader = asyncio.create_task(feed.read(request_iterator))
         try:
-            async for progress in _threaded(lambda tell: self._import(start, feed, tell)):
+            async for progress in threaded(lambda tell: self._import(start, feed, tell)):
                 yield progress
         finally:
             feed.abort()
@@ -111,7 +99,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
                 await reader
 
     def _import(
-        self, start: pb.ImportStart, feed: "_Feed", tell: Callable[[pb.ImportProgress], None]
+        self, start: pb.ImportStart, feed: "Feed", tell: Callable[[pb.ImportProgress], None]
     ) -> pb.ImportProgress:
         node = self._node
         settings = node.home.config.lists
@@ -239,7 +227,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             result = _result(ImportOutcome(changed=changed), batches, published)
             return pb.ImportProgress(phase="done", result=result)
 
-        async for progress in _threaded(work):
+        async for progress in threaded(work):
             yield progress
 
     @wire.streaming
@@ -257,7 +245,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             published = self._published([batch], tell)
             return pb.ImportProgress(phase="done", result=_result(ImportOutcome(), [batch], published))
 
-        async for progress in _threaded(work):
+        async for progress in threaded(work):
             yield progress
 
     @wire.streaming
@@ -286,7 +274,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             published = self._published(batches, tell)
             return pb.ImportProgress(phase="done", result=_result(ImportOutcome(), batches, published))
 
-        async for progress in _threaded(work):
+        async for progress in threaded(work):
             yield progress
 
     # -- others' lists -----------------------------------------------------------------------------------------
@@ -340,7 +328,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
     @wire.streaming
     async def Query(self, request: pb.QueryRequest, context: Any) -> AsyncIterator[pb.QueryEvent]:
         """Plan first, then answers as they come, then one end for each holder."""
-        async for event in self._query(request):
+        async for event in self._asking.events(request):
             yield event
 
     @wire.unary
@@ -348,230 +336,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         """A small question's events in one message: a stream costs a caller that waits for its end more than it tells."""
         if len(request.items) > limits.BATCH_INLINE:
             raise invalid(f"at most {limits.BATCH_INLINE} values are asked so; more of them by Query")
-        async with contextlib.aclosing(self._query(request)) as told:
-            return pb.QueryReply(events=[event async for event in told])
-
-    async def _query(self, request: pb.QueryRequest) -> AsyncGenerator[pb.QueryEvent, None]:
-        node = self._node
-        own = str(node.home.name)
-        _check_question(request)
-        region = node.home.config.lists.default_region
-        if len(request.items) <= limits.BATCH_INLINE:
-            recognised = [recognise_item(*_item(item), region) for item in request.items]
-        else:
-            recognised = await asyncio.to_thread(self._recognise_all, request, region)
-        problems = [
-            pb.ItemProblem(index=index, reason=each[1], candidates=each[2])
-            for index, each in enumerate(recognised)
-            if each[0] is None
-        ]
-        places: dict[bytes, list[int]] = {}
-        for index, each in enumerate(recognised):
-            if each[0] is not None:
-                places.setdefault(each[0], []).append(index)
-        members = [node.peers.find(text, own) for text in request.members] or node.peers.others(own)
-        person = caller()
-        job = await node.questions.job(request.case_number, request.purpose, request.basis, person.pseudonym)
-        deadline = request.deadline_s or node.home.config.ask.deadline_seconds
-        targets = await node.asker.plan(
-            job, list(places), members, list(request.lists), request.again, deadline
-        )
-        if not request.members:  # members without lists for us were not named: nothing to report of them
-            targets = [
-                each
-                for each in targets
-                if each.copy or (each.trouble and each.trouble[0] != "refused" and not each.never_offered)
-            ]
-        yield pb.QueryEvent(plan=_plan(targets, problems, len(places)))
-        if request.plan_only:
-            return
-        if not places:
-            return
-        begun = await self._begin_query(request, targets, person.pseudonym)
-        # What is asked again costs again: then what broke off is not approved any more.
-        complete = request.again
-        try:
-            async for message in self._ask(replace(job, alone=begun is None), targets, places, deadline):
-                complete = message.holder.outcome == "answered" or complete
-                yield message
-        finally:
-            if not complete:
-                node.actions.break_off(begun)
-
-    async def _begin_query(
-        self, request: pb.QueryRequest, targets: list[Target], asker: bytes
-    ) -> Begun | None:
-        """Raises `Refused` for a bulk question before a second person has approved it."""
-        node, limit = self._node, self._node.policy.current.second_person
-        cost = sum(each.cost for each in targets if each.trouble is None)
-        if len(request.items) <= limit.query_items and node.actions.tally.take(
-            asker, EVALUATIONS, cost, limit.evaluations_a_day
-        ):
-            return None
-        shown = request.items[: limits.ACTION_SHOWN]
-        values = [f"{item.kind} {item.value}".strip()[: limits.ACTION_CHARACTERS] for item in shown]
-        content = {
-            "case": request.case_number,
-            "purpose": PURPOSE_NAMES[request.purpose],
-            "basis": BASIS_NAMES[request.basis],
-            "members": list(request.members),
-            "lists": list(request.lists),
-            "identifiers": len(request.items),
-            "evaluations": cost,
-            "values": values,
-        }
-        title = f"ask about {len(request.items):,} identifiers"  # titles stand in logs, the case does not
-        asked = request.SerializeToString(deterministic=True)
-        return await asyncio.to_thread(node.actions.begin, Action("Admin/Query", asked, title, content), True)
-
-    async def _ask(
-        self, job: Job, targets: list[Target], places: dict[bytes, list[int]], deadline: float
-    ) -> AsyncIterator[pb.QueryEvent]:
-        kept: dict[tuple[str, str], list[pb.QueryAnswer]] = {}  # of small questions: a message costs as much
-        async for event in self._node.asker.ask(job, targets, deadline):
-            where = (event.target.member.id, event.target.list_name)
-            if isinstance(event, Finished):
-                answers = kept.pop(where, [])
-                yield pb.QueryEvent(answers=pb.QueryAnswers(answers=answers), holder=_finished(event))
-                continue
-            answers = list(_answers(event, places))
-            if event.total <= limits.BATCH_INLINE:  # over before anybody could watch
-                kept.setdefault(where, []).extend(answers)
-                continue
-            for i in range(0, len(answers), _ANSWERS_A_MESSAGE):
-                chunk = answers[i : i + _ANSWERS_A_MESSAGE]
-                yield pb.QueryEvent(answers=pb.QueryAnswers(answers=chunk))
-            yield pb.QueryEvent(
-                progress=pb.QueryProgress(
-                    member=event.target.member.name.name,
-                    list=event.target.list_name,
-                    done=event.done,
-                    total=event.total,
-                )
-            )
-
-    def _recognise_all(
-        self, request: pb.QueryRequest, region: str
-    ) -> list[tuple[bytes | None, str, list[str]]]:
-        step = 500
-        items = [_item(item) for item in request.items]
-        work = [(items[i : i + step], region) for i in range(0, len(items), step)]
-        return [each for part in self._node.workers.run(recognise_chunk, work) for each in part]
-
-
-# -- questions -----------------------------------------------------------------------------------------------
-
-
-def _check_question(request: pb.QueryRequest) -> None:
-    if request.purpose not in PURPOSE_NAMES:
-        raise invalid("a purpose is needed")
-    if request.basis not in BASIS_NAMES:
-        raise invalid("a legal basis is needed")
-    if not request.case_number.strip() or len(request.case_number) > 100:
-        raise invalid("a case number of at most 100 characters is needed")
-    if not 1 <= len(request.items) <= limits.QUERY_ITEMS:
-        raise invalid(f"a question has 1 to {limits.QUERY_ITEMS} values")
-
-
-def _item(item: pb.QueryItem) -> tuple[str, str, str, str]:
-    return item.kind, item.value, item.country, item.institution
-
-
-def recognise_item(
-    kind: str, value: str, country: str, institution: str, region: str
-) -> tuple[bytes | None, str, list[str]]:
-    """(canonical identifier or None, why not, the kinds it may be)."""
-    try:
-        if kind:
-            known = words.kind_of(kind)
-            if known is None:
-                return None, f"kind is one of {', '.join(Kind)}", []
-            return normalise(known, value, country, institution, region).canonical, "", []
-        kinds = recognise(value)
-        if len(kinds) == 1:
-            return normalise(kinds[0], value, country, institution, region).canonical, "", []
-        if kinds:
-            return None, "ambiguous: give its kind", [each.value for each in kinds]
-        return None, "not recognised: give its kind", []
-    except IdentifierError as error:
-        return None, str(error), []
-
-
-def recognise_chunk(
-    items: list[tuple[str, str, str, str]], region: str
-) -> list[tuple[bytes | None, str, list[str]]]:
-    """For worker processes."""
-    return [recognise_item(*item, region) for item in items]
-
-
-def _plan(targets: list[Target], problems: list[pb.ItemProblem], count: int) -> pb.QueryPlan:
-    return pb.QueryPlan(
-        holders=[
-            pb.HolderPlan(
-                member=target.member.name.name,
-                list=target.list_name,
-                cost=target.cost,
-                answered=len(target.known),
-                budget=target.budget or common.Budget(),
-                budget_known=target.budget is not None,
-                trouble=target.trouble[1] if target.trouble else "",
-            )
-            for target in targets
-        ],
-        problems=problems,
-        identifiers=count,
-    )
-
-
-def _answers(event: Answered, places: dict[bytes, list[int]]) -> Iterator[pb.QueryAnswer]:
-    day = today()
-    for answer in event.answers:
-        found = label_of(answer)
-        outcome = "unreadable" if answer.unreadable else "miss"
-        if found is not None:
-            kind = Identifier.from_canonical(answer.identifier).kind
-            expired = found.valid_until is not None and labels.days(found.valid_until) < day
-            outcome = "expired" if expired else "review" if kind in REVIEW_ONLY else "hit"
-        for index in places.get(answer.identifier, ()):
-            yield pb.QueryAnswer(
-                index=index,
-                member=event.target.member.name.name,
-                list=event.target.list_name,
-                outcome=outcome,
-                label=_label(found, day) if found is not None else None,
-            )
-
-
-def _date(day_number: int) -> str:
-    date = labels.date_of(day_number)
-    return date.isoformat() if date else ""
-
-
-def _label(found: Label, day: int) -> pb.Label:
-    seen = labels.days(found.observed_on)
-    return pb.Label(
-        category=slug(found.category),
-        severity=found.severity,
-        confidence=found.confidence,
-        basis=slug(found.basis),
-        status=slug(found.status),
-        reason=slug(found.reason),
-        observed_on=_date(seen),
-        valid_until=_date(labels.days(found.valid_until)),
-        age_days=day - seen if seen else -1,
-        reference=found.reference,
-    )
-
-
-def _finished(event: Finished) -> pb.QueryHolder:
-    return pb.QueryHolder(
-        member=event.target.member.name.name,
-        list=event.target.list_name,
-        outcome=event.outcome,
-        detail=event.detail,
-        charged=event.charged,
-        budget=event.target.budget or common.Budget(),
-    )
+        return pb.QueryReply(events=await self._asking.collected(request, context.time_remaining()))
 
 
 # -- entries and imports ---------------------------------------------------------------------------------------
@@ -590,8 +355,8 @@ def _entry(entry: StoredEntry) -> pb.Entry:
         confidence=entry.confidence,
         basis=slug(Basis(entry.basis)),
         status=slug(Status(entry.status)),
-        observed_on=_date(entry.observed_on),
-        valid_until=_date(entry.valid_until),
+        observed_on=report.date_text(entry.observed_on),
+        valid_until=report.date_text(entry.valid_until),
         reason=slug(Reason(entry.reason)),
         reference=entry.own_reference,
         entry_ref=entry.ref,
@@ -630,97 +395,3 @@ def _result(
         sealed=sum(batch.sealed for batch in batches),
         tombstones=sum(batch.tombstones for batch in batches),
     )
-
-
-class _Feed:
-    """Rows from the stream to the importing thread, a few chunks ahead."""
-
-    def __init__(self) -> None:
-        self._queue: queue.Queue[bytes | Exception | None] = queue.Queue(maxsize=8)
-        self._aborted = threading.Event()
-        self.total = 0
-        self.refused = 0
-        self._hash = hashlib.sha256()
-
-    async def read(self, requests: AsyncIterator[pb.ImportRequest]) -> None:
-        """Put chunks until the end; a stream that stops before it is an error."""
-        ended = False
-        async for request in requests:
-            part = request.WhichOneof("part")
-            if part == "end":
-                ended = True
-                self.refused = request.end.refused
-                if request.end.rows != self.total:
-                    await self._put(invalid("rows were lost on the way"))
-                break
-            if part != "rows" or len(request.rows.rows) > limits.IMPORT_CHUNK:
-                await self._put(invalid("rows are expected, in small messages"))
-                return
-            self.total += len(request.rows.rows)
-            if self.total > limits.IMPORT_ROWS:
-                await self._put(invalid(f"a file has at most {limits.IMPORT_ROWS} rows"))
-                return
-            data = request.rows.SerializeToString(deterministic=True)
-            self._hash.update(data)
-            await self._put(data)
-        await self._put(None if ended else invalid("the file did not arrive whole; nothing was stored"))
-
-    async def _put(self, item: bytes | Exception | None) -> None:
-        while not self._aborted.is_set():
-            try:
-                self._queue.put_nowait(item)
-                return
-            except queue.Full:
-                await asyncio.sleep(0.002)
-
-    def digest(self) -> bytes:
-        """Over all rows, once they have been read."""
-        return self._hash.digest()
-
-    def abort(self) -> None:
-        """The caller has gone: the importing thread must not wait for more."""
-        self._aborted.set()
-        with contextlib.suppress(queue.Full):
-            self._queue.put_nowait(invalid("the import was interrupted; nothing was stored"))
-
-    def chunks(self) -> Iterator[bytes]:
-        """Chunks in order; raises what went wrong with the stream."""
-        while True:
-            try:
-                item = self._queue.get(timeout=1.0)
-            except queue.Empty:
-                if self._aborted.is_set():
-                    raise invalid("the import was interrupted; nothing was stored") from None
-                continue
-            if item is None:
-                return
-            if isinstance(item, Exception):
-                raise item
-            yield item
-
-
-async def _threaded(
-    work: Callable[[Callable[[pb.ImportProgress], None]], pb.ImportProgress],
-) -> AsyncIterator[pb.ImportProgress]:
-    """Run `work` in a thread and yield its progress, thinned out, then its result."""
-    loop = asyncio.get_running_loop()
-    events: asyncio.Queue[pb.ImportProgress | None] = asyncio.Queue()
-    last: tuple[float, str] = (0.0, "")
-
-    def tell(progress: pb.ImportProgress) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if (
-            progress.bad
-            or progress.phase != last[1]
-            or now - last[0] > 0.1
-            or progress.done == progress.total
-        ):
-            last = (now, progress.phase)
-            loop.call_soon_threadsafe(events.put_nowait, progress)
-
-    task = asyncio.create_task(asyncio.to_thread(work, tell))
-    task.add_done_callback(lambda _task: events.put_nowait(None))
-    while (event := await events.get()) is not None:
-        yield event
-    yield task.result()

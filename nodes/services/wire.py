@@ -75,6 +75,26 @@ class _Details(NamedTuple):
     compression: Any
 
 
+class TokenUnread(grpc.RpcError):
+    """The token that a call was to show cannot be read: the call was not made."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(str(error))
+        self._error = error
+
+    def code(self) -> grpc.StatusCode:
+        """As of a node that is not there."""
+        return grpc.StatusCode.UNAVAILABLE
+
+    def details(self) -> str:
+        """Which file, and why."""
+        return str(self._error)
+
+    def trailing_metadata(self) -> tuple[Any, ...]:
+        """None."""
+        return ()
+
+
 class _Shown(  # a plugin for call credentials would do the same, in a thread that each call waits for
     grpc.UnaryUnaryClientInterceptor,
     grpc.UnaryStreamClientInterceptor,
@@ -87,7 +107,11 @@ class _Shown(  # a plugin for call credentials would do the same, in a thread th
         self._token = token
 
     def _show(self, continuation: Any, details: Any, request: Any) -> Any:
-        shown = [*(details.metadata or ()), ("authorization", f"Bearer {self._token()}")]
+        try:
+            token = self._token()
+        except OSError as error:
+            raise TokenUnread(error) from error
+        shown = [*(details.metadata or ()), ("authorization", f"Bearer {token}")]
         fields = {name: getattr(details, name, None) for name in _Details._fields}
         return continuation(_Details(**fields | {"metadata": shown}), request)
 

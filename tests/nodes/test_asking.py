@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from nodes.errors import NodeError, StorageError
-from nodes.querier.query import _Recording
+from nodes.querier.recording import Recording
 
 
 class Written:
@@ -30,7 +30,7 @@ class Written:
 def test_all_that_are_under_way_are_recorded_at_once():
     async def work():
         written = Written()
-        recording = _Recording(written, 3)
+        recording = Recording(written, 3)
         first = asyncio.ensure_future(recording.record("a"))
         second = asyncio.ensure_future(recording.record("b"))
         assert written.groups == []
@@ -47,7 +47,7 @@ def test_all_that_are_under_way_are_recorded_at_once():
 def test_one_that_is_slow_is_not_waited_for():
     async def work():
         written = Written()
-        recording = _Recording(written, 2)
+        recording = Recording(written, 2)
         await asyncio.wait_for(recording.record("a"), 5)
         recording.leave()
         await asyncio.wait_for(recording.record("b"), 5)
@@ -60,7 +60,7 @@ def test_one_that_is_slow_is_not_waited_for():
 @pytest.mark.parametrize("written", [Written(error=NodeError("disk")), Written(stopping=True)])
 def test_an_error_reaches_everybody_who_waits(written, late):
     async def work():
-        recording = _Recording(written, 3 if late else 2)  # late: by the timer
+        recording = Recording(written, 3 if late else 2)  # late: by the timer
         waiting = [asyncio.ensure_future(recording.record(each)) for each in "ab"]
         for error in await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 5):
             assert isinstance(error, NodeError)
@@ -71,7 +71,7 @@ def test_an_error_reaches_everybody_who_waits(written, late):
 def test_who_has_gone_does_not_disturb_the_others():
     async def work():
         written = Written()
-        recording = _Recording(written, 2)
+        recording = Recording(written, 2)
         gone = recording.record("a")
         gone.cancel()
         await recording.record("b")

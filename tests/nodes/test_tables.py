@@ -85,6 +85,11 @@ def test_a_broken_file_is_made_anew_and_a_dropped_table_is_not(tables, tmp_path)
     with pytest.raises(StorageError, match="sync"):
         tables.existing(*WHERE, 1)
     tables.drop(*WHERE)
+    assert not tables.folder(*WHERE).exists()
+    left = tables.folder(*WHERE).with_name("dropped-00")  # by a crash
+    left.mkdir(parents=True)
+    Tables(tmp_path / "peers")
+    assert not left.exists()
     with pytest.raises(StorageError):
         tables.existing(*WHERE, 0)
     assert not path.exists()

@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 import secrets
+import signal
 import time
 
 import grpc
@@ -82,6 +84,28 @@ def test_a_program_asks_in_one_message_each_way(network):
             with pytest.raises(grpc.RpcError) as caught:
                 node.Ask(bad)
             assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_a_program_has_the_others_answers_before_its_own_deadline(network):
+    """A holder that is mute, and a deadline of the caller's that is shorter than each holder has."""
+    item = admin_pb2.QueryItem(kind="phone", value=phones(0, 1)[0])
+    request = admin_pb2.QueryRequest(items=[item], purpose=2, basis=3, case_number="late", deadline_s=60)
+    os.kill(network.pid("bank-b"), signal.SIGSTOP)
+    try:
+        with network.channel("centre", Role.ANALYST) as channel:
+            node = admin_pb2_grpc.AdminStub(channel)
+            plan, *rest = node.Ask(request, timeout=5).events
+            with pytest.raises(grpc.RpcError) as caught:
+                node.Ask(request, timeout=0.3)  # less than is kept for the way back
+    finally:
+        os.kill(network.pid("bank-b"), signal.SIGCONT)
+    assert len(plan.plan.holders) == 3
+    found = {event.holder.member: event.holder.outcome for event in rest}
+    assert found == {"bank-a": "answered", "bank-c": "answered", "bank-b": "timeout"}
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    with network.channel("centre", Role.ANALYST) as channel:  # what was not answered is asked again
+        _, *rest = admin_pb2_grpc.AdminStub(channel).Ask(request, timeout=20).events
+    assert {event.holder.outcome for event in rest} == {"answered"}
 
 
 def test_a_name_alone_is_never_more_than_review(network):

@@ -1,0 +1,305 @@
+"""Questions of this node's own people: what was written becomes identifiers, what holders answered becomes messages."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import grpc
+from lianfang.v1 import admin_pb2 as pb
+from lianfang.v1 import common_pb2 as common
+
+from protocols import label as labels
+from protocols.errors import IdentifierError
+from protocols.identifiers import Identifier, Kind, normalise, recognise
+from protocols.identifiers.kinds import REVIEW_ONLY
+from protocols.label import Label, slug
+
+from .. import limits, words
+from ..errors import Refused, invalid
+from ..holder.lists import today
+from ..people.actions import Action, Begun
+from ..people.book import caller
+from ..people.tally import EVALUATIONS
+from ..policy import BASIS_NAMES, PURPOSE_NAMES
+from ..querier.query import Answered, Finished, Target, label_of
+from ..querier.questions import Job
+from ..report import date_text
+
+if TYPE_CHECKING:
+    from ..node import Node
+
+_ANSWERS_A_MESSAGE = 1_000
+_MARGIN = 0.5  # seconds before a caller's own deadline at which its answer leaves
+
+
+class Asking:
+    """One per node."""
+
+    def __init__(self, node: "Node") -> None:
+        self._node = node
+
+    async def collected(self, request: pb.QueryRequest, remaining: float | None) -> list[pb.QueryEvent]:
+        """All events at once, before `remaining` seconds are over: who is late then is told as such, and the others' answers are not lost.
+
+        Raises `Refused`, also where not even the plan was ready.
+        """
+        # Copies may be synced first, for as long as each holder has for its answer.
+        seconds = 2 * self._deadline(request) + 1
+        if remaining is not None:
+            seconds = max(0.0, min(seconds, remaining - _MARGIN))
+        told: list[pb.QueryEvent] = []
+        try:
+            async with (
+                asyncio.timeout(seconds),
+                contextlib.aclosing(self.events(request, whole=True)) as events,
+            ):
+                async for event in events:
+                    told.append(event)
+        except TimeoutError as error:
+            if not told:
+                raise Refused(
+                    "nothing was asked: there was no time left",
+                    "TIMEOUT",
+                    grpc.StatusCode.DEADLINE_EXCEEDED,
+                ) from error
+            ended = {(event.holder.member, event.holder.list) for event in told if event.HasField("holder")}
+            for each in told[0].plan.holders:
+                if (each.member, each.list) not in ended:
+                    late = pb.QueryHolder(
+                        member=each.member,
+                        list=each.list,
+                        outcome="timeout",
+                        detail=f"{each.member} did not answer in time",
+                    )
+                    told.append(pb.QueryEvent(holder=late))
+        return told
+
+    def _deadline(self, request: pb.QueryRequest) -> float:
+        return request.deadline_s or self._node.home.config.ask.deadline_seconds
+
+    async def events(
+        self, request: pb.QueryRequest, whole: bool = False
+    ) -> AsyncGenerator[pb.QueryEvent, None]:
+        """The plan, then answers as they come, then one end for each holder; see admin.proto. Raises `Refused`.
+
+        `whole`: nothing counts as told before everything is.
+        """
+        node = self._node
+        own = str(node.home.name)
+        _check_question(request)
+        region = node.home.config.lists.default_region
+        if len(request.items) <= limits.BATCH_INLINE:
+            recognised = [recognise_item(*_item(item), region) for item in request.items]
+        else:
+            recognised = await asyncio.to_thread(self._recognise_all, request, region)
+        problems = [
+            pb.ItemProblem(index=index, reason=each[1], candidates=each[2])
+            for index, each in enumerate(recognised)
+            if each[0] is None
+        ]
+        places: dict[bytes, list[int]] = {}
+        for index, each in enumerate(recognised):
+            if each[0] is not None:
+                places.setdefault(each[0], []).append(index)
+        members = [node.peers.find(text, own) for text in request.members] or node.peers.others(own)
+        person = caller()
+        job = await node.questions.job(request.case_number, request.purpose, request.basis, person.pseudonym)
+        deadline = self._deadline(request)
+        targets = await node.asker.plan(
+            job, list(places), members, list(request.lists), request.again, deadline
+        )
+        if not request.members:  # members without lists for us were not named: nothing to report of them
+            targets = [
+                each
+                for each in targets
+                if each.copy or (each.trouble and each.trouble[0] != "refused" and not each.never_offered)
+            ]
+        yield pb.QueryEvent(plan=_plan(targets, problems, len(places)))
+        if request.plan_only:
+            return
+        if not places:
+            return
+        begun = await self._begin_query(request, targets, person.pseudonym)
+        # What is asked again costs again: then what broke off is not approved any more.
+        complete, answered = request.again, False
+        try:
+            async for message in self._ask(replace(job, alone=begun is None), targets, places, deadline):
+                answered = answered or message.holder.outcome == "answered"
+                complete = complete or (answered and not whole)
+                yield message
+            complete = complete or answered
+        finally:
+            if not complete:
+                node.actions.break_off(begun)
+
+    async def _begin_query(
+        self, request: pb.QueryRequest, targets: list[Target], asker: bytes
+    ) -> Begun | None:
+        """Raises `Refused` for a bulk question before a second person has approved it."""
+        node, limit = self._node, self._node.policy.current.second_person
+        cost = sum(each.cost for each in targets if each.trouble is None)
+        if len(request.items) <= limit.query_items and node.actions.tally.take(
+            asker, EVALUATIONS, cost, limit.evaluations_a_day
+        ):
+            return None
+        shown = request.items[: limits.ACTION_SHOWN]
+        values = [f"{item.kind} {item.value}".strip()[: limits.ACTION_CHARACTERS] for item in shown]
+        content = {
+            "case": request.case_number,
+            "purpose": PURPOSE_NAMES[request.purpose],
+            "basis": BASIS_NAMES[request.basis],
+            "members": list(request.members),
+            "lists": list(request.lists),
+            "identifiers": len(request.items),
+            "evaluations": cost,
+            "values": values,
+        }
+        title = f"ask about {len(request.items):,} identifiers"  # titles stand in logs, the case does not
+        asked = request.SerializeToString(deterministic=True)
+        return await asyncio.to_thread(node.actions.begin, Action("Admin/Query", asked, title, content), True)
+
+    async def _ask(
+        self, job: Job, targets: list[Target], places: dict[bytes, list[int]], deadline: float
+    ) -> AsyncIterator[pb.QueryEvent]:
+        kept: dict[tuple[str, str], list[pb.QueryAnswer]] = {}  # of small questions: a message costs as much
+        async for event in self._node.asker.ask(job, targets, deadline):
+            where = (event.target.member.id, event.target.list_name)
+            if isinstance(event, Finished):
+                answers = kept.pop(where, [])
+                yield pb.QueryEvent(answers=pb.QueryAnswers(answers=answers), holder=_finished(event))
+                continue
+            answers = list(_answers(event, places))
+            if event.total <= limits.BATCH_INLINE:  # over before anybody could watch
+                kept.setdefault(where, []).extend(answers)
+                continue
+            for i in range(0, len(answers), _ANSWERS_A_MESSAGE):
+                chunk = answers[i : i + _ANSWERS_A_MESSAGE]
+                yield pb.QueryEvent(answers=pb.QueryAnswers(answers=chunk))
+            yield pb.QueryEvent(
+                progress=pb.QueryProgress(
+                    member=event.target.member.name.name,
+                    list=event.target.list_name,
+                    done=event.done,
+                    total=event.total,
+                )
+            )
+
+    def _recognise_all(
+        self, request: pb.QueryRequest, region: str
+    ) -> list[tuple[bytes | None, str, list[str]]]:
+        step = 500
+        items = [_item(item) for item in request.items]
+        work = [(items[i : i + step], region) for i in range(0, len(items), step)]
+        return [each for part in self._node.workers.run(recognise_chunk, work) for each in part]
+
+
+# -- questions -----------------------------------------------------------------------------------------------
+
+
+def _check_question(request: pb.QueryRequest) -> None:
+    if request.purpose not in PURPOSE_NAMES:
+        raise invalid("a purpose is needed")
+    if request.basis not in BASIS_NAMES:
+        raise invalid("a legal basis is needed")
+    if not request.case_number.strip() or len(request.case_number) > 100:
+        raise invalid("a case number of at most 100 characters is needed")
+    if not 1 <= len(request.items) <= limits.QUERY_ITEMS:
+        raise invalid(f"a question has 1 to {limits.QUERY_ITEMS} values")
+
+
+def _item(item: pb.QueryItem) -> tuple[str, str, str, str]:
+    return item.kind, item.value, item.country, item.institution
+
+
+def recognise_item(
+    kind: str, value: str, country: str, institution: str, region: str
+) -> tuple[bytes | None, str, list[str]]:
+    """(canonical identifier or None, why not, the kinds it may be)."""
+    try:
+        if kind:
+            known = words.kind_of(kind)
+            if known is None:
+                return None, f"kind is one of {', '.join(Kind)}", []
+            return normalise(known, value, country, institution, region).canonical, "", []
+        kinds = recognise(value)
+        if len(kinds) == 1:
+            return normalise(kinds[0], value, country, institution, region).canonical, "", []
+        if kinds:
+            return None, "ambiguous: give its kind", [each.value for each in kinds]
+        return None, "not recognised: give its kind", []
+    except IdentifierError as error:
+        return None, str(error), []
+
+
+def recognise_chunk(
+    items: list[tuple[str, str, str, str]], region: str
+) -> list[tuple[bytes | None, str, list[str]]]:
+    """For worker processes."""
+    return [recognise_item(*item, region) for item in items]
+
+
+def _plan(targets: list[Target], problems: list[pb.ItemProblem], count: int) -> pb.QueryPlan:
+    return pb.QueryPlan(
+        holders=[
+            pb.HolderPlan(
+                member=target.member.name.name,
+                list=target.list_name,
+                cost=target.cost,
+                answered=len(target.known),
+                budget=target.budget or common.Budget(),
+                budget_known=target.budget is not None,
+                trouble=target.trouble[1] if target.trouble else "",
+            )
+            for target in targets
+        ],
+        problems=problems,
+        identifiers=count,
+    )
+
+
+def _answers(event: Answered, places: dict[bytes, list[int]]) -> Iterator[pb.QueryAnswer]:
+    day = today()
+    for answer in event.answers:
+        found = label_of(answer)
+        outcome = "unreadable" if answer.unreadable else "miss"
+        if found is not None:
+            kind = Identifier.from_canonical(answer.identifier).kind
+            expired = found.valid_until is not None and labels.days(found.valid_until) < day
+            outcome = "expired" if expired else "review" if kind in REVIEW_ONLY else "hit"
+        for index in places.get(answer.identifier, ()):
+            yield pb.QueryAnswer(
+                index=index,
+                member=event.target.member.name.name,
+                list=event.target.list_name,
+                outcome=outcome,
+                label=_label(found, day) if found is not None else None,
+            )
+
+
+def _label(found: Label, day: int) -> pb.Label:
+    seen = labels.days(found.observed_on)
+    return pb.Label(
+        category=slug(found.category),
+        severity=found.severity,
+        confidence=found.confidence,
+        basis=slug(found.basis),
+        status=slug(found.status),
+        reason=slug(found.reason),
+        observed_on=date_text(seen),
+        valid_until=date_text(labels.days(found.valid_until)),
+        age_days=day - seen if seen else -1,
+        reference=found.reference,
+    )
+
+
+def _finished(event: Finished) -> pb.QueryHolder:
+    return pb.QueryHolder(
+        member=event.target.member.name.name,
+        list=event.target.list_name,
+        outcome=event.outcome,
+        detail=event.detail,
+        charged=event.charged,
+        budget=event.target.budget or common.Budget(),
+    )
