@@ -399,6 +399,8 @@ class Node:
         self.asker.close()
         self._lookup.close()
         self.writer.close()
+        for database in (self.database, self.lists.database):
+            db.settle(database)
         self.tables.close()
         self.home.socket.unlink(missing_ok=True)
         self._lock.close()
@@ -424,6 +426,8 @@ class Node:
                 await asyncio.to_thread(self.people.purge)
                 await asyncio.to_thread(self.actions.purge)
                 await asyncio.to_thread(self.log.erase, self.home.config.ledger.keep_openings_days)
+                for database in (self.database, self.lists.database):
+                    await asyncio.to_thread(db.settle, database)
             except Exception:
                 _log.exception("housekeeping of questions failed")
             await asyncio.sleep(TEND_SECONDS)

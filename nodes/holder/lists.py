@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert
 
 from protocols import label as labels
 from protocols import statement
@@ -80,7 +81,7 @@ def _note_leaving(
         outcome.leaving_refs.extend(run(shown, values).scalars())
 
 
-_VAULT = 1  # of `user_version`: entries are under a key of their own
+_KEY = schema.entry_key
 _MOVED = 10_000  # entries in a step of moving them there
 _MOVE = (
     schema.entry.update()
@@ -95,7 +96,7 @@ class ListStore:
     def __init__(self, database: sa.Engine, vault: Vault, before: Vault | None = None) -> None:
         """`before` is the vault under which earlier versions kept entries: what is still under it is moved to `vault`.
 
-        Raises `StorageError` where an entry does not open, and nothing is moved then.
+        By steps, each of which lasts. Raises `StorageError` where an entry does not open.
         """
         self._database, self._vault = database, vault
         self._locks: dict[str, threading.RLock] = {}
@@ -103,25 +104,27 @@ class ListStore:
         self._move_from(before)
 
     def _move_from(self, before: Vault | None) -> None:
-        table = schema.entry
-        with db.writing(self._database) as connection:
-            (kept,) = connection.exec_driver_sql("PRAGMA user_version").one()
-            if kept >= _VAULT:
-                return
-            total = connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
-            if total and before is None:
-                raise StorageError(f"{self._database.url.database}: entries of an earlier version")
-            last = moved = 0
-            columns = table.c.id, table.c.secret, table.c.own_reference
-            while before is not None:
-                query = sa.select(*columns).where(table.c.id > last).order_by(table.c.id).limit(_MOVED)
-                rows = connection.execute(query).all()
-                if not rows:
-                    break
-                connection.execute(_MOVE, [self._moved(before, *row) for row in rows])
-                last, moved = rows[-1].id, moved + len(rows)
-                _log.info("entries under the key of lists alone: %d of %d", moved, total)
-            connection.exec_driver_sql(f"PRAGMA user_version = {_VAULT}")
+        done = moved = 0
+        while not done:
+            with db.writing(self._database) as connection:
+                last, done = connection.execute(sa.select(_KEY.c.moved_to, _KEY.c.done)).first() or (0, 0)
+                if done:
+                    return
+                table = schema.entry
+                query = sa.select(table.c.id, table.c.secret, table.c.own_reference)
+                rows = connection.execute(
+                    query.where(table.c.id > last).order_by(table.c.id).limit(_MOVED)
+                ).all()
+                if rows:
+                    if before is None:
+                        raise StorageError(f"{self._database.url.database}: entries of an earlier version")
+                    connection.execute(_MOVE, [self._moved(before, *row) for row in rows])
+                    last, moved = rows[-1].id, moved + len(rows)
+                    _log.info("%d entries moved under the key of lists alone", moved)
+                done = int(len(rows) < _MOVED)
+                state = {"moved_to": last, "done": done}
+                upsert = insert(_KEY).values(id=1, **state)
+                connection.execute(upsert.on_conflict_do_update(index_elements=["id"], set_=state))
 
     def _moved(
         self, before: Vault, row_id: int, secret: bytes, own_reference: bytes | None
@@ -135,6 +138,11 @@ class ListStore:
             "own_reference": reference and vault.encrypt(reference, b"reference"),
             "own_mark": reference and vault.index(b"reference\x1f" + reference),
         }
+
+    @property
+    def database(self) -> sa.Engine:
+        """`lists.db`."""
+        return self._database
 
     def lock(self, name: str) -> threading.RLock:
         """Held while a list is imported into, sealed, withdrawn from or rotated."""

@@ -15,7 +15,7 @@ from ..errors import StorageError
 _guard = threading.Lock()
 _locks: "weakref.WeakKeyDictionary[sa.Engine, threading.Lock]" = weakref.WeakKeyDictionary()
 
-HEADS = {"node": "0005", "lists": "0003", "mirrors": "0001"}
+HEADS = {"node": "0005", "lists": "0004", "mirrors": "0001"}
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -34,7 +34,7 @@ def connect(path: Path, name: str) -> sa.Engine:
             "secure_delete=ON",
             "temp_store=FILE",
             "cache_size=-16000",
-            "wal_autocheckpoint=8000",
+            "wal_autocheckpoint=8000",  # pages: a checkpoint waits in a commit, and `settle` comes twice a minute
         ):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
@@ -65,6 +65,25 @@ def _upgrade(engine: sa.Engine, name: str) -> None:
     with engine.begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+
+
+def settle(engine: sa.Engine) -> None:
+    """Copy the write-ahead log into the database and empty it: what was erased is then in neither file.
+
+    Most of it is copied while others write; they wait for the rest. Where a reader is in the way, what it reads stays for the next time.
+    """
+    connection = engine.raw_connection()
+    try:
+        with translated(str(engine.url.database)):
+            cursor = connection.cursor()
+            cursor.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            cursor.execute("PRAGMA busy_timeout=0")  # nobody who writes waits for somebody who reads
+            with turn(engine):
+                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            cursor.close()
+    finally:
+        connection.invalidate()  # its timeout is not the others'
+        connection.close()
 
 
 @contextlib.contextmanager

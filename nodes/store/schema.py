@@ -426,6 +426,13 @@ named_list = Table(
     Column("seq", Integer, nullable=False),  # of the newest change
     Column("activated_at", Float),  # when it was first offered to others; empty: to nobody yet
 )
+entry_key = Table(
+    "entry_key",
+    lists,
+    Column("id", Integer, primary_key=True),  # 1
+    Column("moved_to", Integer, nullable=False),  # entries up to this id are under the lists' own key
+    Column("done", Integer, nullable=False),
+)
 entry = Table(
     "entry",
     lists,

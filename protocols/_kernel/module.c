@@ -1,4 +1,5 @@
-/* The Python extension protocols._ristretto: batches of bytes to whichever kernel the caller names, without the interpreter's lock. */
+/* The Python extension protocols._ristretto: batches of bytes to whichever kernel the caller names, without the interpreter's lock
+ * where it takes long enough. */
 
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030b0000
@@ -11,9 +12,9 @@
 
 enum { POINT = 32, SCALAR = 32, UNIFORM = 64 };
 
-/* Up to so many hashes, checks or scalars, and a vector of points (0.1 ms), take less time than a thread that gave the interpreter's lock
- * away may wait to have it again. */
-enum { FEW = 16, VECTOR = 8 };
+/* Up to so many checks or scalars, points to multiply (a vector: 0.1 ms) and bytes to hash take less time than a thread that gave the
+ * interpreter's lock away may wait to have it again. */
+enum { FEW = 16, VECTOR = 8, SHORT = 4096 };
 
 static PyThreadState *let_others_run(size_t count, size_t few)
 {
@@ -247,7 +248,7 @@ static PyObject *sha512(PyObject *self, PyObject *arguments)
 		out = PyBytes_FromStringAndSize(NULL, 64 * count);
 	if (out) {
 		uint8_t *to = (uint8_t *)PyBytes_AsString(out);
-		PyThreadState *given = let_others_run((size_t)count, FEW);
+		PyThreadState *given = let_others_run(starts[count], SHORT);
 		kernel->sha512(to, data, starts, (size_t)count);
 		take_turn(given);
 	} else if (!PyErr_Occurred()) {

@@ -5,6 +5,7 @@ import re
 
 import pytest
 import sqlalchemy as sa
+from alembic.util import CommandError
 
 from nodes.errors import NotFound, Refused, StorageError
 from nodes.holder import lists
@@ -249,7 +250,7 @@ def test_entries_of_earlier_versions_move_under_the_key_of_lists(tmp_path, holde
         holder.load(*rows)
         before = list(holder.store.entries("fraud"))
     with db.writing(database) as connection:
-        connection.exec_driver_sql("PRAGMA user_version = 0")
+        connection.execute(schema.entry_key.delete())
 
     def stored():
         with db.reading(database) as connection:
@@ -260,6 +261,17 @@ def test_entries_of_earlier_versions_move_under_the_key_of_lists(tmp_path, holde
         with pytest.raises(StorageError):
             ListStore(database, keys.list_vault, before=wrong)
         assert stored() == kept
+    second, steps = Vault.index, []
+
+    def broken_off(vault, canonical):  # within the second step
+        steps.append(canonical)
+        if len(steps) > 3:
+            raise KeyboardInterrupt
+        return second(vault, canonical)
+
+    with monkeypatch.context() as stopped, pytest.raises(KeyboardInterrupt):
+        stopped.setattr(Vault, "index", broken_off)
+        ListStore(database, keys.list_vault, before=keys.vault)
     holder.store = ListStore(database, keys.list_vault, before=keys.vault)
     assert list(holder.store.entries("fraud")) == before
     moved = stored()
@@ -272,6 +284,35 @@ def test_entries_of_earlier_versions_move_under_the_key_of_lists(tmp_path, holde
     ListStore(database, keys.list_vault, before=keys.vault)  # nothing is left to move
     assert stored() == moved
     assert len(holder.epochs.seal_changes("fraud")) == 1
+
+
+def test_a_database_of_a_later_version_is_not_opened(holder, tmp_path):
+    """An earlier version would not find the entries under the key it knows, and import them a second time."""
+    with db.writing(holder.store.database) as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(CommandError, match="9999"):
+        db.connect(holder.folder / "lists.db", "lists")
+
+
+def test_what_was_erased_is_in_neither_file_once_settled(holder):
+    holder.load(PHONE, CARD)
+    database = holder.store.database
+    with db.reading(database) as connection:
+        gone = connection.execute(sa.select(schema.entry.c.secret)).scalars().all()
+
+    def found():
+        files = [holder.folder / f"lists.db{suffix}" for suffix in ("", "-wal")]
+        return [each in file.read_bytes() for each in gone for file in files if file.exists()]
+
+    assert any(found())
+    with db.writing(database) as connection:
+        connection.execute(schema.entry.delete())
+    with db.reading(database) as connection:
+        connection.execute(sa.select(schema.entry)).all()
+        db.settle(database)  # a reader is in the way: no error, and nothing is lost
+    db.settle(database)
+    assert not any(found())
+    assert (holder.folder / "lists.db-wal").stat().st_size == 0
 
 
 def test_what_is_done_every_day_looks_at_the_whole_list_nowhere(holder):
