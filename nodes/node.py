@@ -40,7 +40,7 @@ from .config import Home
 from .contracts.book import ContractBook
 from .contracts.courier import Courier
 from .contracts.rules import Rules
-from .errors import ConfigError, NodeError, Refused
+from .errors import ConfigError, NodeError, Refused, StorageError
 from .gate import Gate
 from .holder.epochs import Epochs
 from .holder.lists import ListStore
@@ -399,8 +399,7 @@ class Node:
         self.asker.close()
         self._lookup.close()
         self.writer.close()
-        for database in (self.database, self.lists.database):
-            db.settle(database)
+        self._settle()
         self.tables.close()
         self.home.socket.unlink(missing_ok=True)
         self._lock.close()
@@ -426,11 +425,18 @@ class Node:
                 await asyncio.to_thread(self.people.purge)
                 await asyncio.to_thread(self.actions.purge)
                 await asyncio.to_thread(self.log.erase, self.home.config.ledger.keep_openings_days)
-                for database in (self.database, self.lists.database):
-                    await asyncio.to_thread(db.settle, database)
             except Exception:
                 _log.exception("housekeeping of questions failed")
+            await asyncio.to_thread(self._settle)
             await asyncio.sleep(TEND_SECONDS)
+
+    def _settle(self) -> None:
+        """What was erased leaves the databases' write-ahead logs."""
+        for database in (self.database, self.lists.database):
+            try:
+                db.settle(database)
+            except StorageError:
+                _log.exception("housekeeping of the databases failed")
 
     async def _keep_in_touch(self) -> None:
         """Learn newer member lists (and so revocations) from the others; sync where configured."""

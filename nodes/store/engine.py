@@ -70,7 +70,7 @@ def _upgrade(engine: sa.Engine, name: str) -> None:
 def settle(engine: sa.Engine) -> None:
     """Copy the write-ahead log into the database and empty it: what was erased is then in neither file.
 
-    Most of it is copied while others write; they wait for the rest. Where a reader is in the way, what it reads stays for the next time.
+    Most of it is copied while others write; they wait for the rest. Where a reader or a long transaction is in the way, it waits for the next time.
     """
     connection = engine.raw_connection()
     try:
@@ -78,8 +78,11 @@ def settle(engine: sa.Engine) -> None:
             cursor = connection.cursor()
             cursor.execute("PRAGMA wal_checkpoint(PASSIVE)")
             cursor.execute("PRAGMA busy_timeout=0")  # nobody who writes waits for somebody who reads
-            with turn(engine):
-                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            if turn(engine).acquire(timeout=1):  # an import may take minutes
+                try:
+                    cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                finally:
+                    turn(engine).release()
             cursor.close()
     finally:
         connection.invalidate()  # its timeout is not the others'
