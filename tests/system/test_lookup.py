@@ -61,7 +61,7 @@ def test_a_program_asks_in_one_message_each_way(network):
 
         def question(case, values):
             items = [admin_pb2.QueryItem(kind="phone", value=value) for value in values]
-            return admin_pb2.QueryRequest(items=items, purpose=2, basis=3, case_number=case)
+            return admin_pb2.QueryRequest(items=items, purpose=2, basis=3, case_number=case, lists=["fraud"])
 
         def told(events):
             plan, *rest = events
@@ -89,7 +89,9 @@ def test_a_program_asks_in_one_message_each_way(network):
 def test_a_program_has_the_others_answers_before_its_own_deadline(network):
     """A holder that is mute, and a deadline of the caller's that is shorter than each holder has."""
     item = admin_pb2.QueryItem(kind="phone", value=phones(0, 1)[0])
-    request = admin_pb2.QueryRequest(items=[item], purpose=2, basis=3, case_number="late", deadline_s=60)
+    request = admin_pb2.QueryRequest(
+        items=[item], purpose=2, basis=3, case_number="late", lists=["fraud"], deadline_s=60
+    )
     os.kill(network.pid("bank-b"), signal.SIGSTOP)
     try:
         with network.channel("centre", Role.ANALYST) as channel:
