@@ -367,16 +367,7 @@ class Gate:
         ).scalar()
         if (left := most - (spent or 0)) < count:
             raise exhausted(f"at most {most:,} {what} a day, and {max(left, 0):,} are left")
-        _CHARGE.run(
-            connection,
-            {
-                "peer": ask.member.id,
-                "resource": counted,
-                "epoch": 0,
-                "day": int(now // _DAY),
-                "evaluations": count,
-            },
-        )
+        self._add(connection, ask, counted, 0, now, count)
         self._insert(connection, ask, now, ask.query_id)
         said = "scored" if ask.action == SCORE else "begun"
         round_ = ledger_pb2.EVENT_TYPE_JOB_ROUND
@@ -471,6 +462,20 @@ class Gate:
         )
 
     @staticmethod
+    def _add(connection: sa.Connection, ask: Ask, resource: str, epoch: int, now: float, count: int) -> None:
+        """To what the member has used of something on this day."""
+        _CHARGE.run(
+            connection,
+            {
+                "peer": ask.member.id,
+                "resource": resource,
+                "epoch": epoch,
+                "day": int(now // _DAY),
+                "evaluations": count,
+            },
+        )
+
+    @staticmethod
     def _charge(connection: sa.Connection, ask: Ask, now: float, budget: pb.Budget) -> None:
         """Record the evaluations and take them off `budget`; raises `Refused` where they are too many."""
         for name, left, again in (
@@ -483,16 +488,7 @@ class Gate:
                     f"the {name} budget for {ask.resource} has {left} evaluations left, "
                     f"{ask.count} are needed; more {again}"
                 )
-        _CHARGE.run(
-            connection,
-            {
-                "peer": ask.member.id,
-                "resource": ask.resource,
-                "epoch": ask.epoch,
-                "day": int(now // _DAY),
-                "evaluations": ask.count,
-            },
-        )
+        Gate._add(connection, ask, ask.resource, ask.epoch, now, ask.count)
         budget.epoch_left -= ask.count
         budget.day_left -= ask.count
         budget.burst_left -= ask.count

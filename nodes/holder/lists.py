@@ -20,7 +20,7 @@ from ..errors import NotFound, StorageError, invalid
 from ..identity.keys import Vault
 from ..store import engine as db
 from ..store import schema
-from .rows import Bad, Prepared, SealRow, StoredRow
+from .rows import MARK, Bad, Prepared, SealRow, StoredRow
 
 _log = logging.getLogger("lianfang.lists")
 _LIVE = tuple(sorted(int(status) for status in labels.LIVE))
@@ -30,6 +30,13 @@ _HELD = (
 )
 _DETAILS = ("category", "severity", "confidence", "basis", "reason", "own_mark")
 _SOON = 30  # days: an end that near is as good as a withdrawal
+_KEY = schema.entry_key
+_MOVED = 10_000  # entries in a step of moving them under the key of lists
+_MOVE = (
+    schema.entry.update()
+    .where(schema.entry.c.id == sa.bindparam("in_id"))
+    .values({name: sa.bindparam(name) for name in ("identifier", "secret", "own_reference", "own_mark")})
+)
 _COLUMNS = tuple(column for column in StoredRow._fields)
 
 
@@ -81,15 +88,6 @@ def _note_leaving(
         outcome.leaving_refs.extend(run(shown, values).scalars())
 
 
-_KEY = schema.entry_key
-_MOVED = 10_000  # entries in a step of moving them there
-_MOVE = (
-    schema.entry.update()
-    .where(schema.entry.c.id == sa.bindparam("in_id"))
-    .values({name: sa.bindparam(name) for name in ("identifier", "secret", "own_reference", "own_mark")})
-)
-
-
 class ListStore:
     """`lists.db`. Imports into one list take turns; readers never wait."""
 
@@ -136,7 +134,7 @@ class ListStore:
             "identifier": vault.index(canonical),
             "secret": vault.encrypt(canonical, b"entry"),
             "own_reference": reference and vault.encrypt(reference, b"reference"),
-            "own_mark": reference and vault.index(b"reference\x1f" + reference),
+            "own_mark": reference and vault.index(MARK + reference),
         }
 
     @property

@@ -192,6 +192,9 @@ def _details(row: RawRow, options: RowOptions, kind: Kind) -> tuple[int, ...]:
     return category, severity, confidence, basis, int(status), reason, seen, until, dated
 
 
+MARK = b"reference\x1f"  # before a reference whose keyed index is kept, to see a change
+
+
 @functools.lru_cache(maxsize=2)
 def _vault(root: bytes) -> Vault:
     return Vault(root)
@@ -216,7 +219,7 @@ def prepare_chunk(root: bytes, rows: Sequence[tuple[Any, ...]], options: RowOpti
     indices, secrets = vault.index_each(canonicals), vault.encrypt_each(canonicals, b"entry")
     named = [read.reference for _, read in good if read.reference]
     references = iter(vault.encrypt_each(named, b"reference"))
-    marks = iter(vault.index_each([b"reference\x1f" + each for each in named]))
+    marks = iter(vault.index_each([MARK + each for each in named]))
     refs = os.urandom(16 * len(good))
     # Plain tuples, in the order of `StoredRow`: they travel between processes at half the cost.
     stored = [

@@ -124,7 +124,7 @@ def read_request(text: str, where: str = "request") -> Request:
     try:
         signatures.verify(keys["signing_key"], proven, _field(document, "proof", where), complaint)
     except SignatureError as error:
-        raise ConfigError(complaint) from error
+        raise ConfigError(str(error)) from error
     if len(set(keys.values())) != len(keys):
         raise ConfigError(f"{where}: two keys are one and the same")
     return Request(name, endpoint, ledger_endpoint, public, keys)

@@ -40,7 +40,6 @@ from .tables import Tables
 
 _T = TypeVar("_T")
 _log = logging.getLogger("lianfang.ask")
-_AT_ONCE = 4  # elements that are blinded and finished without leaving the event loop: at most 1 ms
 _SECONDS_PER_ELEMENT = 0.004  # allowed on top of the deadline for a batch's own arithmetic
 
 
@@ -318,7 +317,7 @@ class Asker:
 
     async def _run(self, batch: Batch, question: Question, work: Callable[..., _T], *arguments: Any) -> _T:
         """Run `work(*arguments, runner)`; off the event loop, and on the worker processes, as it is larger."""
-        if question.size <= _AT_ONCE:
+        if question.size <= limits.BATCH_AT_ONCE:
             return work(*arguments, voprf.inline)
         small = len(batch.inputs) <= limits.BATCH_INLINE
         executor = self._fast if small else self._bulk
@@ -409,7 +408,7 @@ class Asker:
         await recording.record(outcome)
         target.budget = response.budget
         self._syncer.note_budget(batch.holder, batch.list, response.budget)
-        return list(outcome.answers), None
+        return outcome.answers, None
 
     def _answered(
         self,

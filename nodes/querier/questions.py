@@ -128,7 +128,7 @@ class Outcome:
     """What a holder's response to a batch comes to, verified, and the rows that are kept of it."""
 
     batch: Batch
-    answers: Sequence[Answer]
+    answers: list[Answer]
     budget: bytes  # what is left, as the holder says
     promised: Promised  # its receipt
     kept: list[dict[str, object]]
@@ -266,7 +266,7 @@ class Questions:
         return self._writer.submit(lambda connection: _end(connection, batch.query_id, outcome))
 
     def outcome(
-        self, job: Job, batch: Batch, answers: Sequence[Answer], budget: bytes, promised: Promised
+        self, job: Job, batch: Batch, answers: list[Answer], budget: bytes, promised: Promised
     ) -> Outcome:
         """What `answered` records. Takes as long as the batch is large: not for the event loop then."""
         now, where = time.time(), {"job": job.id, "holder": batch.holder, "list": batch.list}

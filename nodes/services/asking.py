@@ -195,9 +195,6 @@ class Asking:
         return [each for part in self._node.workers.run(recognise_chunk, work) for each in part]
 
 
-# -- questions -----------------------------------------------------------------------------------------------
-
-
 def _check_question(request: pb.QueryRequest) -> None:
     if request.purpose not in PURPOSE_NAMES:
         raise invalid("a purpose is needed")

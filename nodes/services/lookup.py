@@ -32,7 +32,6 @@ from ..workers import Workers
 from . import wire
 
 _CHECKED_AT_ONCE = 32  # points that are checked without leaving the event loop: 0.2 ms
-_AT_ONCE = 4  # elements that are evaluated there: at most 1 ms
 
 
 def request_hash(request: pb.EvaluateRequest) -> bytes:
@@ -181,7 +180,7 @@ class LookupService(lookup_pb2_grpc.LookupServicer):
             await loop.run_in_executor(executor, self._check_points, request.blinded, run)
         decision = await self._gate.decide(ask)
         key = self._epochs.key(request.list, request.epoch)
-        if ask.count <= _AT_ONCE:
+        if ask.count <= limits.BATCH_AT_ONCE:
             evaluated, proof = lookup.answer(key, request.blinded)
         else:
             evaluated, proof = await loop.run_in_executor(executor, lookup.answer, key, request.blinded, run)
