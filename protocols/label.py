@@ -17,14 +17,19 @@ Big-endian. Decoding refuses anything that would not encode to the same bytes.
 """
 
 import datetime as dt
+import functools
 import struct
-from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 from .errors import DecodeError, MisuseError
 
 LENGTH = 48
-_FORMAT = struct.Struct(">BBBBBBHII16s16s")
+REFERENCE = 16
+_FORMAT = struct.Struct(">BBBBBBHII16s16x")
+_HEAD = struct.Struct(">BBBBBBHII")  # what precedes the reference
+_BEFORE, _AFTER = _HEAD.size, _HEAD.size + REFERENCE
+_ZERO = bytes(LENGTH - _AFTER)
 _EPOCH = dt.date(1970, 1, 1).toordinal()
 
 
@@ -99,13 +104,10 @@ def date_of(day_number: int) -> dt.date | None:
 
 def pack(codes: tuple[int, int, int, int, int, int], seen: int, until: int, reference: bytes) -> bytes:
     """48 bytes from checked numbers: category, severity, confidence, basis, status, reason; two day numbers."""
-    return _FORMAT.pack(1, *codes, seen, until, reference, bytes(16))
+    return _FORMAT.pack(1, *codes, seen, until, reference)
 
 
-@dataclass(frozen=True)
-class Label:
-    """The label of one entry. Raises `MisuseError` where a field is out of range."""
-
+class _Fields(NamedTuple):
     category: Category
     severity: int
     confidence: int
@@ -116,18 +118,47 @@ class Label:
     valid_until: dt.date | None
     reference: bytes
 
-    def __post_init__(self) -> None:
-        if not 1 <= self.severity <= 5:
+
+class Label(_Fields):
+    """The label of one entry. Raises `MisuseError` where a field is out of range."""
+
+    __slots__ = ()
+
+    def __new__(
+        cls,
+        category: Category,
+        severity: int,
+        confidence: int,
+        basis: Basis,
+        status: Status,
+        reason: Reason,
+        observed_on: dt.date | None,
+        valid_until: dt.date | None,
+        reference: bytes,
+    ) -> "Label":
+        if not 1 <= severity <= 5:
             raise MisuseError("severity is 1 to 5")
-        if not 0 <= self.confidence <= 100:
+        if not 0 <= confidence <= 100:
             raise MisuseError("confidence is 0 to 100")
-        if self.status not in LIVE:
+        if status not in LIVE:
             raise MisuseError("only active and contested entries carry a label")
-        if len(self.reference) != 16:
-            raise MisuseError("the reference has 16 bytes")
-        for date in (self.observed_on, self.valid_until):
+        if len(reference) != REFERENCE:
+            raise MisuseError(f"the reference has {REFERENCE} bytes")
+        for date in (observed_on, valid_until):
             if date is not None and days(date) <= 0:
                 raise MisuseError("dates lie after 1970-01-01")
+        return super().__new__(
+            cls,
+            category,
+            severity,
+            confidence,
+            basis,
+            status,
+            reason,
+            observed_on,
+            valid_until,
+            reference,
+        )
 
     def encode(self) -> bytes:
         """48 bytes."""
@@ -143,24 +174,29 @@ class Label:
         """Raise `DecodeError` unless `data` is exactly what `encode` would give."""
         if len(data) != LENGTH:
             raise DecodeError(f"label: {len(data)} bytes instead of {LENGTH}")
-        version, category, severity, confidence, basis, status, reason, seen, until, reference, zero = (
-            _FORMAT.unpack(data)
-        )
-        if version != 1:
-            raise DecodeError(f"label: version {version} is not known")
-        if zero != bytes(16):
+        if data[_AFTER:] != _ZERO:
             raise DecodeError("label: reserved bytes are not zero")
-        try:
-            return cls(
-                Category(category),
-                severity,
-                confidence,
-                Basis(basis),
-                Status(status),
-                Reason(reason),
-                date_of(seen),
-                date_of(until),
-                reference,
-            )
-        except (ValueError, OverflowError, MisuseError) as error:
-            raise DecodeError("label: a field is out of range") from error
+        # A list's labels differ in little but their references.
+        return _decoded(data[:_BEFORE])._replace(reference=data[_BEFORE:_AFTER])
+
+
+@functools.lru_cache(maxsize=4_096)
+def _decoded(head: bytes) -> Label:
+    """The label of what precedes the reference, with a reference of zeros."""
+    version, category, severity, confidence, basis, status, reason, seen, until = _HEAD.unpack(head)
+    if version != 1:
+        raise DecodeError(f"label: version {version} is not known")
+    try:
+        return Label(
+            Category(category),
+            severity,
+            confidence,
+            Basis(basis),
+            Status(status),
+            Reason(reason),
+            date_of(seen),
+            date_of(until),
+            bytes(REFERENCE),
+        )
+    except (ValueError, OverflowError, MisuseError) as error:
+        raise DecodeError("label: a field is out of range") from error

@@ -6,7 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .. import limits
-from .table import REASON_COLUMN, BadCell, FileError, Mapping, Parsed, ReadRow, fields_of, private_file
+from .table import (
+    REASON_COLUMN,
+    BadCell,
+    FileError,
+    Mapping,
+    Parsed,
+    ReadRow,
+    fields_of,
+    mapped,
+    private_file,
+)
 
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
@@ -67,7 +77,7 @@ def reader(path: Path) -> "Iterator[tuple[int, list[str] | str]]":
                 continue
             except UnicodeError as error:
                 raise FileError(path, f"line {records.line_num}: not {encoding}") from error
-            if any(cell.strip() for cell in cells):
+            if "".join(cells).strip():
                 yield number, cells
 
 
@@ -82,17 +92,18 @@ def rows(path: Path, mapping: Mapping) -> Iterator[Parsed]:
     """Rows, numbered as a spreadsheet shows them."""
     records = reader(path)
     header = _header(path, records)
-    targets = mapping.resolve(path, header)
+    columns, constants = mapped(mapping.resolve(path, header)), mapping.constants
+    width = len(header)
+    # A file of bad rows may have lost its last column when it was mended.
+    widths = (width, width - 1) if header[-1] == REASON_COLUMN else (width,)
     for number, cells in records:
         if isinstance(cells, str):
             yield BadCell(number, "", cells)
             continue
-        # A file of bad rows may have lost its last column when it was mended.
-        mended = header[-1] == REASON_COLUMN and len(cells) == len(header) - 1
-        if len(cells) != len(header) and not mended:
-            yield BadCell(number, "", f"{len(cells)} cells, the header has {len(header)}")
+        if len(cells) not in widths:
+            yield BadCell(number, "", f"{len(cells)} cells, the header has {width}")
             continue
-        yield ReadRow(number, fields_of(targets, cells, mapping.constants))
+        yield ReadRow(number, fields_of(columns, cells, constants))
 
 
 def write_bad(source: Path, target: Path, bad: dict[int, str]) -> None:

@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, NamedTuple, Protocol, TextIO
 
 from .. import limits, words
 from ..errors import NodeError
@@ -84,8 +84,7 @@ class BadCell:
     place: str = ""  # where a person finds it, if not by the row's number
 
 
-@dataclass(frozen=True)
-class ReadRow:
+class ReadRow(NamedTuple):
     """A row as text by field; `number` is unique in the file."""
 
     number: int
@@ -155,12 +154,17 @@ class Mapping:
         return targets
 
 
-def fields_of(targets: "list[str | None]", cells: list[str], constants: dict[str, str]) -> dict[str, str]:
-    """A row's fields from its cells."""
-    out = dict(constants)
-    for target, cell in zip(targets, cells, strict=False):
-        if target is not None and (cell.strip() or target not in out):
-            out[target] = cell
+def mapped(targets: "list[str | None]") -> list[tuple[int, str]]:
+    """(column's place, field) of the columns that are read at all."""
+    return [(place, target) for place, target in enumerate(targets) if target is not None]
+
+
+def fields_of(columns: list[tuple[int, str]], cells: list[str], constants: dict[str, str]) -> dict[str, str]:
+    """A row's fields from its cells, of which the last may be missing; `columns` as of `mapped`."""
+    out = constants.copy()
+    for place, target in columns:
+        if place < len(cells) and (cells[place].strip() or target not in out):
+            out[target] = cells[place]
     return out
 
 

@@ -19,6 +19,7 @@ from .table import (
     ReadRow,
     excel_text,
     fields_of,
+    mapped,
     private_file,
 )
 
@@ -46,6 +47,7 @@ def rows(path: Path, mapping: Mapping) -> Iterator[Parsed]:
     if not any(header):
         raise FileError(path, "the first sheet is empty")
     targets = mapping.resolve(path, header)
+    columns = mapped(targets)
     for number, cells in records:
         texts = [excel_text(cell) for cell in cells]
         wrong = [
@@ -56,7 +58,7 @@ def rows(path: Path, mapping: Mapping) -> Iterator[Parsed]:
         if wrong:
             yield BadCell(number, *wrong[0])
         else:
-            yield ReadRow(number, fields_of(targets, [text for text, _ in texts], mapping.constants))
+            yield ReadRow(number, fields_of(columns, [text for text, _ in texts], mapping.constants))
 
 
 def write_bad(source: Path, target: Path, bad: dict[int, str]) -> None:

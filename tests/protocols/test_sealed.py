@@ -98,7 +98,7 @@ def test_labels_refuse_what_must_not_be_sealed():
         {"reference": b""},
     ):
         with pytest.raises(MisuseError):
-            Label(**{**LABEL.__dict__, **change})
+            Label(**{**LABEL._asdict(), **change})
     for bad in (b"", bytes(LENGTH), LABEL.encode() + b"\x00", LABEL.encode()[:-1] + b"\x01"):
         with pytest.raises(DecodeError):
             Label.decode(bad)
