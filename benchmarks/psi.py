@@ -43,9 +43,7 @@ def ours(bits: int) -> dict:
             space.add_masked(
                 psi.mask_chunk(where, exponents[side].scalar, part), range(i + 1, i + 1 + len(part))
             )
-        missing = psi.size(count) - count
-        space.add_masked(psi.dummies(missing), [0] * missing)
-        space.sort_own()
+        space.sort_own(lambda distinct: [psi.dummies(psi.size(distinct) - distinct)])
 
     def double(side: int) -> None:
         arrivals = psi.Arrivals(psi.size(count), count)
@@ -61,7 +59,7 @@ def ours(bits: int) -> dict:
             sent[1] += len(points)
             spaces[0].add_own_doubled(points)
         spaces[0].prepare_to_compare()
-        found = sum(1 for _ in spaces[0].common_rows())
+        found = len(spaces[0].common_rows())
         assert found == count - count // 2, found
 
     for side in (0, 1):

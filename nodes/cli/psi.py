@@ -171,9 +171,11 @@ def _in_common(outcome: dict[str, Any]) -> str:
 def _give(node: psi_pb2_grpc.PsiAdminStub, outcome: dict[str, Any], output: Path | None, json: bool) -> None:
     if output is not None:
         rows = [
-            (row.number, row.value, row.id.hex())
+            (number, value, id_.hex())
             for part in node.Outcome(pb.PsiOutcomeRequest(session=str(outcome["session"])))
-            for row in part.rows
+            for number, value, id_ in zip(
+                part.number, part.value, part.id or [b""] * len(part.number), strict=True
+            )
         ]
         results.WRITERS[output.suffix.lower()](output, _Common(outcome, rows))
     if json:

@@ -5,11 +5,13 @@ neither ever waits for a peer that waits for it.
 """
 
 import asyncio
+import collections
+import itertools
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lianfang.v1 import contract_pb2
 from lianfang.v1 import psi_pb2 as pb
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 Tell = Callable[[str, int, int], None]  # phase, done, total
 _Terms = contract_pb2.PsiTerms
 _Input = contract_pb2.PsiTerms.Input
+_T = TypeVar("_T")
+_KNOWN = 1 << 18  # identifiers that are remembered, so as not to mask them again
 
 
 @dataclass(frozen=True)
@@ -213,7 +217,7 @@ class Meeting:
         if plan.adds or plan.aligns or not plan.learns:
             return outcome
         self._space.prepare_to_compare()
-        rows = list(self._space.common_rows()) if plan.in_order else []
+        rows = self._space.common_rows() if plan.in_order else []
         common = len(rows) if plan.in_order else self._space.common()
         if common < plan.terms.minimum_cardinality:
             return outcome
@@ -241,12 +245,42 @@ class Meeting:
     def _mask(self) -> Counts:
         plan, counts = self._plan, Counts()
         where, scalar = psi.domain(plan.contract, plan.session), self._exponent.scalar
-        numbers: list[list[int]] = []
+        waiting: collections.deque[tuple[list[int], list[int], list[bytes]]] = collections.deque()
+        done = 0
 
-        total = 0
+        def chunks() -> Iterator[tuple[bytes, bytes, list[bytes]]]:
+            for chunk in _chunks(self._elements(counts), psi.CHUNK):
+                self._line.check()
+                rows, canonicals, values = map(list, zip(*chunk, strict=True))
+                # An aligned element is known by its identifier's keyed hash afterwards.
+                waiting.append((rows, values, self._vault.index_each(canonicals) if plan.aligns else []))
+                yield where, scalar, canonicals
 
-        def seen(canonical: bytes, row: int, value: int) -> bool:
-            nonlocal total
+        for points in self._workers.stream(psi.mask_chunk, chunks()):
+            self._space.add_masked(points, *waiting.popleft())
+            done += len(points) // group.POINT
+            self._tell("mask", done, counts.rows)
+        counts.found(self._space.sort_own(self._dummies))
+        self._check_count(counts.elements)
+        if not counts.elements:
+            raise NodeError(
+                f"the column {plan.own.column} has no {plan.terms.kind} ({counts.rows} rows, {counts.empty} empty, "
+                f"{counts.bad} bad)",
+                "EMPTY",
+            )
+        return counts
+
+    def _elements(self, counts: Counts) -> Iterator[tuple[int, bytes, int]]:
+        """The column's rows, without most of the repeated ones; the rest, and all that have values, become one when points are sorted."""
+        plan, total = self._plan, 0
+        known: set[bytes] = set()
+        for row, canonical, value in plan.column.elements(counts):
+            if canonical in known:
+                if not plan.adds:
+                    continue
+            elif len(known) < _KNOWN:
+                known.add(canonical)
+                self._check_count(len(known))
             total += value
             if plan.adds and total >> plan.terms.sum_bits:
                 raise NodeError(
@@ -254,35 +288,20 @@ class Meeting:
                     f"{plan.terms.sum_bits} bits holds",
                     "SIZE",
                 )
-            return self._space.add_element(self._vault.index(canonical), row, value)
+            yield row, canonical, value
 
-        def chunks() -> Iterator[tuple[bytes, bytes, list[bytes]]]:
-            for chunk in _chunks(plan.column.elements(counts, seen), psi.CHUNK):
-                self._line.check()
-                if counts.elements > plan.own.max_elements:
-                    raise NodeError(
-                        f"the column has more than the {plan.own.max_elements:,} elements of the contract",
-                        "SIZE",
-                    )
-                numbers.append([number for number, _ in chunk])
-                yield where, scalar, [canonical for _, canonical in chunk]
-
-        for done, points in enumerate(self._workers.stream(psi.mask_chunk, chunks())):
-            self._space.add_masked(points, numbers[done])
-            numbers[done] = []
-            self._tell("mask", min((done + 1) * psi.CHUNK, counts.elements), counts.elements)
-        if not counts.elements:
+    def _check_count(self, elements: int) -> None:
+        if elements > self._plan.own.max_elements:
             raise NodeError(
-                f"the column {plan.own.column} has no {plan.terms.kind} ({counts.rows} rows, {counts.empty} empty, "
-                f"{counts.bad} bad)",
-                "EMPTY",
+                f"the column has more than the {self._plan.own.max_elements:,} elements of the contract",
+                "SIZE",
             )
-        missing = psi.size(counts.elements) - counts.elements
+
+    def _dummies(self, elements: int) -> Iterator[bytes]:
+        """What fills a set up to its public bucket."""
+        missing = psi.size(elements) - elements if elements else 0
         fill = ((min(psi.CHUNK, missing - i),) for i in range(0, missing, psi.CHUNK))
-        for points in self._workers.stream(psi.dummies, fill):
-            self._space.add_masked(points, [0] * (len(points) // group.POINT))
-        self._space.sort_own()
-        return counts
+        return self._workers.stream(psi.dummies, fill)
 
     def _send_points(self, elements: int) -> None:
         self._plan.check()
@@ -342,12 +361,7 @@ class Meeting:
             self._space.add_own_doubled(points)
 
 
-def _chunks(items: Iterable[tuple[int, bytes]], count: int) -> Iterator[list[tuple[int, bytes]]]:
-    chunk: list[tuple[int, bytes]] = []
-    for item in items:
-        chunk.append(item)
-        if len(chunk) == count:
-            yield chunk
-            chunk = []
-    if chunk:
+def _chunks(items: Iterable[_T], count: int) -> Iterator[list[_T]]:
+    each = iter(items)
+    while chunk := list(itertools.islice(each, count)):
         yield chunk

@@ -1,8 +1,8 @@
-"""A dataset's column as identifiers: each distinct one once, with the row that it stands in first."""
+"""A dataset's column as identifiers, with the rows that they stand in."""
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +15,6 @@ from ..importers.table import BadCell, FileError, Mapping
 
 _VALUES = "amount"  # what the reader calls the column of values
 _AMOUNT = re.compile(r"(\d{1,18})(?:\.(\d{1,6}))?", re.ASCII)
-# Whether an identifier is new; told its row and value either way.
-Seen = Callable[[bytes, int, int], bool]
 
 
 @dataclass
@@ -27,7 +25,12 @@ class Counts:
     empty: int = 0
     bad: int = 0
     repeated: int = 0
-    elements: int = 0
+    elements: int = 0  # distinct ones
+
+    def found(self, elements: int) -> None:
+        """So many of the rows' identifiers are distinct."""
+        self.elements = elements
+        self.repeated = self.rows - self.empty - self.bad - elements
 
 
 @dataclass(frozen=True)
@@ -41,12 +44,13 @@ class Column:
     values: str = ""
     decimals: int = 0
 
-    def elements(self, counts: Counts, seen: Seen) -> Iterator[tuple[int, bytes]]:
-        """(row number, canonical identifier) of each first occurrence.
+    def elements(self, counts: Counts) -> Iterator[tuple[int, bytes, int]]:
+        """(row number, canonical identifier, value) of each row that has an identifier, also of one that is repeated.
 
         Cells that are empty, or no identifier of this kind, are counted and left out. Raises `FileError`, also for
         a value that cannot be added up.
         """
+        kind, region = Kind(self.kind), self.region
         for row in self._cells():
             counts.rows += 1
             if isinstance(row, BadCell):
@@ -59,16 +63,11 @@ class Column:
                 counts.empty += 1
                 continue
             try:
-                canonical = normalise(Kind(self.kind), cell, "", "", self.region).canonical
+                canonical = normalise(kind, cell, "", "", region).canonical
             except IdentifierError:
                 counts.bad += 1
                 continue
-            value = self._value(row) if self.values else 0
-            if not seen(canonical, row.number, value):
-                counts.repeated += 1
-                continue
-            counts.elements += 1
-            yield row.number, canonical
+            yield row.number, canonical, self._value(row) if self.values else 0
 
     def written(self, numbers: set[int]) -> Iterator[tuple[int, str]]:
         """(row number, cell as written) of the given rows, in the file's order."""

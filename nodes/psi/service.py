@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import json
 import logging
+import operator
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -33,8 +34,8 @@ from ..querier.peers import PeerFailed, failed
 from ..report import iso
 from ..services import wire
 from . import rows as datasets
+from . import workspace
 from .meeting import Line, Meeting, Outcome, Plan, Tell
-from .workspace import Workspace
 
 if TYPE_CHECKING:
     from ..node import Node
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("lianfang.psi")
 _OUTCOME = b"psi outcome"
 _ALIGNED = b"psi alignment"
+_ROWS = b"psi rows"
 _ROWS_A_MESSAGE = 1_000
 _VARIANTS = {number: name for name, number in drafts.VARIANTS.items()}
 
@@ -52,7 +54,7 @@ class Sessions:
     def __init__(self, node: "Node") -> None:
         self._node = node
         self._folder = node.home.data / "psi"
-        self._with: set[str] = set()
+        self._with: dict[str, bytes] = {}  # the session that is being exchanged with each member
 
     def plan(self, held: Held, session: bytes, member: Member, calls: bool) -> Plan:
         """Raises `Refused` for what this node cannot do."""
@@ -101,7 +103,7 @@ class Sessions:
                 f"a session with {member.name.name} is under way", "BUSY", grpc.StatusCode.RESOURCE_EXHAUSTED
             )
         plan = self.plan(held, session, member, calls)
-        self._with.add(member.id)
+        self._with[member.id] = session
         line = Line(read, write)
         work: asyncio.Future[Any] | None = None
         begun = False
@@ -114,7 +116,7 @@ class Sessions:
                 raise PeerError(f"{member.name.name} did not answer hello")
             self._folder.mkdir(mode=0o700, exist_ok=True)
             place = self._folder / f"{_place(member, held.hash, session)}.work"
-            space = await asyncio.to_thread(Workspace, place)
+            space = await asyncio.to_thread(workspace.Workspace, place)
             try:
                 meeting = Meeting(plan, line, space, node.workers, node.keys.vault, tell)
                 before = await asyncio.to_thread(_state, plan)
@@ -123,6 +125,7 @@ class Sessions:
                 await finish()
                 self._ended(held, session, member, "ended")
                 begun = False
+                self._leave(member, session)  # what follows is this side's own business
                 outcome = await asyncio.to_thread(meeting.compare, exchanged)
                 return await asyncio.to_thread(self._keep, plan, member, outcome, before)
             finally:
@@ -137,7 +140,11 @@ class Sessions:
             raise
         finally:
             line.close()
-            self._with.discard(member.id)
+            self._leave(member, session)
+
+    def _leave(self, member: Member, session: bytes) -> None:
+        if self._with.get(member.id) == session:
+            del self._with[member.id]
 
     def _ended(self, held: Held, session: bytes, member: Member, how: str) -> None:
         node = self._node
@@ -181,52 +188,60 @@ class Sessions:
             raise NodeError(
                 f"{plan.column.path} has changed during the session: nobody knows whose rows were in common"
             )
-        rows = [(row, value, aligned[row][0].hex() if row in aligned else "") for row, value in found]
-        if aligned:
-            rows.sort(key=lambda row: row[2])
-        kept = {"outcome": document, "rows": rows}
-        stored = json.dumps(kept, ensure_ascii=False).encode()
-        vault = self._node.keys.vault
         name = _place(member, plan.contract, plan.session)
+        rows = [(row, value, aligned[row][0] if aligned else b"") for row, value in found]
         if aligned:
+            rows.sort(key=operator.itemgetter(2))
             pairs = b"".join(each + identifier for each, identifier, _ in outcome.aligned)
-            sealed = vault.encrypt(pairs, _ALIGNED + name.encode())
-            write_atomic(self._folder / f"{name}.aligned", sealed, 0o600)
-        write_atomic(self._folder / f"{name}.outcome", vault.encrypt(stored, _OUTCOME + name.encode()), 0o600)
+            self._write(name, "aligned", _ALIGNED, pairs)
+        messages = [each.SerializeToString() for each in _messages(rows)]
+        self._write(name, "rows", _ROWS, b"".join(len(each).to_bytes(4, "big") + each for each in messages))
+        # Last: with it the session is listed.
+        self._write(name, "outcome", _OUTCOME, json.dumps({"outcome": document}, ensure_ascii=False).encode())
         return document
+
+    def _write(self, name: str, ending: str, what: bytes, content: bytes) -> None:
+        sealed = self._node.keys.vault.encrypt(content, what + name.encode())
+        write_atomic(self._folder / f"{name}.{ending}", sealed, 0o600)
+
+    def _read(self, name: str, ending: str, what: bytes) -> bytes:
+        return self._node.keys.vault.decrypt(
+            (self._folder / f"{name}.{ending}").read_bytes(), what + name.encode()
+        )
 
     def all(self) -> list[dict[str, Any]]:
         """What was held, newest first."""
-        found = [each["outcome"] for each in self._stored()]
+        found = [each["outcome"] for _, each in self._stored()]
         return sorted(found, key=lambda each: str(each["at"]), reverse=True)
 
-    def _stored(self) -> Iterator[dict[str, Any]]:
+    def _stored(self) -> Iterator[tuple[str, dict[str, Any]]]:
         for path in self._folder.glob("*.outcome"):
-            data = self._node.keys.vault.decrypt(path.read_bytes(), _OUTCOME + path.stem.encode())
-            yield dict(json.loads(data))
+            yield path.stem, json.loads(self._read(path.stem, "outcome", _OUTCOME))
 
-    def outcome(self, text: str) -> dict[str, Any]:
-        """One session's, with rows; raises `NotFound`."""
-        found = [each for each in self._stored() if each["outcome"]["session"].startswith(text)]
+    def rows(self, text: str) -> Iterator[pb.PsiOutcome]:
+        """One session's own rows in common, in messages; raises `NotFound`."""
+        found = [each for each in self._stored() if each[1]["outcome"]["session"].startswith(text)]
         if len(text) < 4 or len(found) != 1:
             raise NotFound(f"{text!r} names {len(found)} sessions that were held here")
-        return found[0]
+        ((name, kept),) = found
+        if "rows" in kept:  # as earlier versions kept them
+            return _messages([(number, value, bytes.fromhex(id_)) for number, value, id_ in kept["rows"]])
+        return _parsed(self._read(name, "rows", _ROWS))
 
     def aligned(self, member: Member, contract: bytes, session: bytes) -> bytes:
         """Ids (16 bytes) each followed by the own identifier's keyed hash (16 bytes), ascending; raises `NotFound`."""
         name = _place(member, contract, session)
         try:
-            data = (self._folder / f"{name}.aligned").read_bytes()
+            return self._read(name, "aligned", _ALIGNED)
         except FileNotFoundError:
             raise NotFound(
                 f"no alignment {session.hex()[:12]} with {member.name.name} was held here"
             ) from None
-        return self._node.keys.vault.decrypt(data, _ALIGNED + name.encode())
 
     def clear(self) -> None:
         """What a session left that a crash ended: points that mean nothing without its exponent."""
         for path in self._folder.glob("*.work"):
-            path.unlink(missing_ok=True)
+            workspace.remove(path)
 
 
 class PsiService(psi_pb2_grpc.PsiServicer):
@@ -385,14 +400,10 @@ class PsiAdminService(psi_pb2_grpc.PsiAdminServicer):
         """Rows of this institution's own file."""
         asked = request.SerializeToString(deterministic=True)
         action = Action("PsiAdmin/Outcome", asked, "read the outcome of a session", {})
-        found = await asyncio.to_thread(self._sessions.outcome, request.session)
+        found = await asyncio.to_thread(self._sessions.rows, request.session)
         await asyncio.to_thread(self._node.actions.begin, action)
-        rows = [
-            pb.PsiOutcome.Row(number=number, value=value, id=bytes.fromhex(each))
-            for number, value, each in found["rows"]
-        ]
-        for i in range(0, len(rows), _ROWS_A_MESSAGE):
-            yield pb.PsiOutcome(rows=rows[i : i + _ROWS_A_MESSAGE])
+        for message in found:
+            yield message
 
 
 def check_terms(terms: contract_pb2.Contract) -> None:
@@ -400,6 +411,22 @@ def check_terms(terms: contract_pb2.Contract) -> None:
     adds = terms.psi.variant == contract_pb2.PsiTerms.VARIANT_SUM
     if adds and importlib.util.find_spec("phe") is None:
         raise Refused("sums need the extra `vertical`, which is not installed here", "EXTRA")
+
+
+def _messages(rows: list[tuple[int, str, bytes]]) -> Iterator[pb.PsiOutcome]:
+    """Of (row, value, id)."""
+    for i in range(0, len(rows), _ROWS_A_MESSAGE):
+        numbers, values, ids = zip(*rows[i : i + _ROWS_A_MESSAGE], strict=True)
+        yield pb.PsiOutcome(number=numbers, value=values, id=ids if ids[0] else ())
+
+
+def _parsed(content: bytes) -> Iterator[pb.PsiOutcome]:
+    """Messages as they were kept: each after its length in four bytes."""
+    start = 0
+    while start < len(content):
+        end = start + 4 + int.from_bytes(content[start : start + 4], "big")
+        yield pb.PsiOutcome.FromString(content[start + 4 : end])
+        start = end
 
 
 def _place(member: Member, contract: bytes, session: bytes) -> str:

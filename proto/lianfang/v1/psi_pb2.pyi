@@ -283,43 +283,33 @@ Global___PsiOutcomeRequest: _TypeAlias = PsiOutcomeRequest  # noqa: Y015
 class PsiOutcome(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    @_typing.final
-    class Row(_message.Message):
-        DESCRIPTOR: _descriptor.Descriptor
-
-        NUMBER_FIELD_NUMBER: _builtins.int
-        VALUE_FIELD_NUMBER: _builtins.int
-        ID_FIELD_NUMBER: _builtins.int
-        number: _builtins.int
-        """in the file, from 1"""
-        value: _builtins.str
-        """as this institution wrote it"""
-        id: _builtins.bytes
-        """of an alignment: the same at both"""
-        def __init__(
-            self,
-            *,
-            number: _builtins.int = ...,
-            value: _builtins.str = ...,
-            id: _builtins.bytes = ...,
-        ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "number", b"number", "value", b"value"]  # noqa: Y015
-        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-    ROWS_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___PsiOutcome.Row]: ...
+    def number(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Of each row in common, in columns.
+        in the file, from 1
+        """
+
+    @_builtins.property
+    def value(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """as this institution wrote it"""
+
+    @_builtins.property
+    def id(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """of an alignment: the same at both; else none"""
+
     def __init__(
         self,
         *,
-        rows: _abc.Iterable[Global___PsiOutcome.Row] | None = ...,
+        number: _abc.Iterable[_builtins.int] | None = ...,
+        value: _abc.Iterable[_builtins.str] | None = ...,
+        id: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["rows", b"rows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "number", b"number", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,137 @@
+"""A session's points on disk: sorted, each once, compared; in memory or dealt out to files."""
+
+import random
+import secrets
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nodes.psi import workspace
+from nodes.psi.workspace import Workspace
+from protocols.errors import DecodeError
+
+_NAME = bytes(range(16))
+
+
+def point(number: int) -> bytes:
+    """As uniform as a point; the same for the same number."""
+    return random.Random(number).randbytes(32)
+
+
+def joined(numbers) -> bytes:
+    return b"".join(map(point, numbers))
+
+
+def messages(iterator) -> list[bytes]:
+    content = b"".join(iterator)
+    return [content[i : i + 32] for i in range(0, len(content), 32)]
+
+
+@pytest.fixture(params=[1 << 17, 20], ids=["in-memory", "dealt"])
+def limit(request, monkeypatch):
+    monkeypatch.setattr(workspace, "_IN_MEMORY", request.param)
+
+
+_numbers = st.lists(st.integers(0, 60), max_size=80)
+
+
+@settings(max_examples=25)
+@given(own=_numbers, theirs=st.sets(st.integers(0, 60)), dummies=st.integers(0, 20), piece=st.integers(1, 30))
+@pytest.mark.usefixtures("limit")
+def test_own_points_are_sorted_each_once_and_met_as_sets_say(tmp_path_factory, own, theirs, dummies, piece):
+    place = tmp_path_factory.mktemp("psi") / "work"
+    space = Workspace(place)
+    rows = list(range(1, len(own) + 1))
+    for i in range(0, len(own), piece):
+        part = slice(i, i + piece)
+        names = [bytes([number]) * 16 for number in own[part]]
+        space.add_masked(joined(own[part]), rows[part], [10 + row for row in rows[part]], names)
+    fill = [secrets.token_bytes(32) for _ in range(dummies)]
+    told = []
+
+    def filled(count):
+        told.append(count)
+        return [b"".join(fill[:3]), b"".join(fill[3:])] if len(fill) > 3 else fill
+
+    assert space.sort_own(filled) == len(set(own))
+    assert told == [len(set(own))]
+    expected = sorted([*map(point, set(own)), *fill])
+    assert messages(space.own()) == expected
+    values: dict[bytes, int] = {}
+    first: dict[bytes, int] = {}
+    for number, row in zip(own, rows, strict=True):
+        values[point(number)] = values.get(point(number), 0) + 10 + row
+        first.setdefault(point(number), row)
+    weighted = [
+        (p, value)
+        for points, some in space.own_weighted(7)
+        for p, value in zip(messages([points]), some, strict=True)
+    ]
+    assert weighted == [(each, values.get(each, 0)) for each in expected]
+
+    # Doubled points stand for themselves here; what is compared are bytes.
+    came = [*theirs]
+    random.Random(1).shuffle(came)
+    for number in came:
+        space.add_theirs(point(number), number.to_bytes(2, "big"), 2)
+        space.add_their_doubled(point(number))
+    space.add_own_doubled(b"".join(expected))
+    assert messages(space.theirs()) == messages(space.their_doubled(True)) == [*map(point, came)]
+    assert messages(space.their_doubled(False)) == sorted(map(point, came))
+    space.prepare_to_compare()
+    both = set(own) & theirs
+    assert space.common() == len(both)
+    assert space.common_rows() == sorted(first[point(number)] for number in both)
+    assert sorted(space.common_elements()) == sorted(
+        (point(number), bytes([number]) * 16, first[point(number)]) for number in both
+    )
+    met = [
+        (int.from_bytes(content[2 * i : 2 * i + 2], "big"), flag)
+        for content, flags in space.ciphertexts(4)
+        for i, flag in enumerate(flags)
+    ]
+    assert met == [(number, number in own) for number in came]
+    space.close()
+    assert not place.exists()
+
+
+@pytest.mark.usefixtures("limit")
+def test_two_points_doubled_to_the_same_are_refused_also_where_they_meet_nothing(tmp_path):
+    space = own_and_theirs(tmp_path / "work", 41)
+    space.add_own_doubled(joined([*range(110, 150), 112]))
+    with pytest.raises(DecodeError, match="same"):
+        space.prepare_to_compare()
+    space.close()
+
+
+def test_doubled_points_that_would_all_come_to_one_part_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(workspace, "_IN_MEMORY", 20)
+    space = own_and_theirs(tmp_path / "work", 41)
+    space.add_own_doubled(b"".join(b"\x08" + bytes([i]) * 31 for i in range(41)))
+    with pytest.raises(DecodeError, match="begin alike"):
+        space.prepare_to_compare()
+    space.close()
+
+
+def own_and_theirs(place, count) -> Workspace:
+    space = Workspace(place)
+    space.add_masked(joined(range(count)), [*range(1, count + 1)])
+    space.sort_own(lambda _: [])
+    for each in (1, 2, 3):
+        space.add_their_doubled(point(each))
+    return space
+
+
+def test_nobody_else_can_read_it_and_nothing_stays(tmp_path):
+    place = tmp_path / "work"
+    place.write_bytes(b"a file, as earlier versions had")
+    space = Workspace(place)
+    space.add_masked(point(1), [1])
+    assert place.stat().st_mode & 0o777 == 0o700
+    assert all(each.stat().st_mode & 0o777 == 0o600 for each in place.iterdir())
+    again = Workspace(place)  # after a crash
+    assert again.sort_own(lambda _: []) == 0
+    again.close()
+    space.close()
+    assert not list(tmp_path.iterdir())
