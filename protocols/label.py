@@ -120,7 +120,7 @@ class _Fields(NamedTuple):
 
 
 class Label(_Fields):
-    """The label of one entry. Raises `MisuseError` where a field is out of range."""
+    """The label of one entry. Raises `MisuseError` where a field is out of range (`_replace` does not check)."""
 
     __slots__ = ()
 

@@ -260,8 +260,8 @@ class Meeting:
             self._space.add_masked(points, *waiting.popleft())
             done += len(points) // group.POINT
             self._tell("mask", done, counts.rows)
+        self._tell("mask", done, done)
         counts.found(self._space.sort_own(self._dummies))
-        self._check_count(counts.elements)
         if not counts.elements:
             raise NodeError(
                 f"the column {plan.own.column} has no {plan.terms.kind} ({counts.rows} rows, {counts.empty} empty, "
@@ -271,24 +271,36 @@ class Meeting:
         return counts
 
     def _elements(self, counts: Counts) -> Iterator[tuple[int, bytes, int]]:
-        """The column's rows, without most of the repeated ones; the rest, and all that have values, become one when points are sorted."""
+        """(row, identifier, value), each identifier once, with its first row and the sum of its values, as far as they are remembered; beyond
+        that repeated ones become one when points are sorted.
+        """
         plan, total = self._plan, 0
-        known: set[bytes] = set()
+        known: dict[
+            bytes, tuple[int, int]
+        ] = {}  # row, value so far: given away at once where there are no values
         for row, canonical, value in plan.column.elements(counts):
-            if canonical in known:
-                if not plan.adds:
-                    continue
-            elif len(known) < _KNOWN:
-                known.add(canonical)
+            first = known.get(canonical)
+            if plan.adds:
+                total += value
+                if total >> plan.terms.sum_bits:
+                    raise NodeError(
+                        f"the values of {plan.own.values} up to row {row} are together more than the contract's sum of "
+                        f"{plan.terms.sum_bits} bits holds",
+                        "SIZE",
+                    )
+            if first is not None:
+                if plan.adds:
+                    known[canonical] = (first[0], first[1] + value)
+                continue
+            if len(known) < _KNOWN:
+                known[canonical] = (row, value)
                 self._check_count(len(known))
-            total += value
-            if plan.adds and total >> plan.terms.sum_bits:
-                raise NodeError(
-                    f"the values of {plan.own.values} up to row {row} are together more than the contract's sum of "
-                    f"{plan.terms.sum_bits} bits holds",
-                    "SIZE",
-                )
+                if plan.adds:
+                    continue
             yield row, canonical, value
+        if plan.adds:
+            for canonical, (row, value) in known.items():
+                yield row, canonical, value
 
     def _check_count(self, elements: int) -> None:
         if elements > self._plan.own.max_elements:
@@ -298,7 +310,8 @@ class Meeting:
             )
 
     def _dummies(self, elements: int) -> Iterator[bytes]:
-        """What fills a set up to its public bucket."""
+        """What fills a set up to its public bucket; raises `NodeError` for a set larger than the contract has it."""
+        self._check_count(elements)
         missing = psi.size(elements) - elements if elements else 0
         fill = ((min(psi.CHUNK, missing - i),) for i in range(0, missing, psi.CHUNK))
         return self._workers.stream(psi.dummies, fill)

@@ -116,8 +116,9 @@ class Sessions:
                 raise PeerError(f"{member.name.name} did not answer hello")
             self._folder.mkdir(mode=0o700, exist_ok=True)
             place = self._folder / f"{_place(member, held.hash, session)}.work"
-            space = await asyncio.to_thread(workspace.Workspace, place)
+            making = asyncio.ensure_future(asyncio.to_thread(workspace.Workspace, place))
             try:
+                space = await asyncio.shield(making)
                 meeting = Meeting(plan, line, space, node.workers, node.keys.vault, tell)
                 before = await asyncio.to_thread(_state, plan)
                 work = asyncio.ensure_future(asyncio.to_thread(meeting.exchange))
@@ -126,14 +127,21 @@ class Sessions:
                 self._ended(held, session, member, "ended")
                 begun = False
                 self._leave(member, session)  # what follows is this side's own business
-                outcome = await asyncio.to_thread(meeting.compare, exchanged)
-                return await asyncio.to_thread(self._keep, plan, member, outcome, before)
+
+                def settle() -> dict[str, Any]:
+                    return self._keep(plan, member, meeting.compare(exchanged), before)
+
+                # Also where nobody waits for it any more: the session is on record, and its outcome is to be found.
+                work = asyncio.ensure_future(asyncio.to_thread(settle))
+                return await asyncio.shield(work)
             finally:
                 line.close()
-                if work is not None and not work.done():  # the thread hears of it at its next step
-                    with contextlib.suppress(Exception):
-                        await asyncio.shield(work)
-                await asyncio.to_thread(space.close)
+                for each in (making, work):
+                    if each is not None and not each.done():  # a thread hears of it at its next step
+                        with contextlib.suppress(Exception):
+                            await asyncio.shield(each)
+                if making.done() and making.exception() is None:
+                    await asyncio.to_thread(making.result().close)
         except BaseException:
             if begun:
                 self._ended(held, session, member, "broke off")
@@ -188,17 +196,27 @@ class Sessions:
             raise NodeError(
                 f"{plan.column.path} has changed during the session: nobody knows whose rows were in common"
             )
-        name = _place(member, plan.contract, plan.session)
         rows = [(row, value, aligned[row][0] if aligned else b"") for row, value in found]
-        if aligned:
-            rows.sort(key=operator.itemgetter(2))
-            pairs = b"".join(each + identifier for each, identifier, _ in outcome.aligned)
-            self._write(name, "aligned", _ALIGNED, pairs)
+        rows.sort(key=operator.itemgetter(2))  # of an alignment by id; else they stay as they are
         messages = [each.SerializeToString() for each in _messages(rows)]
-        self._write(name, "rows", _ROWS, b"".join(len(each).to_bytes(4, "big") + each for each in messages))
-        # Last: with it the session is listed.
-        self._write(name, "outcome", _OUTCOME, json.dumps({"outcome": document}, ensure_ascii=False).encode())
+        pairs = b"".join(each + identifier for each, identifier, _ in outcome.aligned)
+        name = _place(member, plan.contract, plan.session)
+        try:
+            if aligned:
+                self._write(name, "aligned", _ALIGNED, pairs)
+            sized = b"".join(len(each).to_bytes(4, "big") + each for each in messages)
+            self._write(name, "rows", _ROWS, sized)
+            # Last: with it the session is listed.
+            listed = json.dumps({"outcome": document}, ensure_ascii=False).encode()
+            self._write(name, "outcome", _OUTCOME, listed)
+        except BaseException:
+            self._forget(name)
+            raise
         return document
+
+    def _forget(self, name: str) -> None:
+        for ending in ("outcome", "rows", "aligned"):
+            (self._folder / f"{name}.{ending}").unlink(missing_ok=True)
 
     def _write(self, name: str, ending: str, what: bytes, content: bytes) -> None:
         sealed = self._node.keys.vault.encrypt(content, what + name.encode())
@@ -242,6 +260,9 @@ class Sessions:
         """What a session left that a crash ended: points that mean nothing without its exponent."""
         for path in self._folder.glob("*.work"):
             workspace.remove(path)
+        for path in (*self._folder.glob("*.rows"), *self._folder.glob("*.aligned")):
+            if not path.with_suffix(".outcome").exists():
+                path.unlink()
 
 
 class PsiService(psi_pb2_grpc.PsiServicer):

@@ -5,6 +5,7 @@ which are in memory alone. Files of records of equal size, each beginning with a
 dealt out by their first byte, to be sorted or compared part by part.
 """
 
+import contextlib
 import shutil
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -53,12 +54,13 @@ class Records:
             yield group.split(self._file.read(count * self._width), self._width)
 
     def lists(self) -> Iterator[list[bytes]]:
-        """The same, split."""
+        """In pieces, split."""
         return (group.split(piece, self._width) for piece in self.pieces())
 
     def remove(self) -> None:
-        """It is not needed any more."""
-        self._file.close()
+        """It is not needed any more: what was not written yet, on a full disk maybe, need not be."""
+        with contextlib.suppress(OSError):
+            self._file.close()
         self._path.unlink(missing_ok=True)
 
 
@@ -69,28 +71,40 @@ class Workspace:
         self._path = path
         remove(path)
         path.mkdir(mode=0o700)
-        self._masked = self._records("masked", _OWN)
-        self._own = self._records("own", _POINT)
-        self._details = self._records("details", _DETAILS.size)
-        self._theirs = self._records("theirs", _POINT)
-        self._own_doubled = self._records("own-doubled", _POINT)
-        self._their_doubled = self._records("their-doubled", _POINT)
+        self._files: list[Records] = []
+        try:
+            self._masked = self._records("masked", _OWN)
+            self._own = self._records("own", _POINT)
+            self._details = self._records("details", _DETAILS.size)
+            self._theirs = self._records("theirs", _POINT)
+            self._own_doubled = self._records("own-doubled", _POINT)
+            self._their_doubled = self._records("their-doubled", _POINT)
+            self._common = self._records("common", _OWN)
+        except BaseException:
+            self.close()
+            raise
         self._weighted: Records | None = None
-        self._common = self._records("common", _OWN)
         self._theirs_met = (
             bytearray()
         )  # for each of the other's points, if they have weights: 1 where it met one
 
     def close(self) -> None:
         """Remove everything."""
-        for each in (self._masked, self._own, self._details, self._theirs, self._own_doubled):
-            each.remove()
-        for each in (self._their_doubled, self._common, *([self._weighted] if self._weighted else [])):
-            each.remove()
-        remove(self._path)
+        try:
+            for each in self._files:
+                each.remove()
+        finally:
+            remove(self._path)
 
     def _records(self, name: str, width: int) -> Records:
-        return Records(self._path / name, width)
+        made = Records(self._path / name, width)
+        self._files.append(made)
+        return made
+
+    def _done_with(self, *files: Records) -> None:
+        for each in files:
+            each.remove()
+            self._files.remove(each)
 
     def _dealt(
         self, name: str, lists: Iterable[list[bytes]], width: int, count: int, strange: bool = False
@@ -113,7 +127,7 @@ class Workspace:
             if strange and file.count > max(_IN_MEMORY, _UNEVEN * count // _PARTS):
                 raise DecodeError("the points do not look like doubled ones: too many begin alike")
             yield [record for records in file.lists() for record in records]
-            file.remove()
+            self._done_with(file)
 
     # -- own points ------------------------------------------------------------------------------------------
 
@@ -132,11 +146,12 @@ class Workspace:
         Points that are repeated become one, with the first of their rows and the sum of their values. Returns how many they are then.
         """
         distinct, sizes = self._records("distinct", _OWN), []
-        for part in self._ascending(self._masked, _OWN):
-            before = distinct.count
-            distinct.add(b"".join(_once(part)))
-            sizes.append(distinct.count - before)
-        self._masked.remove()
+        # An identifier in every other row is to fill no part: of each piece of the file one stays.
+        pieces = (_once(records) for records in self._masked.lists())
+        for part in self._dealt("part", pieces, _OWN, self._masked.count):
+            once = _once(part)
+            distinct.add(b"".join(once))
+            sizes.append(len(once))
         filling = self._records("filling", _POINT)
         for points in dummies(distinct.count):
             filling.add(points)
@@ -148,14 +163,8 @@ class Workspace:
             part.sort()
             self._own.add(b"".join([record[:_POINT] for record in part]))
             self._details.add(b"".join([record[_POINT:] for record in part]))
-        filling.remove()
-        distinct.remove()
+        self._done_with(self._masked, filling, distinct)
         return distinct.count
-
-    def _ascending(self, records: Records, width: int) -> Iterator[list[bytes]]:
-        for part in self._dealt("part", records.lists(), width, records.count):
-            part.sort()
-            yield part
 
     def own(self) -> Iterator[bytes]:
         """Own masked points in messages, ascending."""
@@ -193,7 +202,9 @@ class Workspace:
         if as_they_came:
             yield from self._their_doubled.pieces()
             return
-        for part in self._ascending(self._their_doubled, _POINT):
+        points = self._their_doubled
+        for part in self._dealt("part", points.lists(), _POINT, points.count):
+            part.sort()
             for i in range(0, len(part), _ROWS):
                 yield b"".join(part[i : i + _ROWS])
 
@@ -269,17 +280,16 @@ def _numbered(records: Records) -> Iterator[list[bytes]]:
         start += len(points)
 
 
-def _once(records: list[bytes]) -> Iterator[bytes]:
-    """Sorted records with each point once: the first row, and the sum of the values."""
+def _once(records: list[bytes]) -> list[bytes]:
+    """Ascending, each point once: with the first row, and the sum of the values."""
+    once: list[bytes] = []
     last = b""
-    for record in records:
+    for record in sorted(records):
         if not last.startswith(record[:_POINT]):
-            if last:
-                yield last
             last = record
+            once.append(record)
             continue
-        row, value, name = _DETAILS.unpack(last[_POINT:])
-        more = _DETAILS.unpack(record[_POINT:])[1]
-        last = last[:_POINT] + _DETAILS.pack(row, value + more, name)
-    if last:
-        yield last
+        row, value, name = _DETAILS.unpack_from(last, _POINT)
+        more = _DETAILS.unpack_from(record, _POINT)[1]
+        last = once[-1] = last[:_POINT] + _DETAILS.pack(row, value + more, name)
+    return once

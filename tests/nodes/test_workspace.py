@@ -135,3 +135,30 @@ def test_nobody_else_can_read_it_and_nothing_stays(tmp_path):
     again.close()
     space.close()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("limit")
+def test_an_identifier_in_every_other_row_becomes_one_point(tmp_path):
+    space = Workspace(tmp_path / "work")
+    numbers = [each for i in range(20_000) for each in (7, 100 + i % 50)]
+    for i in range(0, len(numbers), 1_000):
+        some = numbers[i : i + 1_000]
+        space.add_masked(joined(some), range(i + 1, i + 1 + len(some)), [1] * len(some))
+    assert space.sort_own(lambda _: []) == 51
+    values = {
+        p: value
+        for points, some in space.own_weighted(7)
+        for p, value in zip(messages([points]), some, strict=True)
+    }
+    assert values == {point(7): 20_000} | {point(100 + i): 400 for i in range(50)}
+    space.close()
+
+
+def test_a_full_disk_keeps_nothing(tmp_path):
+    space = Workspace(tmp_path / "work")
+    space._masked._file = open("/dev/full", "w+b")  # noqa: SIM115
+    space.add_masked(point(1), [1])
+    with pytest.raises(OSError, match="No space"):
+        space.sort_own(lambda _: [])
+    space.close()
+    assert not list(tmp_path.iterdir())

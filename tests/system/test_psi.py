@@ -14,6 +14,7 @@ from lianfang.v1 import psi_pb2 as pb
 from lianfang.v1 import psi_pb2_grpc
 
 from nodes.contracts import draft as drafts
+from nodes.identity.keys import NodeKeys
 from nodes.services import wire
 from protocols import group, psi
 from tests.system.conftest import Wire, make_network, phones
@@ -142,6 +143,24 @@ def test_to_both_and_opened_by_either(pair):
     pair.run("bank-b", "psi", "show", outcome["session"], "--output", str(target))
     found = json.loads(target.read_text())["in_common"]
     assert [each["value"] for each in found] == phones(180, 120)
+
+
+def test_an_outcome_that_an_earlier_version_has_kept_can_still_be_read(pair):
+    name, session = secrets.token_hex(16), secrets.token_bytes(16).hex()
+    learnt = {"session": session, "with": "bank-b", "at": "2026-01-01T00:00:00Z", "variant": "alignment"}
+    learnt |= dict.fromkeys(("rows", "empty", "bad", "repeated", "elements", "their_elements_at_most"), 9)
+    learnt |= {"learns": True, "below_minimum": False, "common": 2}
+    rows = [[7, "13900000007", "ab" * 16], [5, "13900000005", "cd" * 16]]
+    kept = json.dumps({"outcome": learnt, "rows": rows}).encode()
+    vault = NodeKeys.load(pair.node("bank-a") / "keys").vault
+    place = pair.node("bank-a") / "data" / "psi" / f"{name}.outcome"
+    place.parent.mkdir(exist_ok=True)
+    place.write_bytes(vault.encrypt(kept, b"psi outcome" + name.encode()))
+    target = pair.folder / "earlier.json"
+    pair.run("bank-a", "psi", "show", session[:12], "--output", str(target))
+    found = json.loads(target.read_text())["in_common"]
+    place.unlink()
+    assert found == [{"id": "ab" * 16, "value": "13900000007"}, {"id": "cd" * 16, "value": "13900000005"}]
 
 
 def test_cardinality_alone(pair, tmp_path):
