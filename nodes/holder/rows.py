@@ -125,8 +125,9 @@ _TABLES: dict[str, Mapping[str, int]] = {
 
 @functools.lru_cache(maxsize=4_096)
 def _word(column: str, text: str, default: int) -> int:
+    """A plain number: members of an enumeration cost the store and the way between processes ten times as much."""
     if not text.strip():
-        return default
+        return int(default)
     table = _TABLES[column]
     found = table.get(words.key(text))
     if found is None:
