@@ -251,7 +251,15 @@ def _check_running(home: Home, report: _Report) -> None:
     try:
         with admin(home.file) as node:
             document = as_dict(node.Diagnose(pb.DiagnoseRequest(), timeout=60))
-    except (CommandError, grpc.RpcError):
+    except (CommandError, grpc.RpcError) as error:
+        if isinstance(error, grpc.RpcError) and common.answered(error):
+            report.add(
+                WARN,
+                t("node", "节点"),
+                str(error.details()),
+                t("peers and budgets are checked then", "之后再检查成员与额度"),
+            )
+            return
         report.add(
             WARN,
             t("node", "节点"),

@@ -53,22 +53,27 @@ def errors() -> Iterator[None]:
     except (NodeError, ProtocolError, CommandError) as error:
         fail(str(error))
     except grpc.RpcError as error:
-        code, trailers = error.code(), error.trailing_metadata() or ()
-        named = any(item.key == "lianfang-reason" for item in trailers)
-        if code is grpc.StatusCode.UNAVAILABLE and not named:
+        if not answered(error):
             fail(
                 t(
                     "the node is not running, or stopped meanwhile: start it with `lianfang serve`",
                     "节点未运行或已停止：请用 `lianfang serve` 启动",
                 )
             )
-        fail(error.details() or code.name)
+        fail(error.details() or error.code().name)
     except BrokenPipeError:
         os._exit(1)
     except OSError as error:
         fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except KeyboardInterrupt:
         fail(t("interrupted", "已中断"), 130)
+
+
+def answered(error: Any) -> bool:
+    """Whether a call that failed came as far as the node, or never left this side for a reason of its own."""
+    if isinstance(error, wire.TokenUnread) or error.code() is not grpc.StatusCode.UNAVAILABLE:
+        return True
+    return any(key == wire.REASON for key, _ in error.trailing_metadata() or ())
 
 
 def fail(message: str, status: int = 1) -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from nodes.config import Home
 from nodes.demo.network import free_port, program
 from protocols import group
 from tests.system.conftest import import_phones, outcomes, phones, query, write_list
@@ -87,6 +89,8 @@ def test_from_nothing_to_an_answer_by_the_readmes_commands(tmp_path_factory):
             while run("ping", "-c", base / name, check=False).returncode:
                 assert time.monotonic() < deadline
             assert "sign in" in run("status", "-c", base / name, check=False).stderr
+            found = json.loads(run("doctor", "-c", base / name, "--json").stdout)["findings"]
+            assert "sign in" in found[-1]["found"]  # not that the node were not running
             run("dev", "people", base / name)
         path = write_list(base / "list.csv", [("phone", value, "gambling", "3") for value in phones(0, 5)])
         as_person(base / "bank-x", "list", "import", path, "--list", "fraud")
@@ -120,6 +124,18 @@ def test_from_nothing_to_an_answer_by_the_readmes_commands(tmp_path_factory):
         for server in servers:
             server.terminate()
         assert [server.wait(60) for server in servers] == [0] * len(servers)
+
+
+def test_a_token_that_cannot_be_read_is_named(tmp_path):
+    run("init", tmp_path / "n", "--name", "n", "--role", "bank")
+    (tmp_path / "session").mkdir()
+    with socket.socket(socket.AF_UNIX) as listening:  # as of a node that runs
+        place = Home(tmp_path / "n").socket
+        place.parent.mkdir(exist_ok=True)
+        listening.bind(str(place))
+        done = run("status", "-c", tmp_path / "n", check=False, LIANFANG_SESSION=str(tmp_path / "session"))
+    assert done.returncode == 1
+    assert str(tmp_path / "session") in done.stderr
 
 
 def test_bundles_and_requests_that_are_none(tmp_path):
