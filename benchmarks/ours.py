@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from nodes.querier.tables import Tables
-from protocols import lookup, sealed, voprf
+from protocols import group, lookup, sealed, voprf
 from protocols.label import Basis, Category, Label, Reason, Status
 from protocols.lookup import Question
 from protocols.sealed import ListEpoch
@@ -42,7 +42,7 @@ def seal(key, values):
     for start in range(0, len(values), STEP):
         entries = [(value, LABEL) for value in values[start : start + STEP]]
         out.append(sealed.seal_chunk(key.secret, WHERE.context, 1, entries, os.urandom(16 * len(entries))))
-    records = [record for piece in out for record in sealed.ascending(piece, sealed.RECORD)]
+    records = [record for piece in out for record in group.split(piece, sealed.RECORD)]
     records.sort()
     return records
 

@@ -79,13 +79,13 @@ def seal_chunk(
 
     `salts` is 16·n fresh random bytes.
     """
-    records = []
     number = batch.to_bytes(4, "big")
     outputs = voprf.evaluate_inputs(secret, [each[0] for each in entries])
     keys, tags = _label_keys(outputs, context, salts), tags_of(outputs)
-    for tag, salt, key, (_, label) in zip(tags, group.split(salts, SALT), keys, entries, strict=True):
-        sealed = AESGCM(key).encrypt(_NONCE, label, context + tag + number)
-        records.append(tag + salt + sealed)
+    records = [
+        tag + salt + AESGCM(key).encrypt(_NONCE, label, context + tag + number)
+        for tag, salt, key, (_, label) in zip(tags, group.split(salts, SALT), keys, entries, strict=True)
+    ]
     records.sort()
     return b"".join(records)
 

@@ -1,4 +1,4 @@
-"""The relay between a label holder's call and this node's learning process, aligned rows, and joint scores."""
+"""Vertical jobs on the wire: runs, aligned rows, and what this node's part of a model says."""
 
 import asyncio
 import contextlib
@@ -6,9 +6,9 @@ import functools
 import logging
 import secrets
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from lianfang.v1 import ledger_pb2, vertical_pb2_grpc
@@ -16,9 +16,6 @@ from lianfang.v1 import vertical_pb2 as pb
 
 from federation.errors import LearningError
 from federation.job import JobDescriptor
-from federation.vertical.links import FRAME
-from protocols.errors import IdentifierError
-from protocols.identifiers import Kind, normalise
 
 from .. import limits
 from ..config import Home
@@ -26,143 +23,19 @@ from ..errors import NodeError, NotFound, Refused, invalid
 from ..gate import SCORE, WORK, Ask
 from ..identity.members import Member
 from ..people.actions import Action
-from ..querier.peers import failed
 from ..services import wire
 from . import parts
+from .relay import Relay
 from .rows import Aligned, Rows, holder_rows, least_rows, split
+from .scoring import Scoring
 
 if TYPE_CHECKING:
     from ..learning.desk import Desk
     from ..node import Node
 
 _log = logging.getLogger("lianfang.vertical")
-_T = TypeVar("_T")
-_AHEAD = 4  # frames on their way through the relay, each way
-_LOOK = 64  # frames between two looks at the contract
 _PIECE = 20_000  # aligned rows in one message
 _KNOWN = 4  # alignments kept in memory
-_Frames = asyncio.Queue[pb.VerticalFrame | None]
-
-
-class _Attendance:
-    """A learning process that waits for the label holder, or works with it."""
-
-    def __init__(self) -> None:
-        self.inward: _Frames = asyncio.Queue(_AHEAD)
-        self.outward: _Frames = asyncio.Queue(_AHEAD)
-        self.taken = asyncio.Event()
-        self.over = asyncio.Event()
-
-
-class Relay:
-    """Brings the two together, one run of a job at a time."""
-
-    def __init__(self, patience: float, silence: float) -> None:
-        """Seconds to wait for the other one, and between two frames."""
-        self._patience, self._silence = patience, silence
-        self._waiting: dict[bytes, _Attendance] = {}
-        self._running: set[_Attendance] = set()
-        self._closed = False
-        self._came = asyncio.Condition()
-
-    def close(self) -> None:
-        """End all runs: the node is stopping."""
-        self._closed = True
-        for each in self._running:
-            each.over.set()
-
-    async def attend(
-        self, job: bytes, incoming: AsyncIterator[pb.VerticalFrame]
-    ) -> AsyncGenerator[pb.VerticalFrame, None]:
-        """The learning process's side: yields what the label holder sends."""
-        here = _Attendance()
-        async with self._came:
-            if self._closed:
-                raise Refused("this node is stopping", "STOPPING", grpc.StatusCode.UNAVAILABLE)
-            if job in self._waiting:
-                raise Refused("this job is attended already", "BUSY", grpc.StatusCode.RESOURCE_EXHAUSTED)
-            self._waiting[job] = here
-            self._running.add(here)
-            self._came.notify_all()
-        pump = asyncio.create_task(_pump(incoming, here.outward, here.over))
-        try:
-            await self._or_over(here, here.taken.wait(), self._patience, "the label holder did not come")
-            while frame := await self._or_over(
-                here, here.inward.get(), self._silence, "the label holder is silent"
-            ):
-                yield frame
-        finally:
-            here.over.set()
-            self._waiting.pop(job, None)
-            self._running.discard(here)
-            pump.cancel()
-
-    async def work(
-        self, job: bytes, incoming: AsyncIterator[pb.VerticalFrame], check: Callable[[], None]
-    ) -> AsyncGenerator[pb.VerticalFrame, None]:
-        """The label holder's side: yields what the learning process answers. `check` raises where the contract has ended."""
-        here = await self._find(job)
-        here.taken.set()
-
-        async def checked() -> AsyncIterator[pb.VerticalFrame]:
-            number = 0
-            async for frame in incoming:
-                if number % _LOOK == 0:
-                    check()
-                number += 1
-                if frame.WhichOneof("part") == "enter" or len(frame.data) > FRAME:
-                    raise invalid("a frame that is no part of a message")
-                yield frame
-
-        pump = asyncio.create_task(_pump(checked(), here.inward, here.over))
-        try:
-            while frame := await self._or_over(
-                here, here.outward.get(), self._silence, "this side is silent"
-            ):
-                yield frame
-            if pump.done() and not pump.cancelled() and (error := pump.exception()) is not None:
-                raise error
-        finally:
-            here.over.set()
-            pump.cancel()
-
-    async def _find(self, job: bytes) -> _Attendance:
-        try:
-            async with asyncio.timeout(self._patience), self._came:
-                await self._came.wait_for(
-                    lambda: job in self._waiting and not self._waiting[job].taken.is_set()
-                )
-                return self._waiting[job]
-        except TimeoutError as error:
-            raise Refused(
-                "this node's learning process did not take its seat", "NO_SEAT", grpc.StatusCode.UNAVAILABLE
-            ) from error
-
-    @staticmethod
-    async def _or_over(here: _Attendance, what: Awaitable[_T], seconds: float, why: str) -> _T | None:
-        """What comes, or `None` once the other side is gone and nothing is left. Raises `Refused` after too long."""
-        wanted, over = asyncio.ensure_future(what), asyncio.ensure_future(here.over.wait())
-        try:
-            await asyncio.wait({wanted, over}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-            if wanted.done():
-                return wanted.result()
-            if over.done():
-                return None
-            raise Refused(why, "SILENT", grpc.StatusCode.DEADLINE_EXCEEDED)
-        finally:
-            wanted.cancel()
-            over.cancel()
-
-
-async def _pump(incoming: AsyncIterator[pb.VerticalFrame], to: _Frames, over: asyncio.Event) -> None:
-    """Until its sender has said everything."""
-    try:
-        async for frame in incoming:
-            await to.put(frame)
-        await to.put(None)
-    except BaseException:
-        over.set()
-        raise
 
 
 class Vertical:
@@ -370,11 +243,11 @@ class VerticalAdminService(vertical_pb2_grpc.VerticalAdminServicer):
         title = f"score {len(request.values):,} customers by {request.job[:60]}"
         action = Action("VerticalAdmin/Predict", asked, title, {"values": shown})
 
-        def prepare() -> "_Scoring":
+        def prepare() -> Scoring:
             job = vertical.job(vertical.desk.named(request.job))
             if job.holder != vertical._own:
                 raise Refused(f"{node.home.name.name} is not the label holder of {job.name}", "NOT_A_PARTY")
-            return _Scoring(vertical, job)
+            return Scoring(vertical, job)
 
         scoring = await asyncio.to_thread(prepare)
         bulk = len(request.values) > node.policy.current.second_person.query_items
@@ -385,93 +258,6 @@ class VerticalAdminService(vertical_pb2_grpc.VerticalAdminServicer):
         except BaseException:
             node.actions.break_off(begun)
             raise
-
-
-class _Scoring:
-    """One person's question to the joint model."""
-
-    def __init__(self, vertical: Vertical, job: JobDescriptor) -> None:
-        self._vertical, self._job = vertical, job
-        self._part: Any = parts.load(vertical.node.home.data / "models", job)
-        self.step = parts.rows_at_once(self._part)
-        self._sides = sides = vertical.aligned(job)
-        self._kind = Kind(sides[0].kind)
-        home = Home(vertical.node.home.file)
-        self._region = home.config.lists.default_region
-        try:
-            self._rows = Rows(home, vertical.node.keys.vault, sides[0], features=self._part.features)
-        except LearningError as error:
-            raise Refused(str(error), "DATASET", grpc.StatusCode.FAILED_PRECONDITION) from error
-
-    async def score(self, values: list[str]) -> pb.PredictReply:
-        """Rows in the order of the values; why there is no score where there is none."""
-        rows, found = await asyncio.to_thread(self._find, values)
-        if found:
-            identifiers = [index for _, index in found]
-            replies = await asyncio.gather(
-                *(
-                    self._ask(partner, [side.ids[index] for index in identifiers])
-                    for partner, side in zip(self._job.partners, self._sides, strict=True)
-                )
-            )
-            await asyncio.to_thread(self._complete, rows, found, replies)
-        return pb.PredictReply(rows=rows)
-
-    def _find(self, values: list[str]) -> tuple[list[pb.PredictReply.Row], list[tuple[int, bytes]]]:
-        rows = [pb.PredictReply.Row(value=value) for value in values]
-        found: list[tuple[int, bytes]] = []
-        vault = self._vertical.node.keys.vault
-        for number, value in enumerate(values):
-            try:
-                index = vault.index(normalise(self._kind, value, "", "", self._region).canonical)
-            except IdentifierError as error:
-                rows[number].trouble = str(error)
-                continue
-            if not all(index in side.ids for side in self._sides):
-                rows[number].trouble = "not aligned"
-            elif self._rows.places([index])[0] < 0:
-                rows[number].trouble = "not in the dataset any more"
-            else:
-                found.append((number, index))
-        return rows, found
-
-    async def _ask(self, partner: str, ids: list[bytes]) -> pb.VerticalReply:
-        node = self._vertical.node
-        member = node.book.current.get(partner)
-        request = pb.VerticalScoreRequest(
-            job=self._job.hash(),
-            ids=b"".join(ids),
-            model=bytes.fromhex(self._part.hash()),
-        )
-        try:
-            reply: pb.VerticalReply = await node.peers.get(member).vertical.Score(
-                request, timeout=node.home.config.ask.deadline_seconds + 10
-            )
-            return reply
-        except grpc.aio.AioRpcError as error:
-            raise failed(member, error) from error
-
-    def _complete(
-        self,
-        rows: list[pb.PredictReply.Row],
-        found: list[tuple[int, bytes]],
-        replies: list[pb.VerticalReply],
-    ) -> None:
-        said = [parts.read_said(reply, self._part, len(found)) for reply in replies]
-        absent = [parts.read_absent(reply, len(found)) for reply in replies]
-        x = self._rows.x[self._rows.places([index for _, index in found])]
-        scores = parts.probability(self._part, x, said)
-        for place, (number, _) in enumerate(found):
-            gone = [
-                name.rpartition("/")[2]
-                for name, of in zip(self._job.partners, absent, strict=True)
-                if of[place]
-            ]
-            if gone:
-                rows[number].trouble = f"{', '.join(gone)} has no row of this customer any more"
-            else:
-                rows[number].score = float(scores[place])
-        self._vertical.record_own(self._job.hash(), len(found))
 
 
 async def _entered(incoming: AsyncIterator[pb.VerticalFrame]) -> bytes:

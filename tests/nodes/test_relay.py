@@ -7,7 +7,7 @@ import pytest
 from lianfang.v1 import vertical_pb2 as pb
 
 from nodes.errors import Refused
-from nodes.vertical.service import Relay
+from nodes.vertical.relay import Relay
 
 JOB = bytes(32)
 
