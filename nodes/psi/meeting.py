@@ -275,30 +275,27 @@ class Meeting:
         that repeated ones become one when points are sorted.
         """
         plan, total = self._plan, 0
-        known: dict[
-            bytes, tuple[int, int]
-        ] = {}  # row, value so far: given away at once where there are no values
+        weighted = bool(plan.own.values)
+        known: dict[bytes, tuple[int, int]] = {}  # row, value so far
         for row, canonical, value in plan.column.elements(counts):
-            first = known.get(canonical)
-            if plan.adds:
-                total += value
-                if total >> plan.terms.sum_bits:
-                    raise NodeError(
-                        f"the values of {plan.own.values} up to row {row} are together more than the contract's sum of "
-                        f"{plan.terms.sum_bits} bits holds",
-                        "SIZE",
-                    )
-            if first is not None:
-                if plan.adds:
+            total += value
+            if total >> plan.terms.sum_bits and weighted:
+                raise NodeError(
+                    f"the values of {plan.own.values} up to row {row} are together more than the contract's sum of "
+                    f"{plan.terms.sum_bits} bits holds",
+                    "SIZE",
+                )
+            if (first := known.get(canonical)) is not None:
+                if weighted:
                     known[canonical] = (first[0], first[1] + value)
                 continue
             if len(known) < _KNOWN:
                 known[canonical] = (row, value)
                 self._check_count(len(known))
-                if plan.adds:
-                    continue
+                if weighted:
+                    continue  # until all of its values are known
             yield row, canonical, value
-        if plan.adds:
+        if weighted:
             for canonical, (row, value) in known.items():
                 yield row, canonical, value
 

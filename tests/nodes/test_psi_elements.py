@@ -1,0 +1,79 @@
+"""A column's elements: each identifier once, with the sum of its values, whether it is remembered or not."""
+
+import hashlib
+import random
+
+import pytest
+from lianfang.v1 import contract_pb2
+
+from nodes.errors import NodeError
+from nodes.psi import meeting
+from nodes.psi.meeting import Meeting, Plan
+from nodes.psi.rows import Column, Counts
+from nodes.psi.workspace import Workspace
+
+_TERMS = contract_pb2.PsiTerms
+
+
+def plan(path, values: str, most: int = 1_000, bits: int = 40) -> Plan:
+    own = _TERMS.Input(party="a", column="mobile", max_elements=most, values=values)
+    terms = _TERMS(variant=_TERMS.VARIANT_SUM, kind="phone", sum_bits=bits)
+    column = Column(path, "mobile", "phone", "CN", values)
+    return Plan(bytes(32), bytes(16), terms, own, _TERMS.Input(party="b"), column, True, lambda: None)
+
+
+def elements(given: Plan, counts: Counts) -> list[tuple[int, bytes, int]]:
+    made = object.__new__(Meeting)  # what it is for otherwise needs another side
+    made._plan = given
+    return list(made._elements(counts))
+
+
+@pytest.fixture
+def column(tmp_path):
+    """(path, for each identifier: its first row and the sum of its values)"""
+    draw = random.Random(7)
+    rows = [(f"139{draw.randrange(30):08d}", draw.randrange(100)) for _ in range(400)]
+    path = tmp_path / "column.csv"
+    path.write_text("mobile,loss\n" + "".join(f"{mobile},{loss}\n" for mobile, loss in rows))
+    found: dict[bytes, tuple[int, int]] = {}
+    for number, (mobile, loss) in enumerate(rows, 2):
+        canonical = f"phone\x1f+86{mobile}".encode()
+        first, total = found.get(canonical, (number, 0))
+        found[canonical] = (first, total + loss)
+    return path, found
+
+
+@pytest.mark.parametrize("remembered", [0, 1, 7, 1_000])
+@pytest.mark.parametrize("values", ["loss", ""])
+def test_each_counts_once_with_its_first_row_and_its_sum(tmp_path, monkeypatch, column, remembered, values):
+    monkeypatch.setattr(meeting, "_KNOWN", remembered)
+    path, expected = column
+    counts = Counts()
+    found = elements(plan(path, values), counts)
+    assert counts.rows == 400
+    assert len(found) < 400 or not remembered
+    space = Workspace(tmp_path / "work")
+    points = b"".join(hashlib.sha256(canonical).digest() for _, canonical, _ in found)
+    space.add_masked(points, [row for row, _, _ in found], [value for _, _, value in found])
+    assert space.sort_own(lambda _: []) == len(expected)
+    counts.found(len(expected))
+    assert counts.repeated == 400 - len(expected)
+    ((sorted_points, sums),) = space.own_weighted(1_000)
+    by_point = {hashlib.sha256(canonical).digest(): each for canonical, each in expected.items()}
+    for place, total in enumerate(sums):
+        point = sorted_points[32 * place : 32 * place + 32]
+        assert total == (by_point[point][1] if values else 0)
+    for point in by_point:
+        space.add_their_doubled(point)
+    space.add_own_doubled(sorted_points)
+    space.prepare_to_compare()
+    assert space.common_rows() == sorted(row for row, _ in expected.values())
+    space.close()
+
+
+def test_too_many_and_too_large_are_said(monkeypatch, column):
+    path, _ = column
+    with pytest.raises(NodeError, match="more than the 5 elements"):
+        elements(plan(path, "", most=5), Counts())
+    with pytest.raises(NodeError, match="up to row [0-9]+ are together more"):
+        elements(plan(path, "loss", bits=8), Counts())
