@@ -94,12 +94,13 @@ class Finished:
     charged: int
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Opened:
     """A batch that is blinded and on record, and may be sent."""
 
     question: Question
     request: lookup_pb2.EvaluateRequest
+    fields: dict[str, Any]  # what both sides record of it
     recorded: Entry
 
 
@@ -297,23 +298,23 @@ class Asker:
                 asker=batch.asker,
                 blinded=blinded,
             )
+            fields = event_fields(request)
             entry = self._log.prepare(
-                ledger_pb2.EVENT_TYPE_QUERY_ASKED, batch.holder, batch.query_id, **event_fields(request)
+                ledger_pb2.EVENT_TYPE_QUERY_ASKED, batch.holder, batch.query_id, **fields
             )
-            begun.append((batch, question, request, entry))
+            begun.append((batch, _Opened(question, request, fields, entry)))
         if not begun:
             return {}
         recording = self._questions.begin(
-            job, [(batch, question.size, entry) for batch, question, _, entry in begun]
+            job, [(batch, opened.question.size, opened.recorded) for batch, opened in begun]
         )
-        for _, _, request, entry in begun:  # while the disk is waited for; nothing is sent before
-            request.receipt.CopyFrom(self._log.receipt(entry))
-        opened = {}
-        for (batch, question, request, entry), recorded in zip(begun, await recording, strict=True):
-            if recorded is not entry:  # it was begun before
-                request.receipt.CopyFrom(self._log.receipt(recorded))
-            opened[batch.query_id] = _Opened(question, request, recorded)
-        return opened
+        for _, opened in begun:  # while the disk is waited for; nothing is sent before
+            opened.request.receipt.CopyFrom(self._log.receipt(opened.recorded))
+        for (_, opened), recorded in zip(begun, await recording, strict=True):
+            if recorded is not opened.recorded:  # it was begun before
+                opened.recorded = recorded
+                opened.request.receipt.CopyFrom(self._log.receipt(recorded))
+        return {batch.query_id: opened for batch, opened in begun}
 
     async def _run(self, batch: Batch, question: Question, work: Callable[..., _T], *arguments: Any) -> _T:
         """Run `work(*arguments, runner)`; off the event loop, and on the worker processes, as it is larger."""
@@ -387,7 +388,7 @@ class Asker:
             opened = (await self._open(job, [batch])).get(batch.query_id)
         if opened is None:
             return [], await self._replace(job, target, batch)
-        question, request, recorded = opened.question, opened.request, opened.recorded
+        question, request = opened.question, opened.request
         try:
             response = await self._send(
                 target, batch, request, deadline + _SECONDS_PER_ELEMENT * question.size
@@ -400,7 +401,7 @@ class Asker:
                 await asyncio.wrap_future(self._questions.end(batch, "refused"))
             raise
         charged[0] += 0 if response.repeated_answer else question.size
-        promised = self._answered(target.member, request, response, recorded)
+        promised = self._answered(target.member, opened, response)
         finish = functools.partial(
             self._finish, job, batch, request.table_batch, question, response, promised
         )
@@ -413,17 +414,22 @@ class Asker:
     def _answered(
         self,
         member: Member,
-        request: lookup_pb2.EvaluateRequest,
+        opened: _Opened,
         response: lookup_pb2.EvaluateResponse,
-        recorded: Entry,
     ) -> Promised:
         """The holder's receipt: that it has recorded this request, and our record of it. Raises a `PeerError`."""
+        asked = opened.recorded.committed
         committed = events.verify_receipt(response.receipt, member.verifier, member.id)
-        check_event(committed.event, ledger_pb2.EVENT_TYPE_QUERY_ANSWERED, request, str(self._name))
-        if committed.event.peer_leaf != recorded.committed.commitment:
+        answered = {
+            "type": ledger_pb2.EVENT_TYPE_QUERY_ANSWERED,
+            "id": asked.event.id,
+            "peer": self._log.owner,
+        }
+        check_event(committed.event, answered | opened.fields)
+        if committed.event.peer_leaf != asked.commitment:
             raise SignatureError("the holder's receipt names another record of ours")
         at, skew = committed.event.at / 1000, limits.CLOCK_SKEW.total_seconds()
-        if not recorded.committed.event.at / 1000 - skew <= at <= time.time() + skew:
+        if not asked.event.at / 1000 - skew <= at <= time.time() + skew:
             raise SignatureError("the holder's receipt is of another time than the question")
         if not 0 <= response.receipt.include_by - at <= limits.RECEIPT_SECONDS:
             raise SignatureError("the holder's receipt promises the log's entry for too late")

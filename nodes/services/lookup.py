@@ -89,11 +89,8 @@ def event_fields(request: pb.EvaluateRequest) -> dict[str, Any]:
     }
 
 
-def check_event(
-    event: ledger_pb2.Event, kind: "ledger_pb2.EventType.ValueType", request: pb.EvaluateRequest, peer: str
-) -> None:
-    """Raise `SignatureError` unless the event records this request, with this member as the other party."""
-    expected = {"type": kind, "id": request.query_id, "peer": peer, **event_fields(request)}
+def check_event(event: ledger_pb2.Event, expected: dict[str, Any]) -> None:
+    """Raise `SignatureError` unless the event says all of this: its type, id, other party, and the `event_fields` of a request."""
     for field, value in expected.items():
         if getattr(event, field) != value:
             raise SignatureError(f"the recorded {field.replace('_', ' ')} is not this request's")
@@ -129,9 +126,10 @@ class LookupService(lookup_pb2_grpc.LookupServicer):
         member = self._authenticator.member(context)
         self._capture.record("in", "Evaluate", member.id, request)
         count = check_shape(request)
-        ask = self._ask(request, member, count)
+        fields = event_fields(request)
+        ask = self._ask(request, member, fields)
         self._gate.precheck(ask)
-        ask = replace(ask, receipt=(request.receipt, self._asked(request, ask)))
+        ask = replace(ask, receipt=(request.receipt, self._asked(request, ask, fields)))
         if count <= limits.BATCH_INLINE:
             response = await self._answer(request, ask, self._fast, voprf.inline)
         else:
@@ -153,15 +151,15 @@ class LookupService(lookup_pb2_grpc.LookupServicer):
         if not self._under_way[member_id]:
             del self._under_way[member_id]
 
-    def _ask(self, request: pb.EvaluateRequest, member: Member, count: int) -> Ask:
+    def _ask(self, request: pb.EvaluateRequest, member: Member, fields: dict[str, Any]) -> Ask:
         return Ask(
             member,
             gates.EVALUATE,
             request.list,
             request.epoch,
-            count,
+            fields["count"],
             request.query_id,
-            request_hash(request),
+            fields["request_hash"],
             request.purpose,
             request.basis,
             request.case_commitment,
@@ -194,11 +192,12 @@ class LookupService(lookup_pb2_grpc.LookupServicer):
             receipt=receipt,
         )
 
-    def _asked(self, request: pb.EvaluateRequest, ask: Ask) -> Committed:
+    def _asked(self, request: pb.EvaluateRequest, ask: Ask, fields: dict[str, Any]) -> Committed:
         """The querier's own record of this very request; raises `Refused` where it gives no receipt of it."""
         try:
             committed = events.verify_receipt(request.receipt, ask.member.verifier, ask.member.id)
-            check_event(committed.event, ledger_pb2.EVENT_TYPE_QUERY_ASKED, request, self._log.owner)
+            asked = {"type": ledger_pb2.EVENT_TYPE_QUERY_ASKED, "id": ask.query_id, "peer": self._log.owner}
+            check_event(committed.event, asked | fields)
         except PeerError as error:
             raise Refused(
                 f"the request carries no valid receipt of the asking member's log: {error}",
