@@ -139,7 +139,7 @@ def deployed(bits: int) -> dict:
 
 
 def curve_arithmetic(bits: int) -> float:
-    """CPU seconds of both sides' multiplications, by what the kernel takes for a chunk here: what no other part can go below."""
+    """CPU seconds that both sides' multiplications take by themselves, here and now."""
     scalar, count = group.random_scalar(), 8 * psi.CHUNK
     points, uniform = psi.dummies(count), secrets.token_bytes(group.UNIFORM * count)
     seconds = 0.0

@@ -392,6 +392,7 @@ class Node:
         await asyncio.to_thread(self.workers.close)
         if self.cluster:
             await asyncio.to_thread(self.cluster.close)
+        await self.sessions.stop()
         await asyncio.get_running_loop().shutdown_default_executor()
         self._close()
 

@@ -36,6 +36,18 @@ def test_imports_run_one_way(room, forbidden):
         assert not imported(path) & forbidden, path
 
 
+def test_every_module_can_be_imported():
+    names = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for room in ROOMS
+        for path in modules(room)
+        if "migrations" not in path.parts and path.stem != "__main__"
+    ]
+    subprocess.run(
+        [sys.executable, "-c", "\n".join(f"import {name}" for name in names)], cwd=ROOT, check=True
+    )
+
+
 def test_protocols_touch_no_network_disk_clock_or_log():
     outside = {
         "socket",

@@ -256,7 +256,7 @@ def _check_running(home: Home, report: _Report) -> None:
             report.add(
                 WARN,
                 t("node", "节点"),
-                str(error.details()),
+                error.details() or error.code().name,
                 t("peers and budgets are checked then", "之后再检查成员与额度"),
             )
             return

@@ -70,7 +70,7 @@ def errors() -> Iterator[None]:
 
 
 def answered(error: Any) -> bool:
-    """Whether a call that failed came as far as the node, or never left this side for a reason of its own."""
+    """Whether a call failed for another reason than that no node is there."""
     if isinstance(error, wire.TokenUnread) or error.code() is not grpc.StatusCode.UNAVAILABLE:
         return True
     return any(key == wire.REASON for key, _ in error.trailing_metadata() or ())

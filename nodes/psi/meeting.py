@@ -34,6 +34,8 @@ _Terms = contract_pb2.PsiTerms
 _Input = contract_pb2.PsiTerms.Input
 _T = TypeVar("_T")
 _KNOWN = 1 << 18  # identifiers that are remembered, so as not to mask them again
+_WITHOUT = (0, 0)
+_LOOK = 4_096  # rows between two looks whether anybody is there
 
 
 @dataclass(frozen=True)
@@ -276,8 +278,10 @@ class Meeting:
         """
         plan, total = self._plan, 0
         weighted = bool(plan.own.values)
-        known: dict[bytes, tuple[int, int]] = {}  # row, value so far
+        known: dict[bytes, tuple[int, int]] = {}  # of one that has a value: row, value so far
         for row, canonical, value in plan.column.elements(counts):
+            if not row % _LOOK:
+                self._line.check()
             total += value
             if total >> plan.terms.sum_bits and weighted:
                 raise NodeError(
@@ -290,7 +294,7 @@ class Meeting:
                     known[canonical] = (first[0], first[1] + value)
                 continue
             if len(known) < _KNOWN:
-                known[canonical] = (row, value)
+                known[canonical] = (row, value) if weighted else _WITHOUT
                 self._check_count(len(known))
                 if weighted:
                     continue  # until all of its values are known

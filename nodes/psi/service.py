@@ -55,6 +55,7 @@ class Sessions:
         self._node = node
         self._folder = node.home.data / "psi"
         self._with: dict[str, bytes] = {}  # the session that is being exchanged with each member
+        self._under_way: set[asyncio.Task[Any]] = set()
 
     def plan(self, held: Held, session: bytes, member: Member, calls: bool) -> Plan:
         """Raises `Refused` for what this node cannot do."""
@@ -103,6 +104,7 @@ class Sessions:
                 f"a session with {member.name.name} is under way", "BUSY", grpc.StatusCode.RESOURCE_EXHAUSTED
             )
         plan = self.plan(held, session, member, calls)
+        self._watch(asyncio.current_task())
         self._with[member.id] = session
         line = Line(read, write)
         work: asyncio.Future[Any] | None = None
@@ -133,15 +135,16 @@ class Sessions:
 
                 # Also where nobody waits for it any more: the session is on record, and its outcome is to be found.
                 work = asyncio.ensure_future(asyncio.to_thread(settle))
-                return await asyncio.shield(work)
+                try:
+                    return await asyncio.shield(work)
+                except asyncio.CancelledError:
+                    work.add_done_callback(_unheard)
+                    raise
             finally:
                 line.close()
-                for each in (making, work):
-                    if each is not None and not each.done():  # a thread hears of it at its next step
-                        with contextlib.suppress(Exception):
-                            await asyncio.shield(each)
-                if making.done() and making.exception() is None:
-                    await asyncio.to_thread(making.result().close)
+                clearing = asyncio.create_task(self._clear_up(making, work))
+                self._watch(clearing)
+                await asyncio.shield(clearing)  # which goes on whoever else is cancelled
         except BaseException:
             if begun:
                 self._ended(held, session, member, "broke off")
@@ -149,6 +152,25 @@ class Sessions:
         finally:
             line.close()
             self._leave(member, session)
+
+    @staticmethod
+    async def _clear_up(
+        making: "asyncio.Future[workspace.Workspace]", work: "asyncio.Future[Any] | None"
+    ) -> None:
+        """Once no thread uses it any more: one that exchanges hears that it is over at its next step, one that compares comes to its end."""
+        await asyncio.wait({making, work} if work is not None else {making})
+        if not making.cancelled() and making.exception() is None:
+            await asyncio.to_thread(making.result().close)
+
+    def _watch(self, task: "asyncio.Task[Any] | None") -> None:
+        assert task is not None  # where sessions are held there is a loop
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+
+    async def stop(self) -> None:
+        """Wait for what is under way; nothing new comes any more, and workers have stopped."""
+        while self._under_way:
+            await asyncio.wait(self._under_way)
 
     def _leave(self, member: Member, session: bytes) -> None:
         if self._with.get(member.id) == session:
@@ -263,6 +285,8 @@ class Sessions:
         for path in (*self._folder.glob("*.rows"), *self._folder.glob("*.aligned")):
             if not path.with_suffix(".outcome").exists():
                 path.unlink()
+        for path in self._folder.glob(".*.tmp"):  # of files that were being written
+            path.unlink()
 
 
 class PsiService(psi_pb2_grpc.PsiServicer):
@@ -291,21 +315,25 @@ class PsiService(psi_pb2_grpc.PsiServicer):
             raise
         out: asyncio.Queue[pb.PsiMessage | None] = asyncio.Queue(maxsize=4)
 
-        exchanged = False
+        exchanged = gone = False
 
         async def read() -> pb.PsiMessage | None:
             return await anext(aiter(request_iterator), None)
 
+        async def write(message: pb.PsiMessage | None) -> None:
+            if gone:
+                raise NodeError("the session was broken off", "BROKEN")
+            await out.put(message)
+
         async def finish() -> None:
             nonlocal exchanged
             exchanged = True
-            await out.put(None)
+            with contextlib.suppress(NodeError):  # the caller has all that it wanted, or does not want it
+                await write(None)
 
         async def hold() -> None:
             try:
-                await self._sessions.hold(
-                    held, session, member, False, read, out.put, finish, lambda *_: None
-                )
+                await self._sessions.hold(held, session, member, False, read, write, finish, lambda *_: None)
             finally:
                 if not exchanged:  # the caller may be gone, with nobody to empty the queue
                     while out.full():
@@ -327,6 +355,9 @@ class PsiService(psi_pb2_grpc.PsiServicer):
                 "the other side could not hold the session", "FAILED", grpc.StatusCode.FAILED_PRECONDITION
             ) from error
         finally:
+            gone = True
+            while not out.empty():  # whoever waits to write goes on
+                out.get_nowait()
             if not exchanged:
                 task.cancel()
 
@@ -371,19 +402,24 @@ class PsiAdminService(psi_pb2_grpc.PsiAdminServicer):
                     steps.put_nowait, pb.PsiProgress(phase=phase, done=done, total=total)
                 )
 
-        task = asyncio.create_task(self._meet(held, session, member, tell))
+        ended = asyncio.Event()
+        task = asyncio.create_task(self._meet(held, session, member, tell, ended))
         task.add_done_callback(lambda _task: steps.put_nowait(None))
         try:
             while (step := await steps.get()) is not None:
                 yield step
             yield pb.PsiProgress(phase="done", outcome=wire.struct(await task))
         except BaseException:
-            node.actions.break_off(begun)
+            if not ended.is_set():  # else it is on record, and its outcome is kept
+                node.actions.break_off(begun)
             raise
         finally:
             task.cancel()
 
-    async def _meet(self, held: Held, session: bytes, member: Member, tell: Tell) -> dict[str, Any]:
+    async def _meet(
+        self, held: Held, session: bytes, member: Member, tell: Tell, ended: asyncio.Event
+    ) -> dict[str, Any]:
+        """`ended` is set once both sides have everything."""
         call = self._node.peers.get(member).psi.Meet(timeout=limits.MEETING_SECONDS)
 
         async def read() -> pb.PsiMessage | None:
@@ -397,6 +433,7 @@ class PsiAdminService(psi_pb2_grpc.PsiAdminServicer):
                 pass
             if await call.code() is not grpc.StatusCode.OK:
                 raise failed(member, await _error(call))
+            ended.set()
 
         try:
             return await self._sessions.hold(held, session, member, True, read, call.write, finish, tell)
@@ -432,6 +469,12 @@ def check_terms(terms: contract_pb2.Contract) -> None:
     adds = terms.psi.variant == contract_pb2.PsiTerms.VARIANT_SUM
     if adds and importlib.util.find_spec("phe") is None:
         raise Refused("sums need the extra `vertical`, which is not installed here", "EXTRA")
+
+
+def _unheard(work: "asyncio.Future[Any]") -> None:
+    """Of an outcome that nobody waits for any more."""
+    if not work.cancelled() and (error := work.exception()) is not None:
+        _log.error("the outcome of a session could not be kept: %s", error)
 
 
 def _messages(rows: list[tuple[int, str, bytes]]) -> Iterator[pb.PsiOutcome]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class Scoring:
     """One person's question to the joint model."""
 
-    def __init__(self, vertical: Vertical, job: JobDescriptor) -> None:
+    def __init__(self, vertical: "Vertical", job: JobDescriptor) -> None:
         self._vertical, self._job = vertical, job
         self._part: Any = parts.load(vertical.node.home.data / "models", job)
         self.step = parts.rows_at_once(self._part)

@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+from types import SimpleNamespace
 
 import pytest
 from lianfang.v1 import contract_pb2
@@ -25,6 +26,7 @@ def plan(path, values: str, most: int = 1_000, bits: int = 40) -> Plan:
 def elements(given: Plan, counts: Counts) -> list[tuple[int, bytes, int]]:
     made = object.__new__(Meeting)  # what it is for otherwise needs another side
     made._plan = given
+    made._line = SimpleNamespace(check=lambda: None)
     return list(made._elements(counts))
 
 
@@ -71,7 +73,7 @@ def test_each_counts_once_with_its_first_row_and_its_sum(tmp_path, monkeypatch, 
     space.close()
 
 
-def test_too_many_and_too_large_are_said(monkeypatch, column):
+def test_too_many_and_too_large_are_said(column):
     path, _ = column
     with pytest.raises(NodeError, match="more than the 5 elements"):
         elements(plan(path, "", most=5), Counts())

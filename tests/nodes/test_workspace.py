@@ -36,7 +36,7 @@ def limit(request, monkeypatch):
 _numbers = st.lists(st.integers(0, 60), max_size=80)
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(own=_numbers, theirs=st.sets(st.integers(0, 60)), dummies=st.integers(0, 20), piece=st.integers(1, 30))
 @pytest.mark.usefixtures("limit")
 def test_own_points_are_sorted_each_once_and_met_as_sets_say(tmp_path_factory, own, theirs, dummies, piece):
@@ -138,13 +138,21 @@ def test_nobody_else_can_read_it_and_nothing_stays(tmp_path):
 
 
 @pytest.mark.usefixtures("limit")
-def test_an_identifier_in_every_other_row_becomes_one_point(tmp_path):
-    space = Workspace(tmp_path / "work")
+def test_an_identifier_in_every_other_row_becomes_one_point_and_fills_no_part(tmp_path, monkeypatch):
+    space, sizes, dealt = Workspace(tmp_path / "work"), [], Workspace._dealt
+
+    def watched(*arguments, **named):
+        for part in dealt(*arguments, **named):
+            sizes.append(len(part))
+            yield part
+
+    monkeypatch.setattr(Workspace, "_dealt", watched)
     numbers = [each for i in range(20_000) for each in (7, 100 + i % 50)]
     for i in range(0, len(numbers), 1_000):
         some = numbers[i : i + 1_000]
         space.add_masked(joined(some), range(i + 1, i + 1 + len(some)), [1] * len(some))
     assert space.sort_own(lambda _: []) == 51
+    assert max(sizes) <= 51 * 5  # of 40,000, read in five pieces
     values = {
         p: value
         for points, some in space.own_weighted(7)
