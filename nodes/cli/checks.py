@@ -252,20 +252,12 @@ def _check_running(home: Home, report: _Report) -> None:
         with admin(home.file) as node:
             document = as_dict(node.Diagnose(pb.DiagnoseRequest(), timeout=60))
     except (CommandError, grpc.RpcError) as error:
+        found = t("is not running", "未运行")
+        advice = t("start it: peers and budgets are checked then", "启动后再检查成员与额度")
         if isinstance(error, grpc.RpcError) and common.answered(error):
-            report.add(
-                WARN,
-                t("node", "节点"),
-                error.details() or error.code().name,
-                t("peers and budgets are checked then", "之后再检查成员与额度"),
-            )
-            return
-        report.add(
-            WARN,
-            t("node", "节点"),
-            t("is not running", "未运行"),
-            t("start it: peers and budgets are checked then", "启动后再检查成员与额度"),
-        )
+            found = error.details() or error.code().name
+            advice = t("peers and budgets are checked then", "之后再检查成员与额度")
+        report.add(WARN, t("node", "节点"), found, advice)
         return
     report.add(
         OK, t("node", "节点"), t(f"{document['workers']} workers", f"{document['workers']} 个工作进程")

@@ -84,9 +84,8 @@ class Workspace:
             self.close()
             raise
         self._weighted: Records | None = None
-        self._theirs_met = (
-            bytearray()
-        )  # for each of the other's points, if they have weights: 1 where it met one
+        # For each of the other's points, if they have weights: 1 where it met one.
+        self._theirs_met = bytearray()
 
     def close(self) -> None:
         """Remove everything."""

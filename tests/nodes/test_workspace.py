@@ -2,6 +2,7 @@
 
 import random
 import secrets
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -164,9 +165,10 @@ def test_an_identifier_in_every_other_row_becomes_one_point_and_fills_no_part(tm
 
 def test_a_full_disk_keeps_nothing(tmp_path):
     space = Workspace(tmp_path / "work")
-    space._masked._file = open("/dev/full", "w+b")  # noqa: SIM115
-    space.add_masked(point(1), [1])
-    with pytest.raises(OSError, match="No space"):
-        space.sort_own(lambda _: [])
-    space.close()
+    with Path("/dev/full").open("w+b") as full:
+        space._masked._file = full
+        space.add_masked(point(1), [1])
+        with pytest.raises(OSError, match="No space"):
+            space.sort_own(lambda _: [])
+        space.close()
     assert not list(tmp_path.iterdir())
