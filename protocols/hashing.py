@@ -1,7 +1,8 @@
 """SHA-512, HMAC and HKDF over whole batches, by the backend that serves (`group`): the suite's hash, eight messages at a time.
 
 A batch of messages is given by its parts, which stand one after the other in each message. A part is the same bytes for all, a
-column `(bytes, width)` with `width` bytes for each message, or a list with bytes of any length for each. Outcomes are columns of 64.
+column `(bytes, width)` with `width` bytes for each message (a third number: the byte that each of them is combined with by exclusive or),
+or a list with bytes of any length for each. Outcomes are columns of 64.
 """
 
 import struct
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 
 from .errors import MisuseError
 from .group import backend
-from .sodium import Part
+from .sodium import Part, exclusive_or
 
 DIGEST = 64
 _BLOCK = 128
@@ -26,16 +27,8 @@ def hmac_each(key: bytes, count: int, *parts: Part) -> bytes:
     if len(key) > _BLOCK:
         raise MisuseError(f"a key has at most {_BLOCK} bytes")
     padded = key.ljust(_BLOCK, b"\x00")
-    inner = backend.sha512(count, (_xored(padded, 0x36), *parts))
-    return backend.sha512(count, (_xored(padded, 0x5C), (inner, DIGEST)))
-
-
-def _xored(keys: bytes, pad: int) -> bytes:
-    # As whole numbers: `bytes.translate` would read a table at the key's bytes.
-    size = len(keys)
-    return (int.from_bytes(keys, "little") ^ int.from_bytes(bytes([pad]) * size, "little")).to_bytes(
-        size, "little"
-    )
+    inner = backend.sha512(count, (exclusive_or(padded, 0x36), *parts))
+    return backend.sha512(count, (exclusive_or(padded, 0x5C), (inner, DIGEST)))
 
 
 def hkdf_each(keys: bytes, *info: Part) -> bytes:
@@ -43,8 +36,8 @@ def hkdf_each(keys: bytes, *info: Part) -> bytes:
     count, rest = divmod(len(keys), DIGEST)
     if rest:
         raise ValueError(f"{len(keys)} bytes are no column of 64-byte keys")
-    inner = backend.sha512(count, ((_xored(keys, 0x36), DIGEST), b"\x36" * 64, *info, b"\x01"))
-    return backend.sha512(count, ((_xored(keys, 0x5C), DIGEST), b"\x5c" * 64, (inner, DIGEST)))
+    inner = backend.sha512(count, ((keys, DIGEST, 0x36), b"\x36" * 64, *info, b"\x01"))
+    return backend.sha512(count, ((keys, DIGEST, 0x5C), b"\x5c" * 64, (inner, DIGEST)))
 
 
 def expand_message_each(dst: bytes, count: int, *parts: Part) -> bytes:

@@ -102,9 +102,19 @@ def date_of(day_number: int) -> dt.date | None:
     return dt.date.fromordinal(day_number + _EPOCH) if day_number else None
 
 
-def pack(codes: tuple[int, int, int, int, int, int], seen: int, until: int, reference: bytes) -> bytes:
-    """48 bytes from checked numbers: category, severity, confidence, basis, status, reason; two day numbers."""
-    return _FORMAT.pack(1, *codes, seen, until, reference)
+def pack(
+    category: int,
+    severity: int,
+    confidence: int,
+    basis: int,
+    status: int,
+    reason: int,
+    seen: int,
+    until: int,
+    reference: bytes,
+) -> bytes:
+    """48 bytes from checked numbers; `seen` and `until` are days since 1970-01-01."""
+    return _FORMAT.pack(1, category, severity, confidence, basis, status, reason, seen, until, reference)
 
 
 class _Fields(NamedTuple):
@@ -163,7 +173,12 @@ class Label(_Fields):
     def encode(self) -> bytes:
         """48 bytes."""
         return pack(
-            (self.category, self.severity, self.confidence, self.basis, self.status, self.reason),
+            self.category,
+            self.severity,
+            self.confidence,
+            self.basis,
+            self.status,
+            self.reason,
             days(self.observed_on),
             days(self.valid_until),
             self.reference,
@@ -177,12 +192,12 @@ class Label(_Fields):
         if data[_AFTER:] != _ZERO:
             raise DecodeError("label: reserved bytes are not zero")
         # A list's labels differ in little but their references.
-        return _decoded(data[:_BEFORE])._replace(reference=data[_BEFORE:_AFTER])
+        return cls._make((*_decoded(data[:_BEFORE]), data[_BEFORE:_AFTER]))
 
 
 @functools.lru_cache(maxsize=4_096)
-def _decoded(head: bytes) -> Label:
-    """The label of what precedes the reference, with a reference of zeros."""
+def _decoded(head: bytes) -> tuple[object, ...]:
+    """The checked fields of a label before its reference."""
     version, category, severity, confidence, basis, status, reason, seen, until = _HEAD.unpack(head)
     if version != 1:
         raise DecodeError(f"label: version {version} is not known")
@@ -197,6 +212,6 @@ def _decoded(head: bytes) -> Label:
             date_of(seen),
             date_of(until),
             bytes(REFERENCE),
-        )
+        )[:-1]
     except (ValueError, OverflowError, MisuseError) as error:
         raise DecodeError("label: a field is out of range") from error

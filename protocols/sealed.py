@@ -15,10 +15,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
-from . import group, padding, voprf
+from . import aead, group, padding, voprf
 from . import label as labels
 from .encoding import expand, frame
 from .errors import MisuseError, PeerError, TableError
@@ -82,12 +79,10 @@ def seal_chunk(
     number = batch.to_bytes(4, "big")
     outputs = voprf.evaluate_inputs(secret, [each[0] for each in entries])
     keys, tags = _label_keys(outputs, context, salts), tags_of(outputs)
-    records = [
-        tag + salt + AESGCM(key).encrypt(_NONCE, label, context + tag + number)
-        for tag, salt, key, (_, label) in zip(tags, group.split(salts, SALT), keys, entries, strict=True)
-    ]
-    records.sort()
-    return b"".join(records)
+    data = [context + tag + number for tag in tags]
+    values = aead.seal_each(len(entries), keys, _NONCE, [each[1] for each in entries], data)
+    parts = zip(tags, group.split(salts, SALT), values, strict=True)
+    return b"".join(sorted(map(b"".join, parts)))
 
 
 def tags_chunk(secret: bytes, identifiers: Sequence[bytes]) -> bytes:
@@ -110,25 +105,23 @@ def open_each(context: bytes, records: Sequence[tuple[bytes, int, bytes]]) -> li
     """`open_record` of each (output, batch, value): the label, or the error that this record alone deserves."""
     outputs = [output for output, _, _ in records]
     salts = b"".join(value[:SALT].ljust(SALT, b"\x00") for _, _, value in records)
-    found: list[Label | PeerError] = []
-    for tag, key, (_, batch, value) in zip(
-        tags_of(outputs), _label_keys(outputs, context, salts), records, strict=True
-    ):
-        try:
-            found.append(_open(key, context + tag + batch.to_bytes(4, "big"), value))
-        except PeerError as error:
-            found.append(error)
-    return found
+    keys, tags = _label_keys(outputs, context, salts), tags_of(outputs)
+    data = [
+        context + tag + batch.to_bytes(4, "big") for tag, (_, batch, _) in zip(tags, records, strict=True)
+    ]
+    plains = aead.open_each(len(records), keys, _NONCE, [value[SALT:] for _, _, value in records], data)
+    return [_read(plain, value) for plain, (_, _, value) in zip(plains, records, strict=True)]
 
 
-def _open(key: bytes, data: bytes, value: bytes) -> Label:
+def _read(plain: bytes | None, value: bytes) -> Label | PeerError:
     if len(value) != RECORD - TAG:
-        raise TableError(f"sealed record: {len(value)} bytes instead of {RECORD - TAG}")
+        return TableError(f"sealed record: {len(value)} bytes instead of {RECORD - TAG}")
+    if plain is None:
+        return TableError("a sealed record does not open under its own tag")
     try:
-        plain = AESGCM(key).decrypt(_NONCE, value[SALT:], data)
-    except InvalidTag as error:
-        raise TableError("a sealed record does not open under its own tag") from error
-    return Label.decode(plain)
+        return Label.decode(plain)
+    except PeerError as error:
+        return error
 
 
 # -- dummies -------------------------------------------------------------------------------------------

@@ -23,8 +23,9 @@ SCALAR = 32
 UNIFORM = 64
 IDENTITY = bytes(POINT)
 
-# Of a batch of messages: the same bytes for all, a column (bytes, width), or a list of bytes.
-Part = bytes | tuple[bytes, int] | list[bytes]
+# Of a batch of messages: the same bytes for all; a column (bytes, width), or (bytes, width, a byte to combine each of its bytes with by
+# exclusive or); or a list of bytes.
+Part = bytes | tuple[bytes, int] | tuple[bytes, int, int] | list[bytes]
 
 # rbcl unpacks libsodium into a temporary file and leaves it behind; once mapped, it is not needed.
 with contextlib.suppress(OSError):
@@ -133,18 +134,30 @@ class Sodium:
         return next((i // POINT for i in starts if hmac.compare_digest(points[i : i + POINT], IDENTITY)), -1)
 
     def sha512(self, count: int, parts: tuple[Part, ...]) -> bytes:
-        columns = []
-        for part in parts:
-            pieces = [part] * count if isinstance(part, bytes) else part
-            if isinstance(pieces, tuple):
-                data, width = pieces
-                fits = len(data) == width * count
-                pieces = [data[i : i + width] for i in range(0, len(data), width)] if fits else []
-            if len(pieces) != count:
-                raise ValueError("a column has another length than there are messages")
-            columns.append(pieces)
+        columns = [pieces(part, count) for part in parts]
         whole = map(b"".join, zip(*columns, strict=True)) if columns else [b""] * count
         return b"".join(hashlib.sha512(each).digest() for each in whole)
+
+
+def pieces(part: Part, count: int) -> list[bytes]:
+    """What a part gives each of `count` messages. Raises `ValueError` for another number."""
+    found = [part] * count if isinstance(part, bytes) else part
+    if isinstance(found, tuple):
+        data, width = found[:2]
+        fits = len(data) == width * count
+        data = exclusive_or(data, *found[2:])
+        found = [data[i : i + width] for i in range(0, len(data), width)] if fits else []
+    if len(found) != count:
+        raise ValueError("a column has another length than there are messages")
+    return found
+
+
+def exclusive_or(data: bytes, pad: int = 0) -> bytes:
+    """Each byte combined with `pad`: as whole numbers, for `bytes.translate` would read a table at the data's bytes."""
+    size = len(data)
+    return (int.from_bytes(data, "little") ^ int.from_bytes(bytes([pad]) * size, "little")).to_bytes(
+        size, "little"
+    )
 
 
 def is_valid_point(point: bytes) -> bool:
@@ -171,10 +184,11 @@ def add_all(points: bytes) -> bytes | None:
 
 
 def _entry(name: str) -> int:
-    return ctypes.cast(getattr(_lib, f"crypto_core_ristretto255_scalar_{name}"), ctypes.c_void_p).value or 0
+    return ctypes.cast(getattr(_lib, name), ctypes.c_void_p).value or 0
 
 
-_REDUCE, _MULTIPLY = _entry("reduce"), _entry("mul")
+_REDUCE, _MULTIPLY = (_entry(f"crypto_core_ristretto255_scalar_{name}") for name in ("reduce", "mul"))
+_SEAL, _OPEN = (_entry(f"crypto_aead_aes256gcm_{name}crypt") for name in ("en", "de"))
 
 
 def reduce_scalars(uniform: bytes) -> bytes:
@@ -237,3 +251,18 @@ def is_signed(public: bytes, message: bytes, signature: bytes) -> bool:
     if len(public) != 32 or len(signature) != 64:
         return False
     return bool(_verify(signature, message, len(message), public) == 0)
+
+
+def has_aes() -> bool:
+    """Whether AES-256-GCM serves in batches: the processor has instructions for it, and the extension is there to call it."""
+    return _loops is not None and bool(_lib.crypto_aead_aes256gcm_is_available())
+
+
+def seal_texts(count: int, keys: Part, nonces: Part, texts: Part, data: Part) -> list[bytes]:
+    """See `aead.seal_each`; only where `has_aes`."""
+    return _loops.seal(_SEAL, count, keys, nonces, texts, data)
+
+
+def open_texts(count: int, keys: Part, nonces: Part, texts: Part, data: Part) -> list[bytes | None]:
+    """See `aead.open_each`; only where `has_aes`."""
+    return _loops.open(_OPEN, count, keys, nonces, texts, data)

@@ -256,13 +256,8 @@ def seal_rows(
 ) -> tuple[bytes, bytes]:
     """Seal live entries and make tombstones of the others: (records, tags), each sorted."""
     vault = _vault(root)
-    entries = [
-        (
-            vault.decrypt(row[0], b"entry"),
-            labels.pack((row[1], row[2], row[3], row[4], row[5], row[6]), row[7], row[8], row[9]),
-        )
-        for row in live
-    ]
+    canonicals = vault.decrypt_each([row[0] for row in live], b"entry")
+    entries = [(canonical, labels.pack(*row[1:])) for canonical, row in zip(canonicals, live, strict=True)]
     records = sealed.seal_chunk(secret, context, number, entries, os.urandom(sealed.SALT * len(entries)))
-    tags = sealed.tags_chunk(secret, [vault.decrypt(each, b"entry") for each in gone])
+    tags = sealed.tags_chunk(secret, vault.decrypt_each(gone, b"entry"))
     return records, tags

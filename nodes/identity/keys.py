@@ -20,14 +20,16 @@ from cryptography.hazmat.primitives import serialization as ser
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from protocols import aead
 from protocols.encoding import expand
 from protocols.hashing import DIGEST, hmac_each
 
 from ..errors import ConfigError, StorageError
 from ..files import write_secret
 
+_NONCE = aead.NONCE
+_CHANGED = "stored data does not open under this node's storage key"
 FILES = ("tls.key", "signing.key", "sealing.key", "storage.key", "log.key", "witness.key")
 _Private = ec.EllipticCurvePrivateKey | Ed25519PrivateKey | X25519PrivateKey
 
@@ -79,7 +81,7 @@ class Vault:
 
     def __init__(self, storage_key: bytes) -> None:
         self._root = storage_key
-        self._aead = AESGCM(expand(storage_key, b"lianfang/v1/store/encrypt", 32))
+        self._key = expand(storage_key, b"lianfang/v1/store/encrypt", 32)
         self.index_key = expand(storage_key, b"lianfang/v1/store/index", 32)
 
     def __repr__(self) -> str:
@@ -92,23 +94,29 @@ class Vault:
 
     def encrypt(self, plain: bytes, purpose: bytes) -> bytes:
         """12-byte nonce ‖ ciphertext; `purpose` must be the same to decrypt."""
-        nonce = os.urandom(12)
-        return nonce + self._aead.encrypt(nonce, plain, purpose)
+        return self.encrypt_each([plain], purpose)[0]
 
     def decrypt(self, data: bytes, purpose: bytes) -> bytes:
         """Raise `StorageError` where the data was changed or is under another key."""
-        try:
-            return self._aead.decrypt(data[:12], data[12:], purpose)
-        except Exception as error:
-            raise StorageError("stored data does not open under this node's storage key") from error
+        return self.decrypt_each([data], purpose)[0]
 
-    def encrypt_each(self, plains: Sequence[bytes], purpose: bytes) -> list[bytes]:
-        """`encrypt` of each, with one call for all nonces."""
-        nonces = os.urandom(12 * len(plains))
-        return [
-            (nonce := nonces[12 * i : 12 * i + 12]) + self._aead.encrypt(nonce, plain, purpose)
-            for i, plain in enumerate(plains)
-        ]
+    def encrypt_each(self, plains: list[bytes], purpose: bytes) -> list[bytes]:
+        """`encrypt` of each, all in one call."""
+        nonces = os.urandom(_NONCE * len(plains))
+        column = nonces, _NONCE
+        sealed = aead.seal_each(len(plains), self._key, column, plains, purpose)
+        return [nonces[_NONCE * i : _NONCE * (i + 1)] + each for i, each in enumerate(sealed)]
+
+    def decrypt_each(self, stored: Sequence[bytes], purpose: bytes) -> list[bytes]:
+        """`decrypt` of each, all in one call. Raises `StorageError` where one was changed or is under another key."""
+        nonces, texts = [each[:_NONCE] for each in stored], [each[_NONCE:] for each in stored]
+        if any(len(each) < _NONCE for each in nonces):
+            raise StorageError(_CHANGED)
+        found = aead.open_each(len(stored), self._key, nonces, texts, purpose)
+        plains = [each for each in found if each is not None]
+        if len(plains) < len(found):
+            raise StorageError(_CHANGED)
+        return plains
 
     def index_each(self, canonicals: Sequence[bytes]) -> list[bytes]:
         """`index` of each, hashed together."""

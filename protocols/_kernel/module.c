@@ -144,12 +144,13 @@ end:
 	return result;
 }
 
-/* A message is its parts, one after the other. A part is the same bytes for all messages, or a column: (bytes, width), or a list of
- * bytes of any lengths. */
+/* A message is its parts, one after the other. A part is the same bytes for all messages, or a column: (bytes, width) or (bytes, width,
+ * a byte that each of its bytes is combined with by exclusive or), or a list of bytes of any lengths. */
 struct part {
 	const uint8_t *bytes;
 	size_t width;    /* of one message's piece */
 	size_t stride;   /* 0: the same for all */
+	uint8_t pad;
 	PyObject *list;  /* or a list */
 };
 
@@ -164,7 +165,7 @@ static int read_part(struct part *part, PyObject *from, size_t count)
 			return 1;
 	} else if (PyTuple_Check(from)) {
 		Py_ssize_t width;
-		if (!PyArg_ParseTuple(from, "Sn", &from, &width) || PyBytes_AsStringAndSize(from, &bytes, &length))
+		if (!PyArg_ParseTuple(from, "Sn|b", &from, &width, &part->pad) || PyBytes_AsStringAndSize(from, &bytes, &length))
 			return 0;
 		part->bytes = (uint8_t *)bytes;
 		part->width = part->stride = (size_t)width;
@@ -182,6 +183,20 @@ static int read_part(struct part *part, PyObject *from, size_t count)
 	return 0;
 }
 
+/* A part's piece of message i and its width; NULL with an error set. */
+static const uint8_t *piece(size_t *width, const struct part *part, size_t i)
+{
+	char *bytes;
+	Py_ssize_t length;
+	*width = part->width;
+	if (!part->list)
+		return part->bytes + part->stride * i;
+	if (PyBytes_AsStringAndSize(PyList_GetItem(part->list, (Py_ssize_t)i), &bytes, &length))
+		return NULL;
+	*width = (size_t)length;
+	return (uint8_t *)bytes;
+}
+
 /* The messages one after the other; NULL with an error set. */
 static uint8_t *put_together(size_t *starts, const struct part *parts, size_t n, size_t count)
 {
@@ -189,11 +204,10 @@ static uint8_t *put_together(size_t *starts, const struct part *parts, size_t n,
 	int over = 0;
 	for (size_t p = 0; p < n; p++) {
 		over |= __builtin_add_overflow(fixed, parts[p].list ? 0 : parts[p].width, &fixed);
-		for (size_t i = 0; parts[p].list && i < count; i++) {
-			Py_ssize_t length = PyBytes_Size(PyList_GetItem(parts[p].list, (Py_ssize_t)i));
-			if (length < 0)
+		for (size_t i = 0, width; parts[p].list && i < count; i++) {
+			if (!piece(&width, &parts[p], i))
 				return NULL;
-			over |= __builtin_add_overflow(room, (size_t)length, &room);
+			over |= __builtin_add_overflow(room, width, &room);
 		}
 	}
 	over |= __builtin_mul_overflow(fixed, count, &all) || __builtin_add_overflow(room, all, &room);
@@ -205,14 +219,10 @@ static uint8_t *put_together(size_t *starts, const struct part *parts, size_t n,
 	for (size_t i = 0; i < count; i++) {
 		starts[i] = (size_t)(to - data);
 		for (size_t p = 0; p < n; p++) {
-			const uint8_t *from = parts[p].bytes + parts[p].stride * i;
-			size_t width = parts[p].width;
-			if (parts[p].list) {
-				PyObject *item = PyList_GetItem(parts[p].list, (Py_ssize_t)i);
-				from = (uint8_t *)PyBytes_AsString(item);
-				width = (size_t)PyBytes_Size(item);
-			}
-			memcpy(to, from, width);
+			size_t width;
+			const uint8_t *from = piece(&width, &parts[p], i);
+			for (size_t j = 0; j < width; j++)
+				to[j] = from[j] ^ parts[p].pad;
 			to += width;
 		}
 	}
@@ -304,6 +314,61 @@ static PyObject *over(PyObject *arguments, int chained)
 	return out;
 }
 
+typedef int (*seals)(uint8_t *, unsigned long long *, const uint8_t *, unsigned long long, const uint8_t *, unsigned long long,
+                     const uint8_t *, const uint8_t *, const uint8_t *);
+typedef int (*opens)(uint8_t *, unsigned long long *, uint8_t *, const uint8_t *, unsigned long long, const uint8_t *, unsigned long long,
+                     const uint8_t *, const uint8_t *);
+
+enum { KEY, NONCE, TEXT, DATA, FIELDS, KEY_BYTES = 32, NONCE_BYTES = 12, MARK = 16 };
+
+/* An authenticated cipher of libsodium over a whole batch, given by its address: a list of bytes, with None for what does not open. */
+static PyObject *over_texts(PyObject *arguments, int opening)
+{
+	unsigned long long address;
+	Py_ssize_t count;
+	PyObject *from[FIELDS], *out;
+	struct part parts[FIELDS];
+	if (!PyArg_ParseTuple(arguments, "KnOOOO", &address, &count, &from[KEY], &from[NONCE], &from[TEXT], &from[DATA]))
+		return NULL;
+	if (!address || count < 0) {
+		PyErr_SetString(PyExc_ValueError, "no function, or fewer texts than none");
+		return NULL;
+	}
+	for (int f = 0; f < FIELDS; f++)
+		if (!read_part(&parts[f], from[f], (size_t)count))
+			return NULL;
+	out = PyList_New(count);
+	for (Py_ssize_t i = 0; out && i < count; i++) {
+		const uint8_t *p[FIELDS];
+		size_t width[FIELDS];
+		for (int f = 0; f < FIELDS; f++)
+			if (!(p[f] = piece(&width[f], &parts[f], (size_t)i)))
+				goto failed;
+		if (width[KEY] != KEY_BYTES || width[NONCE] != NONCE_BYTES || (!opening && width[TEXT] > PY_SSIZE_T_MAX - MARK)) {
+			PyErr_SetString(PyExc_ValueError, "a key has 32 bytes, a nonce 12");
+			goto failed;
+		}
+		int bad = opening && width[TEXT] < MARK;
+		PyObject *text = PyBytes_FromStringAndSize(NULL, bad ? 0 : (Py_ssize_t)(opening ? width[TEXT] - MARK : width[TEXT] + MARK));
+		if (!text)
+			goto failed;
+		uint8_t *to = (uint8_t *)PyBytes_AsString(text);
+		if (!opening)
+			bad = ((seals)(uintptr_t)address)(to, NULL, p[TEXT], width[TEXT], p[DATA], width[DATA], NULL, p[NONCE], p[KEY]);
+		else if (!bad)
+			bad = ((opens)(uintptr_t)address)(to, NULL, NULL, p[TEXT], width[TEXT], p[DATA], width[DATA], p[NONCE], p[KEY]);
+		if (bad) {
+			Py_DECREF(text);
+			text = Py_NewRef(Py_None);
+		}
+		PyList_SetItem(out, i, text);
+	}
+	return out;
+failed:
+	Py_DECREF(out);
+	return NULL;
+}
+
 /* Where the first element of zeros stands; -1 for none. Elements may be secret: all are read, and none is branched on. */
 static PyObject *first_identity(PyObject *self, PyObject *arguments)
 {
@@ -327,6 +392,9 @@ static PyObject *first_identity(PyObject *self, PyObject *arguments)
 static PyObject *each(PyObject *self, PyObject *arguments) { (void)self; return over(arguments, 0); }
 static PyObject *running(PyObject *self, PyObject *arguments) { (void)self; return over(arguments, 1); }
 
+static PyObject *seal_texts(PyObject *self, PyObject *arguments) { (void)self; return over_texts(arguments, 0); }
+static PyObject *open_texts(PyObject *self, PyObject *arguments) { (void)self; return over_texts(arguments, 1); }
+
 static PyObject *valid_points(PyObject *self, PyObject *arguments) { (void)self; return run(arguments, VALID); }
 static PyObject *hash_to_points(PyObject *self, PyObject *arguments) { (void)self; return run(arguments, HASH); }
 static PyObject *multiply(PyObject *self, PyObject *arguments) { (void)self; return run(arguments, MULTIPLY); }
@@ -340,9 +408,11 @@ static PyMethodDef methods[] = {
 	{"multiply", multiply, METH_VARARGS, "(kernel, scalars, points) -> (points or None, how many were good)."},
 	{"hash_and_multiply", hash_and_multiply, METH_VARARGS, "(kernel, scalars, uniform) -> points."},
 	{"weighted_sum", weighted_sum, METH_VARARGS, "(kernel, scalars, points) -> (point or None, how many were good)."},
-	{"sha512", sha512, METH_VARARGS, "(kernel, count, parts) -> 64 bytes for each message. A part: bytes, (column, width) or a list."},
+	{"sha512", sha512, METH_VARARGS, "(kernel, count, parts) -> 64 bytes for each message. A part: bytes, (column, width[, pad]) or a list."},
 	{"each", each, METH_VARARGS, "(address, width, a[, b]) -> f(a[i][, b[i]]) for each element, 32 bytes each."},
 	{"running", running, METH_VARARGS, "(address, 32, a) -> a[0], f(a[0], a[1]), f(f(a[0], a[1]), a[2]), …"},
+	{"seal", seal_texts, METH_VARARGS, "(address, count, keys, nonces, texts, data) -> [sealed text]. Each of these is a part, as of sha512."},
+	{"open", open_texts, METH_VARARGS, "(address, count, keys, nonces, sealed texts, data) -> [text or None]."},
 	{"first_identity", first_identity, METH_VARARGS, "(points) -> where the first identity stands, or -1."},
 	{NULL, NULL, 0, NULL},
 };

@@ -332,6 +332,15 @@ class TestHashes:
         wanted = [hashlib.sha512(b"x" + m + fixed[7 * i : 7 * i + 7]).digest() for i, m in enumerate(each)]
         assert hashing.sha512_each(count, b"x", each, (fixed, 7)) == b"".join(wanted)
 
+    def test_a_column_combined_with_a_byte(self):
+        column = secrets.token_bytes(64 * 9)
+        for pad in (0, 0x36, 0xFF):
+            wanted = [
+                hashlib.sha512(bytes(b ^ pad for b in column[i : i + 64]) + b"x").digest()
+                for i in range(0, len(column), 64)
+            ]
+            assert hashing.sha512_each(9, (column, 64, pad), b"x") == b"".join(wanted)
+
     def test_hmac_and_hkdf(self):
         key, messages = secrets.token_bytes(32), [secrets.token_bytes(i) for i in range(40)]
         wanted = b"".join(hmac.digest(key, b"a" + m, "sha512") for m in messages)
