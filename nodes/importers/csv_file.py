@@ -2,13 +2,16 @@
 
 import codecs
 import csv
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from .. import limits
 from .table import (
     REASON_COLUMN,
     BadCell,
+    Columns,
     FileError,
     Mapping,
     Parsed,
@@ -18,6 +21,7 @@ from .table import (
     private_file,
 )
 
+_ROWS = 1_024  # read at once
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
 
@@ -49,72 +53,114 @@ def _decode_all(path: Path, name: str) -> None:
     decoder.decode(b"", final=True)
 
 
-def reader(path: Path) -> "Iterator[tuple[int, list[str] | str]]":
-    """Records as (row as a spreadsheet counts, cells), or what is wrong with the record instead of its cells.
+class _Part(NamedTuple):
+    """Records of a file that follow each other, and what is wrong with the one after them, if it is."""
 
-    Rows without a value are passed over. Raises `FileError` for a file that is no CSV.
-    """
+    first: int  # the first one's row, as a spreadsheet counts
+    records: list[list[str]]
+    trouble: str
+
+
+def _parts(path: Path) -> Iterator[_Part]:
+    """All records. Raises `FileError` for a file that is no CSV."""
     encoding = encoding_of(path)
     with path.open(encoding=encoding, newline="") as file:
-        first = file.readline(1 << 20)
-        delimiter = max(",;\t", key=first.count)
+        first_line = file.readline(1 << 20)
+        delimiter = max(",;\t", key=first_line.count)
         file.seek(0)
         csv.field_size_limit(limits.CELL_CHARACTERS)
-        records = csv.reader(file, delimiter=delimiter, strict=True)
-        number = 0
+        parsed = csv.reader(file, delimiter=delimiter, strict=True)
+        first = 1
         while True:
-            number += 1
+            records: list[list[str]] = []
+            trouble = ""
             try:
-                cells = next(records)
-            except StopIteration:
-                return
+                records.extend(itertools.islice(parsed, _ROWS))  # keeps those before one that is wrong
             except csv.Error as error:
                 if "unexpected end" in str(error):
                     raise FileError(
-                        path, f"line {records.line_num}: not CSV: a quote is not closed"
+                        path, f"line {parsed.line_num}: not CSV: a quote is not closed"
                     ) from error
-                yield number, f"not CSV: {error}"
-                continue
+                trouble = f"not CSV: {error}"
             except UnicodeError as error:
-                raise FileError(path, f"line {records.line_num}: not {encoding}") from error
-            if "".join(cells).strip():
-                yield number, cells
+                raise FileError(path, f"line {parsed.line_num}: not {encoding}") from error
+            if not records and not trouble:
+                return
+            yield _Part(first, records, trouble)
+            first += len(records) + bool(trouble)
 
 
-def _header(path: Path, records: "Iterator[tuple[int, list[str] | str]]") -> list[str]:
-    header = next(records, (0, ""))[1]
-    if not isinstance(header, list):
-        raise FileError(path, header or "the file is empty")
-    return header
+def _each(parts: Iterable[_Part]) -> "Iterator[tuple[int, list[str] | str]]":
+    """Records as (row, cells), or what is wrong with the record instead of its cells. Rows without a value are passed over."""
+    for first, records, trouble in parts:
+        yield from _with_a_value(first, records)
+        if trouble:
+            yield first + len(records), trouble
+
+
+def _with_a_value(first: int, records: list[list[str]]) -> Iterator[tuple[int, list[str]]]:
+    return ((number, cells) for number, cells in enumerate(records, first) if "".join(cells).strip())
+
+
+def _after_header(path: Path) -> tuple[list[str], Iterator[_Part]]:
+    """The first row with a value, and what comes after it."""
+    parts = _parts(path)
+    for first, records, trouble in parts:
+        for number, cells in _with_a_value(first, records):
+            rest = _Part(number + 1, records[number + 1 - first :], trouble)
+            return cells, itertools.chain([rest], parts)
+        if trouble:
+            raise FileError(path, trouble)
+    raise FileError(path, "the file is empty")
 
 
 def rows(path: Path, mapping: Mapping) -> Iterator[Parsed]:
     """Rows, numbered as a spreadsheet shows them."""
-    records = reader(path)
-    header = _header(path, records)
+    header, parts = _after_header(path)
     columns, constants = mapped(mapping.resolve(path, header)), mapping.constants
     width = len(header)
     # A file of bad rows may have lost its last column when it was mended.
     widths = (width, width - 1) if header[-1] == REASON_COLUMN else (width,)
-    for number, cells in records:
+    for number, cells in _each(parts):
         if isinstance(cells, str):
             yield BadCell(number, "", cells)
-            continue
-        if len(cells) not in widths:
-            yield BadCell(number, "", f"{len(cells)} cells, the header has {width}")
-            continue
-        yield ReadRow(number, fields_of(columns, cells, constants))
+        elif len(cells) not in widths:
+            yield BadCell(number, "", _uneven(cells, width))
+        else:
+            yield ReadRow(number, fields_of(columns, cells, constants))
+
+
+def _uneven(cells: list[str], width: int) -> str:
+    return f"{len(cells)} cells, the header has {width}"
+
+
+def columns(path: Path, mapping: Mapping, fields: Sequence[str]) -> Iterator[Columns]:
+    """The same rows, some fields of them by column; `mapping` has no constants."""
+    header, parts = _after_header(path)
+    targets, width = mapping.resolve(path, header), len(header)
+    places = [targets.index(each) for each in fields]
+    for first, records, trouble in parts:
+        bad = [BadCell(first + len(records), "", trouble)] if trouble else []
+        numbers: Sequence[int] = range(first, first + len(records))
+        whole = records
+        if not all(len(cells) == width and cells[places[0]].strip() for cells in records):
+            some = list(_with_a_value(first, records))
+            bad += [
+                BadCell(number, "", _uneven(cells, width)) for number, cells in some if len(cells) != width
+            ]
+            numbers = [number for number, cells in some if len(cells) == width]
+            whole = [cells for _, cells in some if len(cells) == width]
+        yield Columns(numbers, [[cells[place] for cells in whole] for place in places], bad)
 
 
 def write_bad(source: Path, target: Path, bad: dict[int, str]) -> None:
     """Write the bad records of a CSV with their reasons, readable by their owner alone, to be mended."""
-    records = reader(source)
-    header = _header(source, records)
+    header, parts = _after_header(source)
     width = len(header) - (header[-1] == REASON_COLUMN)
     with private_file(target) as file:
         writer = csv.writer(file)
         writer.writerow([*header[:width], REASON_COLUMN])
-        for number, cells in records:
+        for number, cells in _each(parts):
             if number in bad and isinstance(cells, list):
                 padded = [*cells, *[""] * (width - len(cells))]
                 writer.writerow([*padded[:width], bad[number]])

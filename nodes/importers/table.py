@@ -2,10 +2,11 @@
 
 import contextlib
 import datetime as dt
+import itertools
 import secrets
 import tomllib
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TextIO
@@ -93,6 +94,14 @@ class ReadRow(NamedTuple):
 
 
 Parsed = ReadRow | BadCell
+
+
+class Columns(NamedTuple):
+    """Rows that follow each other, by column: `texts[k][i]` is field k of row `numbers[i]`; and rows between them that are refused."""
+
+    numbers: Sequence[int]
+    texts: list[list[str]]
+    bad: list[BadCell]
 
 
 @dataclass
@@ -202,11 +211,23 @@ def private_file(path: Path) -> Iterator[TextIO]:
 
 def rows(path: Path, mapping: Mapping) -> Iterator[Parsed]:
     """Read a CSV or XLSX file by its ending; raises `FileError`."""
-    if not path.exists():
-        raise FileError(path, "there is no such file")
-    if path.suffix.lower() == ".xls":
-        raise FileError(path, "the old .xls format: save it as .xlsx or CSV")
     return _reader(path).rows(path, mapping)
+
+
+def columns(path: Path, mapping: Mapping, fields: Sequence[str]) -> Iterator[Columns]:
+    """Some of its fields by column, a thousand rows or so at a time; raises `FileError`. Cells are as written, also empty ones."""
+    return _reader(path).columns(path, mapping, fields)
+
+
+def by_column(parsed: Iterator[Parsed], fields: Sequence[str]) -> Iterator[Columns]:
+    """`columns` from `rows`."""
+    while some := list(itertools.islice(parsed, 1_024)):
+        good = [each for each in some if isinstance(each, ReadRow)]
+        yield Columns(
+            [each.number for each in good],
+            [[each.fields.get(name, "") for each in good] for name in fields],
+            [each for each in some if isinstance(each, BadCell)],
+        )
 
 
 def write_bad(source: Path, target: Path, bad: dict[int, str]) -> None:
@@ -216,10 +237,15 @@ def write_bad(source: Path, target: Path, bad: dict[int, str]) -> None:
 
 class _Reader(Protocol):
     def rows(self, path: Path, mapping: Mapping) -> Iterator[Parsed]: ...
+    def columns(self, path: Path, mapping: Mapping, fields: Sequence[str]) -> Iterator[Columns]: ...
     def write_bad(self, source: Path, target: Path, bad: dict[int, str]) -> None: ...
 
 
 def _reader(path: Path) -> _Reader:
+    if not path.exists():
+        raise FileError(path, "there is no such file")
+    if path.suffix.lower() == ".xls":
+        raise FileError(path, "the old .xls format: save it as .xlsx or CSV")
     # The workbook library takes longer to import than most commands to run.
     if path.suffix.lower() in (".xlsx", ".xlsm"):
         from . import xlsx_file

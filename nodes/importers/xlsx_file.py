@@ -2,7 +2,7 @@
 
 import csv
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,12 @@ from .. import limits
 from .table import (
     REASON_COLUMN,
     BadCell,
+    Columns,
     FileError,
     Mapping,
     Parsed,
     ReadRow,
+    by_column,
     excel_text,
     fields_of,
     mapped,
@@ -59,6 +61,11 @@ def rows(path: Path, mapping: Mapping) -> Iterator[Parsed]:
             yield BadCell(number, *wrong[0])
         else:
             yield ReadRow(number, fields_of(columns, [text for text, _ in texts], mapping.constants))
+
+
+def columns(path: Path, mapping: Mapping, fields: Sequence[str]) -> Iterator[Columns]:
+    """Some fields of the same rows by column."""
+    return by_column(rows(path, mapping), fields)
 
 
 def write_bad(source: Path, target: Path, bad: dict[int, str]) -> None:

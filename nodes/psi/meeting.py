@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from lianfang.v1 import contract_pb2
 from lianfang.v1 import psi_pb2 as pb
@@ -32,10 +32,8 @@ if TYPE_CHECKING:
 Tell = Callable[[str, int, int], None]  # phase, done, total
 _Terms = contract_pb2.PsiTerms
 _Input = contract_pb2.PsiTerms.Input
-_T = TypeVar("_T")
+_Rows = tuple[list[int], list[bytes], list[int]]  # row numbers, canonical identifiers, values
 _KNOWN = 1 << 18  # identifiers that are remembered, so as not to mask them again
-_WITHOUT = (0, 0)
-_LOOK = 4_096  # rows between two looks whether anybody is there
 
 
 @dataclass(frozen=True)
@@ -251,9 +249,8 @@ class Meeting:
         done = 0
 
         def chunks() -> Iterator[tuple[bytes, bytes, list[bytes]]]:
-            for chunk in _chunks(self._elements(counts), psi.CHUNK):
+            for rows, canonicals, values in self._elements(counts):
                 self._line.check()
-                rows, canonicals, values = map(list, zip(*chunk, strict=True))
                 # An aligned element is known by its identifier's keyed hash afterwards.
                 waiting.append((rows, values, self._vault.index_each(canonicals) if plan.aligns else []))
                 yield where, scalar, canonicals
@@ -272,36 +269,48 @@ class Meeting:
             )
         return counts
 
-    def _elements(self, counts: Counts) -> Iterator[tuple[int, bytes, int]]:
-        """(row, identifier, value), each identifier once, with its first row and the sum of its values, as far as they are remembered; beyond
-        that repeated ones become one when points are sorted.
+    def _elements(self, counts: Counts) -> Iterator[_Rows]:
+        """Each identifier once, with its first row and the sum of its values, as far as they are remembered; beyond that repeated ones
+        become one when points are sorted.
         """
-        plan, total = self._plan, 0
-        weighted = bool(plan.own.values)
-        known: dict[bytes, tuple[int, int]] = {}  # of one that has a value: row, value so far
-        for row, canonical, value in plan.column.elements(counts):
-            if not row % _LOOK:
-                self._line.check()
-            total += value
-            if total >> plan.terms.sum_bits and weighted:
-                raise NodeError(
-                    f"the values of {plan.own.values} up to row {row} are together more than the contract's sum of "
-                    f"{plan.terms.sum_bits} bits holds",
-                    "SIZE",
-                )
-            if (first := known.get(canonical)) is not None:
-                if weighted:
-                    known[canonical] = (first[0], first[1] + value)
-                continue
+        if self._plan.own.values:
+            yield from self._weighted(counts)
+            return
+        known: set[bytes] = set()
+        for rows, canonicals, _ in self._plan.column.elements(counts):
+            self._line.check()
+            first = dict(zip(reversed(canonicals), reversed(rows), strict=True))
+            fresh = [each for each in first if each not in known]
             if len(known) < _KNOWN:
-                known[canonical] = (row, value) if weighted else _WITHOUT
+                known.update(fresh)
                 self._check_count(len(known))
-                if weighted:
-                    continue  # until all of its values are known
-            yield row, canonical, value
-        if weighted:
-            for canonical, (row, value) in known.items():
-                yield row, canonical, value
+            if fresh:
+                yield [first[each] for each in fresh], fresh, [0] * len(fresh)
+
+    def _weighted(self, counts: Counts) -> Iterator[_Rows]:
+        """With values: what is remembered waits until all of its values are known."""
+        plan, total = self._plan, 0
+        known: dict[bytes, tuple[int, int]] = {}  # row, value so far
+        for part in plan.column.elements(counts):
+            self._line.check()
+            beyond: list[tuple[int, bytes, int]] = []
+            for row, canonical, value in zip(*part, strict=True):
+                total += value
+                if total >> plan.terms.sum_bits:
+                    raise NodeError(
+                        f"the values of {plan.own.values} up to row {row} are together more than the contract's sum of "
+                        f"{plan.terms.sum_bits} bits holds",
+                        "SIZE",
+                    )
+                if (first := known.get(canonical)) is not None:
+                    known[canonical] = (first[0], first[1] + value)
+                elif len(known) < _KNOWN:
+                    known[canonical] = (row, value)
+                    self._check_count(len(known))
+                else:
+                    beyond.append((row, canonical, value))
+            yield from _columns(beyond)
+        yield from _columns((row, canonical, value) for canonical, (row, value) in known.items())
 
     def _check_count(self, elements: int) -> None:
         if elements > self._plan.own.max_elements:
@@ -375,7 +384,8 @@ class Meeting:
             self._space.add_own_doubled(points)
 
 
-def _chunks(items: Iterable[_T], count: int) -> Iterator[list[_T]]:
-    each = iter(items)
-    while chunk := list(itertools.islice(each, count)):
-        yield chunk
+def _columns(elements: Iterable[tuple[int, bytes, int]]) -> Iterator[_Rows]:
+    each = iter(elements)
+    while chunk := list(itertools.islice(each, psi.CHUNK)):
+        rows, canonicals, values = zip(*chunk, strict=True)
+        yield list(rows), list(canonicals), list(values)

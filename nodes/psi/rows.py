@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from protocols.errors import IdentifierError
-from protocols.identifiers import Kind, normalise
+from protocols.identifiers import Kind, canonical_each
 
 from .. import words
 from ..importers import table
-from ..importers.table import BadCell, FileError, Mapping
+from ..importers.table import FileError, Mapping
 
 _VALUES = "amount"  # what the reader calls the column of values
 _AMOUNT = re.compile(r"(\d{1,18})(?:\.(\d{1,6}))?", re.ASCII)
@@ -44,52 +43,51 @@ class Column:
     values: str = ""
     decimals: int = 0
 
-    def elements(self, counts: Counts) -> Iterator[tuple[int, bytes, int]]:
-        """(row number, canonical identifier, value) of each row that has an identifier, also of one that is repeated.
+    def elements(self, counts: Counts) -> Iterator[tuple[list[int], list[bytes], list[int]]]:
+        """(row numbers, canonical identifiers, values) of rows that have an identifier, some thousand at a time; also of one that is repeated.
 
         Cells that are empty, or no identifier of this kind, are counted and left out. Raises `FileError`, also for
         a value that cannot be added up.
         """
-        kind, region = Kind(self.kind), self.region
-        for row in self._cells():
-            counts.rows += 1
-            if isinstance(row, BadCell):
-                if self.values and words.key(row.column) == words.key(self.values):
-                    raise FileError(self.path, f"row {row.number}: {row.column}: {row.reason}")
-                counts.bad += 1
-                continue
-            cell = row.fields.get("value", "")
-            if not cell.strip():
-                counts.empty += 1
-                continue
-            try:
-                canonical = normalise(kind, cell, "", "", region).canonical
-            except IdentifierError:
-                counts.bad += 1
-                continue
-            yield row.number, canonical, self._value(row) if self.values else 0
+        kind = Kind(self.kind)
+        for numbers, (cells, *values), bad in self._columns():
+            for each in bad:
+                if self.values and words.key(each.column) == words.key(self.values):
+                    raise FileError(self.path, f"row {each.number}: {each.column}: {each.reason}")
+            found = canonical_each(kind, cells, self.region)
+            good = [place for place, canonical in enumerate(found) if canonical is not None]
+            empty = sum(not cells[place].strip() for place, each in enumerate(found) if each is None)
+            counts.rows += len(cells) + len(bad)
+            counts.empty += empty
+            counts.bad += len(bad) + len(cells) - len(good) - empty
+            rows = [numbers[place] for place in good]
+            yield (
+                rows,
+                [canonical for canonical in found if canonical is not None],
+                [self._value(numbers[place], values[0][place]) for place in good]
+                if self.values
+                else [0] * len(rows),
+            )
 
-    def written(self, numbers: set[int]) -> Iterator[tuple[int, str]]:
+    def written(self, wanted: set[int]) -> Iterator[tuple[int, str]]:
         """(row number, cell as written) of the given rows, in the file's order."""
-        for row in self._cells():
-            if isinstance(row, table.ReadRow) and row.number in numbers:
-                yield row.number, row.fields.get("value", "")
+        for numbers, (cells, *_), _ in self._columns():
+            yield from (pair for pair in zip(numbers, cells, strict=True) if pair[0] in wanted)
 
-    def _cells(self) -> Iterator[table.Parsed]:
-        columns, needed = {words.key(self.name): "value"}, ["value"]
+    def _columns(self) -> Iterator[table.Columns]:
+        columns, fields = {words.key(self.name): "value"}, ["value"]
         if self.values:
             columns[words.key(self.values)] = _VALUES
-            needed.append(_VALUES)
-        return table.rows(self.path, Mapping(columns=columns, needed=tuple(needed)))
+            fields.append(_VALUES)
+        return table.columns(self.path, Mapping(columns=columns, needed=tuple(fields)), fields)
 
-    def _value(self, row: table.ReadRow) -> int:
+    def _value(self, number: int, text: str) -> int:
         """In units of 10^-decimals."""
-        text = unicodedata.normalize("NFKC", row.fields.get(_VALUES, "")).strip()
-        found = _AMOUNT.fullmatch(text)
+        found = _AMOUNT.fullmatch(unicodedata.normalize("NFKC", text).strip())
         if found is None or len(found[2] or "") > self.decimals:
             raise FileError(
                 self.path,
-                f"row {row.number}: {self.values} is not a number of 0 or more with at most {self.decimals} decimals, "
+                f"row {number}: {self.values} is not a number of 0 or more with at most {self.decimals} decimals, "
                 "without separators",
             )
         return int(found[1] + (found[2] or "").ljust(self.decimals, "0"))

@@ -22,6 +22,7 @@ _UNEVEN = 4  # times its share: as much no part of uniform points gets
 _POINT = group.POINT
 _DETAILS = struct.Struct(">QQ16s")  # of an own point: row, value, keyed hash of its identifier
 _OWN = _POINT + _DETAILS.size
+_ROW = struct.Struct(f">{_POINT}xQ{_OWN - _POINT - 8}x")  # of an own point with its details
 _PLACE = struct.Struct(">Q")  # of one of the other's points: which of them it is
 _NUMBERED = _POINT + _PLACE.size
 _NO_HASH = bytes(16)
@@ -245,7 +246,8 @@ class Workspace:
 
     def common_rows(self) -> list[int]:
         """Own rows whose points met one of the other's, ascending."""
-        return sorted(row for _, _, row in self.common_elements())
+        rows = [row for piece in self._common.pieces() for (row,) in _ROW.iter_unpack(piece)]
+        return sorted(row for row in rows if row)
 
     def common_elements(self) -> Iterator[tuple[bytes, bytes, int]]:
         """(doubled point, keyed hash of the own identifier, its row) of what both have."""
@@ -280,7 +282,9 @@ def _numbered(records: Records) -> Iterator[list[bytes]]:
 
 
 def _once(records: list[bytes]) -> list[bytes]:
-    """Ascending, each point once: with the first row, and the sum of the values."""
+    """Each point once: with the first row, and the sum of the values."""
+    if len({record[:_POINT] for record in records}) == len(records):
+        return records
     once: list[bytes] = []
     last = b""
     for record in sorted(records):

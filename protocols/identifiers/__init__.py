@@ -1,11 +1,11 @@
 """Identifiers: the one normalisation that both sides of a lookup must agree on.
 
 `normalise` gives an `Identifier`, whose `canonical` bytes are `kind ‖ 0x1f ‖ value` in NFKC UTF-8, or raises
-`IdentifierError` with a stable code. Nothing is guessed: what is masked, shared by many people, or not
+`IdentifierError` with a stable code; `canonical_each` does a column. Nothing is guessed: what is masked, shared by many people, or not
 certainly what its kind says is refused. `recognise` lists the kinds a bare value may be.
 """
 
-from .kinds import KINDS, VERSION, Identifier, Kind, normalise
+from .kinds import KINDS, VERSION, Identifier, Kind, canonical_each, normalise
 from .recognise import recognise
 
-__all__ = ["KINDS", "VERSION", "Identifier", "Kind", "normalise", "recognise"]
+__all__ = ["KINDS", "VERSION", "Identifier", "Kind", "canonical_each", "normalise", "recognise"]

@@ -6,7 +6,7 @@ import ipaddress
 import re
 import unicodedata
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -145,6 +145,25 @@ def normalise(
     if kind is Kind.CARD:
         return _card(text)
     return Identifier(kind, _SIMPLE[kind](text))
+
+
+def canonical_each(kind: Kind, values: Sequence[str], default_region: str = "CN") -> list[bytes | None]:
+    """`normalise(…).canonical` of values of one kind that needs neither country nor institution; None for one that is refused."""
+    if kind is Kind.PHONE and default_region == "CN":
+        # What `_phone` finds first: digits alone, which nothing else has a say in.
+        mobile = _MOBILE_CN.fullmatch
+        return [
+            b"phone\x1f+86" + value.encode() if mobile(value) else _canonical(kind, value, default_region)
+            for value in values
+        ]
+    return [_canonical(kind, value, default_region) for value in values]
+
+
+def _canonical(kind: Kind, value: str, default_region: str) -> bytes | None:
+    try:
+        return normalise(kind, value, "", "", default_region).canonical
+    except IdentifierError:
+        return None
 
 
 def _digits(text: str) -> str:

@@ -1,9 +1,12 @@
 """Reading people's files, and rubbish."""
 
 import csv
+import re
 
 import openpyxl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nodes import limits
 from nodes.importers import csv_file, ofac, table, xlsx_file
@@ -90,6 +93,72 @@ def test_empty_cells_take_the_constant(tmp_path):
     path = write(tmp_path, "kind,value\n,1\nphone,2\n")
     rows = list(table.rows(path, Mapping(constants={"kind": "card"})))
     assert [row.fields["kind"] for row in rows] == ["card", "phone"]
+
+
+def by_column(path, mapping, fields):
+    """What `columns` gives, as `rows` does."""
+    found = []
+    for numbers, texts, bad in table.columns(path, mapping, fields):
+        for number, *cells in zip(numbers, *texts, strict=True):
+            found.append((number, *cells))
+        found += bad
+    return sorted(found, key=lambda each: each.number if isinstance(each, BadCell) else each[0])
+
+
+def by_row(path, mapping, fields):
+    return [
+        each if isinstance(each, BadCell) else (each.number, *(each.fields.get(name, "") for name in fields))
+        for each in table.rows(path, mapping)
+    ]
+
+
+LINES = st.lists(
+    st.sampled_from(
+        [
+            "a,b,c",
+            "a,,c",
+            ",b,",
+            ",,",
+            "",
+            " ",
+            " , , ",
+            "a,b",
+            "a,b,c,d",
+            '"a\nb",b,c',
+            '"a"x,b,c',
+            "数,b,c",
+            "x" * 4_001,
+        ]
+    )
+    | st.text('ab, "', max_size=8)
+)
+
+
+@settings(deadline=None)
+@given(LINES, st.sampled_from([1, 3, 1_024]), st.sampled_from(["", "\n", ",,\n", '"x"y\n']))
+def test_columns_are_those_of_the_rows(tmp_path_factory, lines, at_once, before):
+    path = tmp_path_factory.mktemp("columns") / "list.csv"
+    path.write_text(before + "one,two,three\n" + "".join(line + "\n" for line in lines), "utf-8")
+    mapping = Mapping(columns={"three": "amount", "one": "value"}, needed=("value", "amount"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(csv_file, "_ROWS", at_once)
+        try:
+            wanted = by_row(path, mapping, ["value", "amount"])
+        except FileError as error:
+            with pytest.raises(FileError, match=re.escape(str(error))):
+                by_column(path, mapping, ["value", "amount"])
+        else:
+            assert by_column(path, mapping, ["value", "amount"]) == wanted
+
+
+def test_columns_of_a_workbook(tmp_path):
+    path = workbook(tmp_path, ("one", "two"), ("a", "b"), (None, None), ("c", 10**16), (None, "d"))
+    mapping = Mapping(columns={"two": "amount", "one": "value"}, needed=("value", "amount"))
+    found = by_column(path, mapping, ["amount", "value"])
+    assert found == by_row(path, mapping, ["amount", "value"])
+    assert found[0] == (2, "b", "a")
+    assert isinstance(found[1], BadCell)
+    assert found[2] == (5, "d", "")
 
 
 def test_blank_rows_above_a_workbooks_header(tmp_path):

@@ -27,7 +27,7 @@ def elements(given: Plan, counts: Counts) -> list[tuple[int, bytes, int]]:
     made = object.__new__(Meeting)  # what it is for otherwise needs another side
     made._plan = given
     made._line = SimpleNamespace(check=lambda: None)
-    return list(made._elements(counts))
+    return [each for part in made._elements(counts) for each in zip(*part, strict=True)]
 
 
 @pytest.fixture

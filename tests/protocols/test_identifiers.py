@@ -9,7 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocols.errors import IdentifierError
-from protocols.identifiers import KINDS, VERSION, Identifier, Kind, checksums, kinds, normalise, recognise
+from protocols.identifiers import (
+    KINDS,
+    VERSION,
+    Identifier,
+    Kind,
+    canonical_each,
+    checksums,
+    kinds,
+    normalise,
+    recognise,
+)
 
 VECTORS = json.loads((Path(__file__).parent / "identifier_vectors.json").read_text("utf-8"))
 
@@ -68,6 +78,26 @@ def test_the_fast_path_for_mainland_mobiles_agrees_with_the_library(pytestconfig
         number = f"1{rng.randrange(10**10):010d}"
         text, region = rng.choice(((number, "CN"), ("+86" + number, ""), (number, "US")))
         assert outcome(kinds._phone, text, region) == outcome(kinds._phone_by_library, text, region)
+
+
+@pytest.mark.parametrize("region", ["CN", "US", ""])
+@given(
+    st.lists(
+        st.sampled_from(["13900000000", "+8613900000000", "１３９００００００００"])
+        | st.from_regex(r"1\d{10}\n?", fullmatch=True)
+        | st.text()
+    )
+)
+def test_a_column_is_normalised_as_its_cells_are(region, texts):
+    def canonical(kind, text):
+        try:
+            return normalise(kind, text, "", "", region).canonical
+        except IdentifierError:
+            return None
+
+    texts += [value for _, value, _, _ in VECTORS["good"] + VECTORS["bad"]]
+    for kind in KINDS:
+        assert canonical_each(kind, texts, region) == [canonical(kind, each) for each in texts]
 
 
 @given(st.text("0123456789", min_size=5, max_size=18))
