@@ -1,24 +1,27 @@
 """Sealed batches on disk: one immutable file each, additions then removals, as `protocols.sealed` lays them out.
 
-A batch is built from sorted runs, so memory does not grow with the list, and a crash resumes after the last
-run that is complete.
+A batch is built from sorted runs, which follow each other in one file. Tags are uniform, so the runs are merged by cutting them all at the
+same tags: what lies between two cuts fits into memory. A crash resumes after the last run that is complete.
 """
 
-import heapq
+import bisect
+import itertools
 import json
+import mmap
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from protocols import sealed
+from protocols import group, sealed
 from protocols.sealed import BatchHash
 
 from ..files import sync_folder, write_atomic
 
-_READ = 1_024  # records read at once from a run
-_MERGE_AT_ONCE = 256  # runs
+_CUT = 8  # bytes of a tag that say where it is cut
+_AT_ONCE = 1 << 16  # elements between two cuts
+_UNITS = (sealed.RECORD, sealed.TAG)  # of additions, of removals
 
 
 @dataclass
@@ -29,9 +32,17 @@ class Progress:
     after: int  # changes above this …
     until: int  # … up to this one are in the batch
     last: tuple[int, int]
-    runs: int = 0
-    sealed: int = 0
-    tombstones: int = 0
+    runs: list[tuple[int, int]] = field(default_factory=list)  # entries sealed and tombstones in each
+
+    @property
+    def sealed(self) -> int:
+        """Entries in all runs."""
+        return sum(count for count, _ in self.runs)
+
+    @property
+    def tombstones(self) -> int:
+        """Removals in all runs."""
+        return sum(count for _, count in self.runs)
 
 
 class BatchBuilder:
@@ -40,59 +51,53 @@ class BatchBuilder:
     def __init__(self, folder: Path, number: int, after: int, until: int) -> None:
         """Resume what is there if it is the same batch, else start afresh."""
         self._folder = folder
+        self._paths = folder / "additions", folder / "removals"
         self.progress = Progress(number, after, until, (after, 0))
-        state = folder / "progress.json"
-        if state.exists():
-            try:
-                found = Progress(**json.loads(state.read_text()))
-                found.last = (found.last[0], found.last[1])
-            except (ValueError, TypeError):
-                found = Progress(0, 0, 0, (0, 0))
-            # `until` stays what it was: later changes go into the next batch.
-            if (found.number, found.after) == (number, after) and found.until <= until:
-                self.progress = found
-                return
+        found = self._found()
+        # `until` stays what it was: later changes go into the next batch.
+        if found and (found.number, found.after) == (number, after) and found.until <= until:
+            self.progress = found
+            return
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
+        for path in self._paths:
+            path.touch(0o600)
         self._save()
+
+    def _found(self) -> Progress | None:
+        """What an earlier process has left, without what it had not finished."""
+        try:
+            found = Progress(**json.loads((self._folder / "progress.json").read_text()))
+            found.last = (found.last[0], found.last[1])
+            found.runs = [(additions, removals) for additions, removals in found.runs]
+            for path, count, unit in zip(self._paths, (found.sealed, found.tombstones), _UNITS, strict=True):
+                if path.stat().st_size < count * unit:
+                    return None
+                os.truncate(path, count * unit)
+        except (OSError, ValueError, TypeError):  # none, or of an earlier version
+            return None
+        return found
 
     def _save(self) -> None:
         write_atomic(self._folder / "progress.json", json.dumps(asdict(self.progress)).encode(), 0o600)
 
     def add_run(self, records: list[bytes], tags: list[bytes], last: tuple[int, int]) -> None:
         """Write sorted pieces as one run and remember how far it reaches."""
-        progress = self.progress
-        for pieces, unit, suffix in ((records, sealed.RECORD, "add"), (tags, sealed.TAG, "del")):
-            path = self._folder / f"{progress.runs:06d}.{suffix}"
-            elements = [element for piece in pieces for element in _split(piece, unit)]
-            elements.sort()  # of pieces in order: merges them
-            write_atomic(path, b"".join(elements), 0o600)
-        progress.sealed += sum(map(len, records)) // sealed.RECORD
-        progress.tombstones += sum(map(len, tags)) // sealed.TAG
-        progress.runs += 1
-        progress.last = last
+        counts = [self._append(kind, pieces) for kind, pieces in enumerate((records, tags))]
+        self.progress.runs.append((counts[0], counts[1]))
+        self.progress.last = last
         self._save()
 
-    def _runs(self, unit: int, suffix: str, extra: Iterable[list[bytes]]) -> Iterator[bytes]:
-        paths = [self._folder / f"{run:06d}.{suffix}" for run in range(self.progress.runs)]
-        for number, elements in enumerate(extra):
-            paths.append(path := self._folder / f"extra-{number:06d}.{suffix}")
-            write_atomic(path, b"".join(sorted(elements)), 0o600)  # drawn anew after a crash
-        level = 0
-        while len(paths) > _MERGE_AT_ONCE:  # open files are few
-            level += 1
-            paths = [
-                self._merge(paths[i : i + _MERGE_AT_ONCE], unit, f"merged-{level}-{i:06d}.{suffix}")
-                for i in range(0, len(paths), _MERGE_AT_ONCE)
-            ]
-        return heapq.merge(*(_read(path, unit) for path in paths))
-
-    def _merge(self, paths: list[Path], unit: int, name: str) -> Path:
-        target = self._folder / name
-        with target.open("wb") as file:
-            for record in heapq.merge(*(_read(path, unit) for path in paths)):
-                file.write(record)
-        return target
+    def _append(self, kind: int, pieces: Iterable[bytes]) -> int:
+        """One run, durably; returns how many elements it has."""
+        elements = [element for piece in pieces for element in group.split(piece, _UNITS[kind])]
+        elements.sort()  # of pieces in order: merges them
+        if elements:
+            with self._paths[kind].open("ab") as file:
+                file.write(b"".join(elements))
+                file.flush()
+                os.fsync(file.fileno())
+        return len(elements)
 
     def finish(
         self,
@@ -106,18 +111,15 @@ class BatchBuilder:
         temporary = target.with_suffix(".tmp")
         done = 0
         with temporary.open("wb") as file:
-            for unit, suffix, extra in ((sealed.RECORD, "add", dummies[0]), (sealed.TAG, "del", dummies[1])):
-                block = bytearray()
-                for record in self._runs(unit, suffix, extra):
-                    block += record
-                    if len(block) >= 1 << 18:
-                        hasher.update(bytes(block))
-                        file.write(block)
-                        done += len(block) // unit
-                        report(done)
-                        block.clear()
-                hasher.update(bytes(block))
-                file.write(block)
+            for kind, extra in enumerate(dummies):
+                runs = [counts[kind] for counts in self.progress.runs]
+                runs += [self._append(kind, elements) for elements in extra]  # drawn anew after a crash
+                for merged in _merged(self._paths[kind], _UNITS[kind], runs):
+                    content = b"".join(merged)
+                    hasher.update(content)
+                    file.write(content)
+                    done += len(merged)
+                    report(done)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(target)
@@ -128,11 +130,28 @@ class BatchBuilder:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def _split(data: bytes, unit: int) -> Iterator[bytes]:
-    return (data[i : i + unit] for i in range(0, len(data), unit))
+def _merged(path: Path, unit: int, runs: Sequence[int]) -> Iterator[list[bytes]]:
+    """All elements in ascending order, some at a time; `runs` says how many each run has."""
+    total = sum(runs)
+    if not total:
+        return
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
 
+        def beginning(place: int) -> bytes:
+            return content[place * unit : place * unit + _CUT]
 
-def _read(path: Path, unit: int) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while block := file.read(_READ * unit):
-            yield from _split(block, unit)
+        ends = list(itertools.accumulate(runs))
+        places = [0, *ends[:-1]]  # where each run goes on
+        parts = -(-total // _AT_ONCE)
+        for part in range(1, parts + 1):
+            cut = (part << 8 * _CUT) // parts
+            elements: list[bytes] = []
+            for run, (start, end) in enumerate(zip(places, ends, strict=True)):
+                stop = end
+                if part < parts:
+                    before = cut.to_bytes(_CUT, "big")
+                    stop = bisect.bisect_left(range(end), before, start, key=beginning)
+                elements += group.split(content[start * unit : stop * unit], unit)
+                places[run] = stop
+            elements.sort()
+            yield elements

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import json
 import os
 import threading
 import time
@@ -201,9 +202,10 @@ def test_a_closed_epoch_answers_nobody_even_while_it_closes(holder):
             holder.epochs.key("fraud", number)
 
 
-def test_many_runs_are_merged_in_passes(make_holder, monkeypatch):
+@pytest.mark.parametrize("at_once", [1, 3, 1 << 16])
+def test_many_runs_are_merged_in_parts(make_holder, monkeypatch, at_once):
     monkeypatch.setattr(epochs_module.limits, "SEAL_CHUNK", 4)
-    monkeypatch.setattr(batches_module, "_MERGE_AT_ONCE", 3)
+    monkeypatch.setattr(batches_module, "_AT_ONCE", at_once)
     holder = make_holder()
     holder.load(*PHONES)
     holder.epochs.seal_changes("fraud")
@@ -215,7 +217,7 @@ class _Crash(BaseException):
     """Not an Exception, as `kill -9` is none: nothing may catch it."""
 
 
-@pytest.mark.parametrize("at", range(8))
+@pytest.mark.parametrize("at", range(27))
 def test_sealing_resumes_wherever_it_was_killed(make_holder, monkeypatch, at):
     """Crash before the nth durable step of sealing; a new process takes it up and the list is whole."""
     monkeypatch.setattr(epochs_module.limits, "SEAL_CHUNK", 16)
@@ -223,23 +225,53 @@ def test_sealing_resumes_wherever_it_was_killed(make_holder, monkeypatch, at):
     holder = make_holder()
     holder.load(*PHONES)
     steps = itertools.count()
-    real = os.replace
 
-    def crash(*arguments):
-        if next(steps) == at:
-            raise _Crash
-        return real(*arguments)
+    def crashing(real):
+        def step(*arguments):
+            if next(steps) == at:
+                raise _Crash
+            return real(*arguments)
 
-    monkeypatch.setattr(os, "replace", crash)
-    with pytest.raises(_Crash):
-        holder.epochs.seal_changes("fraud")
-    monkeypatch.setattr(os, "replace", real)
+        return step
+
+    with monkeypatch.context() as patch:
+        for name in ("replace", "fsync"):
+            patch.setattr(os, name, crashing(getattr(os, name)))
+        with pytest.raises(_Crash):
+            holder.epochs.seal_changes("fraud")
     again = make_holder()
     again.epochs.seal_changes("fraud")
     (batch,) = again.epochs.batches("fraud", 1)
     assert batch.sealed == len(PHONES)
     assert all(found(again, row) for row in PHONES[::20])
     assert not list(again.folder.glob("lists/fraud/1/work-*"))
+
+
+@pytest.mark.parametrize("spoil", ["shorter", "missing", "of another version"])
+def test_work_that_is_not_what_it_says_is_done_anew(make_holder, monkeypatch, spoil):
+    monkeypatch.setattr(epochs_module.limits, "SEAL_CHUNK", 16)
+    holder = make_holder()
+    holder.load(*PHONES)
+
+    def crash(*_):
+        raise _Crash
+
+    with monkeypatch.context() as patch:
+        patch.setattr(batches_module.BatchBuilder, "finish", crash)
+        with pytest.raises(_Crash):
+            holder.epochs.seal_changes("fraud")
+    (folder,) = holder.folder.glob("lists/fraud/1/work-*")
+    if spoil == "shorter":
+        os.truncate(folder / "additions", 100)
+    elif spoil == "missing":
+        (folder / "additions").unlink()
+    else:
+        progress = json.loads((folder / "progress.json").read_text())
+        (folder / "progress.json").write_text(json.dumps(progress | {"runs": 4, "sealed": 60}))
+    again = make_holder()
+    again.epochs.seal_changes("fraud")
+    assert again.epochs.batches("fraud", 1)[0].sealed == len(PHONES)
+    assert all(found(again, row) for row in PHONES[::20])
 
 
 def test_an_entry_that_changes_while_it_is_sealed_goes_into_the_next_batch(make_holder, monkeypatch):
