@@ -8,8 +8,10 @@ Every function that reads points from outside refuses what is not canonical, not
 identity, with `DecodeError` naming the position.
 """
 
+import functools
 import os
 import secrets
+import struct
 
 from . import backends, sodium
 from .errors import DecodeError, MisuseError
@@ -41,10 +43,15 @@ def _count(data: bytes, unit: int, what: str) -> int:
     return len(data) // unit
 
 
-def split(batch: bytes, unit: int = POINT) -> list[bytes]:
-    """The batch's elements, each `unit` bytes."""
+def split(batch: bytes, unit: int = POINT, width: int | None = None) -> list[bytes]:
+    """The batch's elements, each `unit` bytes; of each only the first `width`, if that is given."""
     _count(batch, unit, "batch")
-    return [batch[i : i + unit] for i in range(0, len(batch), unit)]
+    return [element for (element,) in _elements(unit, unit if width is None else width).iter_unpack(batch)]
+
+
+@functools.cache
+def _elements(unit: int, width: int) -> struct.Struct:
+    return struct.Struct(f"{width}s{unit - width}x")
 
 
 def _reject(points: bytes, index: int, what: str) -> DecodeError:

@@ -55,7 +55,7 @@ def tag_of(output: bytes) -> bytes:
 def tags_of(outputs: Sequence[bytes]) -> list[bytes]:
     """The 16-byte tag of each OPRF output."""
     expanded = hkdf_each(_column(outputs), _TAG_INFO)
-    return [expanded[i : i + TAG] for i in range(0, len(expanded), DIGEST)]
+    return group.split(expanded, DIGEST, TAG)
 
 
 def _column(outputs: Sequence[bytes]) -> bytes:
@@ -66,7 +66,7 @@ def _column(outputs: Sequence[bytes]) -> bytes:
 
 def _label_keys(outputs: Sequence[bytes], context: bytes, salts: bytes) -> list[bytes]:
     expanded = hkdf_each(_column(outputs), _LABEL_INFO + context, (salts, SALT))
-    return [expanded[i : i + 32] for i in range(0, len(expanded), DIGEST)]
+    return group.split(expanded, DIGEST, aead.KEY)
 
 
 def seal_chunk(
@@ -135,7 +135,7 @@ def dummy_key(secret: bytes) -> bytes:
 def dummy_tags(key: bytes, start: int, stop: int) -> list[bytes]:
     """Tags of dummies number start…stop−1: a removal of one looks like any other."""
     expanded = hmac_each(key, stop - start, b"tag", numbers(start, stop, 8), b"\x01")  # HKDF-Expand
-    return [expanded[i : i + TAG] for i in range(0, len(expanded), DIGEST)]
+    return group.split(expanded, DIGEST, TAG)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from protocols import aead
+from protocols import aead, group
 from protocols.encoding import expand
 from protocols.hashing import DIGEST, hmac_each
 
@@ -121,7 +121,7 @@ class Vault:
     def index_each(self, canonicals: Sequence[bytes]) -> list[bytes]:
         """`index` of each, hashed together."""
         hashed = hmac_each(self.index_key, len(canonicals), list(canonicals), b"\x01")  # HKDF-Expand
-        return [hashed[i : i + 16] for i in range(0, len(hashed), DIGEST)]
+        return group.split(hashed, DIGEST, 16)
 
     def index(self, canonical: bytes) -> bytes:
         """16 bytes by which equal identifiers are found (HMAC-SHA-512, truncated)."""
