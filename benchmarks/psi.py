@@ -99,7 +99,7 @@ max_elements = {count}
 
 def deployed(bits: int) -> dict:
     """CPU of both nodes with all their processes, and of the command that writes the outcome; wall time of that command."""
-    from network import cpu_seconds
+    from network import cpu_seconds, set_tick
 
     from nodes.contracts import draft as drafts
     from nodes.demo.network import Network
@@ -122,6 +122,7 @@ def deployed(bits: int) -> dict:
         draft = network.folder / "contract.toml"
         draft.write_text(CONTRACT.format(count=count))
         name = network.agree(drafts.load(draft), "bank-a")
+        set_tick(network, 60)
         pids = [network.pid(bank) for bank in banks]
         before = [cpu_seconds(pid) for pid in pids]
         command = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -5,6 +5,7 @@ large jobs take turns. Workers run at low priority: a single lookup, which has a
 """
 
 import collections
+import gc
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -21,6 +22,7 @@ _PRELOAD = ["protocols.sealed", "protocols.lookup", "protocols.identifiers", "no
 
 def _start_worker() -> None:
     os.nice(10)
+    gc.freeze()  # the modules: no collection need look through them
     parent = multiprocessing.parent_process()
     if parent is not None:
         sentinel = parent.sentinel

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-import openpyxl
 from lianfang.v1 import admin_pb2 as pb
 
 from ..importers.table import private_file
@@ -160,6 +159,7 @@ def write_csv(path: Path, gathered: Tabular) -> None:
 
 def write_xlsx(path: Path, gathered: Tabular) -> None:
     """All rows as XLSX with identifiers in text cells."""
+    import openpyxl  # takes longer to import than most commands to run
 
     header, rows = gathered.table_rows()
     book = openpyxl.Workbook(write_only=True)
