@@ -30,8 +30,8 @@ from typing import Any, Protocol
 from .errors import ConfigError, NodeError
 from .workers import Workers
 
-_AT_HOME = 256  # pieces: connecting takes seconds, in which this machine has done as much
-_BUNDLE = 8  # pieces in one of Ray's tasks, which costs as much as a tenth of them
+_AT_HOME = 128  # pieces: connecting takes seconds, in which this machine has done as much
+_BUNDLE = 4  # pieces in one of Ray's tasks, which costs as much as a tenth of them
 _CONNECT_SECONDS = 60.0
 _SILENT_SECONDS = 900.0  # of one piece, on the slowest machine
 _KNOCK_SECONDS = 5.0

@@ -1,6 +1,6 @@
 """Worker processes for bulk work: curve arithmetic and normalising never run on the event loop.
 
-Work goes out in pieces of a few milliseconds, and each caller has only a few pieces under way at once, so
+Work goes out in pieces of some ten milliseconds, and each caller has only a few pieces under way at once, so
 large jobs take turns. Workers run at low priority: a single lookup, which has a thread of its own, goes first.
 """
 

@@ -43,6 +43,8 @@ def _opened(key: bytes, nonce: bytes, text: bytes, data: bytes) -> bytes | None:
 
 
 def _each(function: Callable[[bytes, bytes, bytes, bytes], _T], count: int, *parts: Part) -> list[_T]:
+    if any(isinstance(part, tuple) and any(part[2:]) for part in parts):
+        raise ValueError("nothing is combined with a byte here")
     rows = list(zip(*(pieces(part, count) for part in parts), strict=True))
     if any(len(key) != KEY or len(nonce) != NONCE for key, nonce, _, _ in rows):
         raise ValueError("a key has 32 bytes, a nonce 12")

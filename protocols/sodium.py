@@ -143,16 +143,16 @@ def pieces(part: Part, count: int) -> list[bytes]:
     """What a part gives each of `count` messages. Raises `ValueError` for another number."""
     found = [part] * count if isinstance(part, bytes) else part
     if isinstance(found, tuple):
-        data, width = found[:2]
+        data, width, *pad = found
         fits = len(data) == width * count
-        data = exclusive_or(data, *found[2:])
+        data = exclusive_or(data, pad[0]) if pad else data
         found = [data[i : i + width] for i in range(0, len(data), width)] if fits else []
     if len(found) != count:
         raise ValueError("a column has another length than there are messages")
     return found
 
 
-def exclusive_or(data: bytes, pad: int = 0) -> bytes:
+def exclusive_or(data: bytes, pad: int) -> bytes:
     """Each byte combined with `pad`: as whole numbers, for `bytes.translate` would read a table at the data's bytes."""
     size = len(data)
     return (int.from_bytes(data, "little") ^ int.from_bytes(bytes([pad]) * size, "little")).to_bytes(

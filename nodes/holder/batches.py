@@ -7,7 +7,6 @@ same tags: what lies between two cuts fits into memory. A crash resumes after th
 import bisect
 import itertools
 import json
-import mmap
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,10 +16,12 @@ from pathlib import Path
 from protocols import group, sealed
 from protocols.sealed import BatchHash
 
+from ..errors import StorageError
 from ..files import sync_folder, write_atomic
 
 _CUT = 8  # bytes of a tag that say where it is cut
-_AT_ONCE = 1 << 16  # elements between two cuts
+_AT_ONCE = 1 << 13  # elements between two cuts
+_OF_EACH = 16  # at least, of each run
 _UNITS = (sealed.RECORD, sealed.TAG)  # of additions, of removals
 
 
@@ -74,7 +75,7 @@ class BatchBuilder:
                 if path.stat().st_size < count * unit:
                     return None
                 os.truncate(path, count * unit)
-        except (OSError, ValueError, TypeError):  # none, or of an earlier version
+        except (OSError, ValueError, TypeError, LookupError):  # none, or of an earlier version
             return None
         return found
 
@@ -130,28 +131,43 @@ class BatchBuilder:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
+class _Run:
+    """One run, read on as far as it is needed."""
+
+    def __init__(self, descriptor: int, unit: int, start: int, end: int) -> None:
+        self._descriptor, self._unit = descriptor, unit
+        self._next, self._end = start * unit, end * unit
+        self._held = b""  # read, and not taken yet
+
+    def below(self, cut: bytes | None, about: int) -> list[bytes]:
+        """What comes before a cut, or all that is left; `about` says how many elements that may be."""
+        unit = self._unit
+        while self._next < self._end and (cut is None or self._held[-unit:] < cut):
+            piece = os.pread(self._descriptor, min(about * unit, self._end - self._next), self._next)
+            if not piece or len(piece) % unit:
+                raise StorageError("a work file of sealing is shorter than it was: seal again")
+            self._held += piece
+            self._next += len(piece)
+        elements = group.split(self._held, unit)
+        stop = len(elements) if cut is None else bisect.bisect_left(elements, cut)
+        self._held = self._held[stop * unit :]
+        return elements[:stop]
+
+
 def _merged(path: Path, unit: int, runs: Sequence[int]) -> Iterator[list[bytes]]:
     """All elements in ascending order, some at a time; `runs` says how many each run has."""
     total = sum(runs)
-    if not total:
-        return
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-
-        def beginning(place: int) -> bytes:
-            return content[place * unit : place * unit + _CUT]
-
-        ends = list(itertools.accumulate(runs))
-        places = [0, *ends[:-1]]  # where each run goes on
-        parts = -(-total // _AT_ONCE)
+    # Sorting keeps others from their turn: few at once, but of many runs enough that each is not read in crumbs.
+    parts = -(-total // max(_AT_ONCE, _OF_EACH * len(runs)))
+    ends = list(itertools.accumulate(runs))
+    with path.open("rb") as file:
+        each = [_Run(file.fileno(), unit, start, end) for start, end in zip([0, *ends], ends, strict=False)]
         for part in range(1, parts + 1):
-            cut = (part << 8 * _CUT) // parts
-            elements: list[bytes] = []
-            for run, (start, end) in enumerate(zip(places, ends, strict=True)):
-                stop = end
-                if part < parts:
-                    before = cut.to_bytes(_CUT, "big")
-                    stop = bisect.bisect_left(range(end), before, start, key=beginning)
-                elements += group.split(content[start * unit : stop * unit], unit)
-                places[run] = stop
+            cut = None if part == parts else ((part << 8 * _CUT) // parts).to_bytes(_CUT, "big")
+            elements = [
+                element
+                for run, count in zip(each, runs, strict=True)
+                for element in run.below(cut, count // parts + _OF_EACH)
+            ]
             elements.sort()
             yield elements

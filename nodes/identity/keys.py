@@ -109,10 +109,11 @@ class Vault:
 
     def decrypt_each(self, stored: Sequence[bytes], purpose: bytes) -> list[bytes]:
         """`decrypt` of each, all in one call. Raises `StorageError` where one was changed or is under another key."""
-        nonces, texts = [each[:_NONCE] for each in stored], [each[_NONCE:] for each in stored]
-        if any(len(each) < _NONCE for each in nonces):
-            raise StorageError(_CHANGED)
-        found = aead.open_each(len(stored), self._key, nonces, texts, purpose)
+        try:
+            nonces, texts = [each[:_NONCE] for each in stored], [each[_NONCE:] for each in stored]
+            found = aead.open_each(len(stored), self._key, nonces, texts, purpose)
+        except (ValueError, TypeError) as error:  # too short for a nonce, or no bytes at all
+            raise StorageError(_CHANGED) from error
         plains = [each for each in found if each is not None]
         if len(plains) < len(found):
             raise StorageError(_CHANGED)

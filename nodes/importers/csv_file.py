@@ -118,38 +118,44 @@ def rows(path: Path, mapping: Mapping) -> Iterator[Parsed]:
     """Rows, numbered as a spreadsheet shows them."""
     header, parts = _after_header(path)
     columns, constants = mapped(mapping.resolve(path, header)), mapping.constants
-    width = len(header)
-    # A file of bad rows may have lost its last column when it was mended.
-    widths = (width, width - 1) if header[-1] == REASON_COLUMN else (width,)
+    widths = _widths(header)
     for number, cells in _each(parts):
         if isinstance(cells, str):
             yield BadCell(number, "", cells)
         elif len(cells) not in widths:
-            yield BadCell(number, "", _uneven(cells, width))
+            yield BadCell(number, "", _uneven(cells, header))
         else:
             yield ReadRow(number, fields_of(columns, cells, constants))
 
 
-def _uneven(cells: list[str], width: int) -> str:
-    return f"{len(cells)} cells, the header has {width}"
+def _widths(header: list[str]) -> tuple[int, ...]:
+    """How many cells a row may have: a file of bad rows may have lost its last column when it was mended."""
+    width = len(header)
+    return (width, width - 1) if header[-1] == REASON_COLUMN else (width,)
+
+
+def _uneven(cells: list[str], header: list[str]) -> str:
+    return f"{len(cells)} cells, the header has {len(header)}"
 
 
 def columns(path: Path, mapping: Mapping, fields: Sequence[str]) -> Iterator[Columns]:
     """The same rows, some fields of them by column; `mapping` has no constants."""
     header, parts = _after_header(path)
-    targets, width = mapping.resolve(path, header), len(header)
+    targets, widths = mapping.resolve(path, header), _widths(header)
     places = [targets.index(each) for each in fields]
     for first, records, trouble in parts:
         bad = [BadCell(first + len(records), "", trouble)] if trouble else []
         numbers: Sequence[int] = range(first, first + len(records))
         whole = records
-        if not all(len(cells) == width and cells[places[0]].strip() for cells in records):
+        if not all(len(cells) == len(header) and cells[places[0]].strip() for cells in records):
             some = list(_with_a_value(first, records))
             bad += [
-                BadCell(number, "", _uneven(cells, width)) for number, cells in some if len(cells) != width
+                BadCell(number, "", _uneven(cells, header))
+                for number, cells in some
+                if len(cells) not in widths
             ]
-            numbers = [number for number, cells in some if len(cells) == width]
-            whole = [cells for _, cells in some if len(cells) == width]
+            numbers = [number for number, cells in some if len(cells) in widths]
+            whole = [[*cells, ""] for _, cells in some if len(cells) in widths]
         yield Columns(numbers, [[cells[place] for cells in whole] for place in places], bad)
 
 

@@ -277,6 +277,7 @@ class Meeting:
             yield from self._weighted(counts)
             return
         known: set[bytes] = set()
+        waiting: dict[bytes, int] = {}
         for rows, canonicals, _ in self._plan.column.elements(counts):
             self._line.check()
             first = dict(zip(reversed(canonicals), reversed(rows), strict=True))
@@ -284,8 +285,11 @@ class Meeting:
             if len(known) < _KNOWN:
                 known.update(fresh)
                 self._check_count(len(known))
-            if fresh:
-                yield [first[each] for each in fresh], fresh, [0] * len(fresh)
+            waiting |= {each: first[each] for each in fresh if each not in waiting}
+            if len(waiting) >= psi.CHUNK:
+                yield from _without_values(waiting)
+                waiting = {}
+        yield from _without_values(waiting)
 
     def _weighted(self, counts: Counts) -> Iterator[_Rows]:
         """With values: what is remembered waits until all of its values are known."""
@@ -382,6 +386,13 @@ class Meeting:
         for points in self._receive(psi.Arrivals(own, plan.own.max_elements, ascending=not plan.in_order)):
             # Never decoded, only compared with points that were made here: what is none of those meets nothing.
             self._space.add_own_doubled(points)
+
+
+def _without_values(elements: dict[bytes, int]) -> Iterator[_Rows]:
+    canonicals, rows = list(elements), list(elements.values())
+    for i in range(0, len(rows), psi.CHUNK):
+        some = rows[i : i + psi.CHUNK]
+        yield some, canonicals[i : i + psi.CHUNK], [0] * len(some)
 
 
 def _columns(elements: Iterable[tuple[int, bytes, int]]) -> Iterator[_Rows]:

@@ -52,8 +52,8 @@ class Column:
         kind = Kind(self.kind)
         for numbers, (cells, *values), bad in self._columns():
             for each in bad:
-                if self.values and words.key(each.column) == words.key(self.values):
-                    raise FileError(self.path, f"row {each.number}: {each.column}: {each.reason}")
+                if each.column == _VALUES:
+                    raise FileError(self.path, f"row {each.number}: {self.values}: {each.reason}")
             found = canonical_each(kind, cells, self.region)
             good = [place for place, canonical in enumerate(found) if canonical is not None]
             empty = sum(not cells[place].strip() for place, each in enumerate(found) if each is None)

@@ -191,7 +191,8 @@ static const uint8_t *piece(size_t *width, const struct part *part, size_t i)
 	*width = part->width;
 	if (!part->list)
 		return part->bytes + part->stride * i;
-	if (PyBytes_AsStringAndSize(PyList_GetItem(part->list, (Py_ssize_t)i), &bytes, &length))
+	PyObject *item = PyList_GetItem(part->list, (Py_ssize_t)i);
+	if (!item || PyBytes_AsStringAndSize(item, &bytes, &length))
 		return NULL;
 	*width = (size_t)length;
 	return (uint8_t *)bytes;
@@ -334,9 +335,14 @@ static PyObject *over_texts(PyObject *arguments, int opening)
 		PyErr_SetString(PyExc_ValueError, "no function, or fewer texts than none");
 		return NULL;
 	}
-	for (int f = 0; f < FIELDS; f++)
+	for (int f = 0; f < FIELDS; f++) {
 		if (!read_part(&parts[f], from[f], (size_t)count))
 			return NULL;
+		if (parts[f].pad) {
+			PyErr_SetString(PyExc_ValueError, "nothing is combined with a byte here");
+			return NULL;
+		}
+	}
 	out = PyList_New(count);
 	for (Py_ssize_t i = 0; out && i < count; i++) {
 		const uint8_t *p[FIELDS];

@@ -8,6 +8,8 @@ import threading
 import time
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from nodes.config import ListsSection
 from nodes.errors import NotFound, Refused, StorageError
@@ -211,6 +213,31 @@ def test_many_runs_are_merged_in_parts(make_holder, monkeypatch, at_once):
     holder.epochs.seal_changes("fraud")
     assert len(table(holder)) >= len(PHONES)
     assert found(holder, PHONES[59])
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.lists(st.sampled_from([b"\x00" * 8, b"\xff" * 8, b"\x80"]) | st.binary(max_size=8), max_size=9)
+    ),
+    st.sampled_from([1, 2, 5, 100]),
+    st.sampled_from([1, 3, 16]),
+)
+def test_runs_are_merged_whatever_the_tags(tmp_path, monkeypatch, runs, at_once, of_each):
+    monkeypatch.setattr(batches_module, "_AT_ONCE", at_once)
+    monkeypatch.setattr(batches_module, "_OF_EACH", of_each)
+    filled = [sorted(tag.ljust(16, b"\x00") for tag in run) for run in runs]
+    path = tmp_path / "removals"
+    path.write_bytes(b"".join(tag for run in filled for tag in run) + b"not of any run")
+    merged = [tag for part in batches_module._merged(path, 16, [len(run) for run in filled]) for tag in part]
+    assert merged == sorted(tag for run in filled for tag in run)
+
+
+def test_a_work_file_that_has_become_shorter_is_said(tmp_path):
+    path = tmp_path / "removals"
+    path.write_bytes(bytes(40))
+    with pytest.raises(StorageError, match="shorter"):
+        list(batches_module._merged(path, 16, [3]))
 
 
 class _Crash(BaseException):

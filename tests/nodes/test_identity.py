@@ -292,5 +292,10 @@ def test_a_vault_does_many_as_it_does_one():
     sealed = vault.encrypt_each(texts, b"entry")
     assert [vault.decrypt(each, b"entry") for each in sealed] == texts
     assert len({each[:12] for each in sealed}) == 3
+    assert vault.decrypt_each(sealed, b"entry") == texts
+    assert vault.decrypt_each([], b"entry") == []
     with pytest.raises(StorageError):
         vault.decrypt(sealed[1], b"reference")
+    for bad in (b"", sealed[0][:11], sealed[0][:27], sealed[1] + b"x", None, "text of some length"):
+        with pytest.raises(StorageError):
+            vault.decrypt_each([sealed[0], bad], b"entry")

@@ -135,10 +135,15 @@ LINES = st.lists(
 
 
 @settings(deadline=None)
-@given(LINES, st.sampled_from([1, 3, 1_024]), st.sampled_from(["", "\n", ",,\n", '"x"y\n']))
-def test_columns_are_those_of_the_rows(tmp_path_factory, lines, at_once, before):
+@given(
+    LINES,
+    st.sampled_from([1, 3, 1_024]),
+    st.sampled_from(["", "\n", ",,\n", '"x"y\n']),
+    st.sampled_from(["", ",four", f",{table.REASON_COLUMN}"]),
+)
+def test_columns_are_those_of_the_rows(tmp_path_factory, lines, at_once, before, more):
     path = tmp_path_factory.mktemp("columns") / "list.csv"
-    path.write_text(before + "one,two,three\n" + "".join(line + "\n" for line in lines), "utf-8")
+    path.write_text(before + f"one,two,three{more}\n" + "".join(line + "\n" for line in lines), "utf-8")
     mapping = Mapping(columns={"three": "amount", "one": "value"}, needed=("value", "amount"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(csv_file, "_ROWS", at_once)

@@ -4,6 +4,7 @@ import hashlib
 import random
 from types import SimpleNamespace
 
+import openpyxl
 import pytest
 from lianfang.v1 import contract_pb2
 
@@ -71,6 +72,33 @@ def test_each_counts_once_with_its_first_row_and_its_sum(tmp_path, monkeypatch, 
     space.prepare_to_compare()
     assert space.common_rows() == sorted(row for row, _ in expected.values())
     space.close()
+
+
+def test_a_workbooks_value_that_is_no_text_or_whole_number_is_named(tmp_path):
+    path = tmp_path / "column.xlsx"
+    book = openpyxl.Workbook()
+    for row in (("mobile", "loss"), ("13900000000", 5), ("13900000001", 12.5)):
+        book.active.append(row)
+    book.save(path)
+    with pytest.raises(NodeError, match="row 3: loss: a numeric cell"):
+        elements(plan(path, "loss"), Counts())
+    counts = Counts()
+    assert len(elements(plan(path, ""), counts)) == 2
+    assert counts.bad == 0
+
+
+def test_repetitions_and_broken_rows_leave_whole_pieces(tmp_path, monkeypatch):
+    monkeypatch.setattr(meeting.psi, "CHUNK", 7)
+    path = tmp_path / "column.csv"
+    path.write_text("mobile\n" + "".join(f'139{i // 3:08d}\n"x"y\n\n' for i in range(120)))
+    given = plan(path, "")
+    made = object.__new__(Meeting)
+    made._plan, made._line = given, SimpleNamespace(check=lambda: None)
+    counts = Counts()
+    sizes = [len(canonicals) for _, canonicals, _ in made._elements(counts)]
+    assert sum(sizes) == 40
+    assert len(sizes) <= 40 // 7 + 2
+    assert (counts.rows, counts.bad, counts.empty) == (240, 120, 0)
 
 
 def test_too_many_and_too_large_are_said(column):

@@ -74,6 +74,11 @@ class TestEach:
             with pytest.raises(ValueError, match="another length"):
                 function(2, key, nonce, [bytes(16)], b"")
 
+    def test_a_column_combined_with_a_byte_is_refused(self):
+        for function in (aead.seal_each, aead.open_each):
+            with pytest.raises(ValueError, match="combined"):
+                function(1, (bytes(32), 32, 0x36), bytes(12), [bytes(16)], b"")
+
     def test_only_bytes_are_taken(self):
         for function in (aead.seal_each, aead.open_each):
             with pytest.raises(TypeError):
