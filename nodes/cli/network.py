@@ -1,6 +1,5 @@
 """Joining and running: `init`, `ca`, `enroll`, `serve`, and the development network's `dev`."""
 
-import asyncio
 import contextlib
 import logging
 import os
@@ -307,12 +306,14 @@ def start_logging(home: Home) -> None:
 
 def serve(config: Config = HERE) -> None:
     """Run the node until SIGTERM; alone opens its stores."""
+    import uvloop
+
     from ..node import Node
 
     with errors():
         home = Home(config)
         start_logging(home)
-        asyncio.run(Node(home).serve())
+        uvloop.run(Node(home).serve())
 
 
 # -- a development network ---------------------------------------------------------------------------------------
