@@ -8,7 +8,7 @@ from pathlib import Path
 from nodes.demo.network import Network
 
 
-def wait_for(network: Network, name: str, pattern: str, seconds: float = 60) -> str:
+def wait_for(network: Network, name: str, pattern: str, seconds: float = 180) -> str:
     """Until a process has logged something; what it logged."""
     end = time.monotonic() + seconds
     while not re.search(pattern, text := network.log(name).read_text()):
