@@ -134,7 +134,7 @@ LINES = st.lists(
 )
 
 
-@settings(deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     LINES,
     st.sampled_from([1, 3, 1_024]),
