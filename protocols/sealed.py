@@ -24,11 +24,11 @@ from .label import Label
 
 TAG = 16
 SALT = 16
-RECORD = TAG + SALT + labels.LENGTH + 16
+RECORD = TAG + SALT + labels.LENGTH + aead.TAG
 MINIMUM_BUCKET = 16  # additions and removals of a later batch are padded to at least this many
 _TAG_INFO = b"lianfang/v1/tag"
 _LABEL_INFO = b"lianfang/v1/label"
-_NONCE = bytes(12)
+_NONCE = bytes(aead.NONCE)
 _AT_ONCE = 1_024  # records opened without a pause
 
 

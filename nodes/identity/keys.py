@@ -103,9 +103,8 @@ class Vault:
     def encrypt_each(self, plains: list[bytes], purpose: bytes) -> list[bytes]:
         """`encrypt` of each, all in one call."""
         nonces = os.urandom(_NONCE * len(plains))
-        column = nonces, _NONCE
-        sealed = aead.seal_each(len(plains), self._key, column, plains, purpose)
-        return [nonces[_NONCE * i : _NONCE * (i + 1)] + each for i, each in enumerate(sealed)]
+        sealed = aead.seal_each(len(plains), self._key, (nonces, _NONCE), plains, purpose)
+        return [nonce + each for nonce, each in zip(group.split(nonces, _NONCE), sealed, strict=True)]
 
     def decrypt_each(self, stored: Sequence[bytes], purpose: bytes) -> list[bytes]:
         """`decrypt` of each, all in one call. Raises `StorageError` where one was changed or is under another key."""

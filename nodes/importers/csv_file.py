@@ -148,14 +148,13 @@ def columns(path: Path, mapping: Mapping, fields: Sequence[str]) -> Iterator[Col
         numbers: Sequence[int] = range(first, first + len(records))
         whole = records
         if not all(len(cells) == len(header) and cells[places[0]].strip() for cells in records):
-            some = list(_with_a_value(first, records))
-            bad += [
-                BadCell(number, "", _uneven(cells, header))
-                for number, cells in some
-                if len(cells) not in widths
-            ]
-            numbers = [number for number, cells in some if len(cells) in widths]
-            whole = [[*cells, ""] for _, cells in some if len(cells) in widths]
+            even = {}
+            for number, cells in _with_a_value(first, records):
+                if len(cells) in widths:
+                    even[number] = [*cells, ""]
+                else:
+                    bad.append(BadCell(number, "", _uneven(cells, header)))
+            numbers, whole = list(even), list(even.values())
         yield Columns(numbers, [[cells[place] for cells in whole] for place in places], bad)
 
 

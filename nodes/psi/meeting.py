@@ -285,11 +285,12 @@ class Meeting:
             if len(known) < _KNOWN:
                 known.update(fresh)
                 self._check_count(len(known))
-            waiting |= {each: first[each] for each in fresh if each not in waiting}
+            for each in fresh:
+                waiting.setdefault(each, first[each])
             if len(waiting) >= psi.CHUNK:
-                yield from _without_values(waiting)
+                yield from _pieces((row, canonical, 0) for canonical, row in waiting.items())
                 waiting = {}
-        yield from _without_values(waiting)
+        yield from _pieces((row, canonical, 0) for canonical, row in waiting.items())
 
     def _weighted(self, counts: Counts) -> Iterator[_Rows]:
         """With values: what is remembered waits until all of its values are known."""
@@ -313,8 +314,8 @@ class Meeting:
                     self._check_count(len(known))
                 else:
                     beyond.append((row, canonical, value))
-            yield from _columns(beyond)
-        yield from _columns((row, canonical, value) for canonical, (row, value) in known.items())
+            yield from _pieces(beyond)
+        yield from _pieces((row, canonical, value) for canonical, (row, value) in known.items())
 
     def _check_count(self, elements: int) -> None:
         if elements > self._plan.own.max_elements:
@@ -388,14 +389,7 @@ class Meeting:
             self._space.add_own_doubled(points)
 
 
-def _without_values(elements: dict[bytes, int]) -> Iterator[_Rows]:
-    canonicals, rows = list(elements), list(elements.values())
-    for i in range(0, len(rows), psi.CHUNK):
-        some = rows[i : i + psi.CHUNK]
-        yield some, canonicals[i : i + psi.CHUNK], [0] * len(some)
-
-
-def _columns(elements: Iterable[tuple[int, bytes, int]]) -> Iterator[_Rows]:
+def _pieces(elements: Iterable[tuple[int, bytes, int]]) -> Iterator[_Rows]:
     each = iter(elements)
     while chunk := list(itertools.islice(each, psi.CHUNK)):
         rows, canonicals, values = zip(*chunk, strict=True)

@@ -151,9 +151,9 @@ def canonical_each(kind: Kind, values: Sequence[str], default_region: str = "CN"
     """`normalise(…).canonical` of values of one kind that needs neither country nor institution; None for one that is refused."""
     if kind is Kind.PHONE and default_region == "CN":
         # What `_phone` finds first: digits alone, which nothing else has a say in.
-        mobile = _MOBILE_CN.fullmatch
+        mobile, before = _MOBILE_CN.fullmatch, Identifier(kind, "+86").canonical
         return [
-            b"phone\x1f+86" + value.encode() if mobile(value) else _canonical(kind, value, default_region)
+            before + value.encode() if mobile(value) else _canonical(kind, value, default_region)
             for value in values
         ]
     return [_canonical(kind, value, default_region) for value in values]

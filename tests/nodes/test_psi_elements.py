@@ -24,11 +24,15 @@ def plan(path, values: str, most: int = 1_000, bits: int = 40) -> Plan:
     return Plan(bytes(32), bytes(16), terms, own, _TERMS.Input(party="b"), column, True, lambda: None)
 
 
-def elements(given: Plan, counts: Counts) -> list[tuple[int, bytes, int]]:
+def pieces(given: Plan, counts: Counts) -> list[tuple[list[int], list[bytes], list[int]]]:
     made = object.__new__(Meeting)  # what it is for otherwise needs another side
     made._plan = given
     made._line = SimpleNamespace(check=lambda: None)
-    return [each for part in made._elements(counts) for each in zip(*part, strict=True)]
+    return list(made._elements(counts))
+
+
+def elements(given: Plan, counts: Counts) -> list[tuple[int, bytes, int]]:
+    return [each for part in pieces(given, counts) for each in zip(*part, strict=True)]
 
 
 @pytest.fixture
@@ -91,11 +95,8 @@ def test_repetitions_and_broken_rows_leave_whole_pieces(tmp_path, monkeypatch):
     monkeypatch.setattr(meeting.psi, "CHUNK", 7)
     path = tmp_path / "column.csv"
     path.write_text("mobile\n" + "".join(f'139{i // 3:08d}\n"x"y\n\n' for i in range(120)))
-    given = plan(path, "")
-    made = object.__new__(Meeting)
-    made._plan, made._line = given, SimpleNamespace(check=lambda: None)
     counts = Counts()
-    sizes = [len(canonicals) for _, canonicals, _ in made._elements(counts)]
+    sizes = [len(canonicals) for _, canonicals, _ in pieces(plan(path, ""), counts)]
     assert sum(sizes) == 40
     assert len(sizes) <= 40 // 7 + 2
     assert (counts.rows, counts.bad, counts.empty) == (240, 120, 0)
