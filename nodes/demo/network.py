@@ -10,12 +10,13 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, Protocol, TypeVar
 
 import grpc
 from google.protobuf.json_format import MessageToDict
@@ -36,8 +37,9 @@ from . import people
 
 _FILE = Path(__file__).with_name("network.toml")
 CONTRACT = Path(__file__).with_name("contract.toml")
-START_SECONDS = 90.0
+START_SECONDS = 300.0  # a busy machine of two cores loads seven programs at once
 STOP_SECONDS = 40.0
+_COMMAND_SECONDS = 1800.0
 _EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _LOWEST = 12_000
 _T = TypeVar("_T")
@@ -167,10 +169,38 @@ def program(command: list[str]) -> list[str]:
     return [sys.executable, "-m", "nodes", *command[1:]]
 
 
+class Process(Protocol):
+    """What a network needs of a process that it started."""
+
+    @property
+    def pid(self) -> int: ...
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def terminate(self) -> None: ...
+    def kill(self) -> None: ...
+
+
+def spawn(
+    command: Sequence[str],
+    env: Mapping[str, str],
+    stdin: IO[bytes] | int,
+    stdout: IO[bytes],
+    stderr: IO[bytes] | None,
+) -> Process:
+    """Start a command; without `stderr` its error output passes through."""
+    return subprocess.Popen(command, env=env, stdin=stdin, stdout=stdout, stderr=stderr)
+
+
 def _inherited() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if not key.startswith("LIANFANG_")} | {
         "LIANFANG_LANG": os.environ.get("LIANFANG_LANG", "en")
     }
+
+
+def _text(file: IO[bytes]) -> str:
+    """All of it, with line ends as text has them."""
+    file.seek(0)
+    return file.read().decode().replace("\r\n", "\n")
 
 
 class Failed(NodeError):
@@ -183,6 +213,8 @@ class Network:
     With `learning` the coordinator takes part, and each member but the centre has its learning process beside its node.
     """
 
+    spawn = staticmethod(spawn)
+
     def __init__(self, folder: Path, capture: bool = False, learning: bool = False) -> None:
         self.folder = folder
         self.settings = settings()
@@ -194,7 +226,7 @@ class Network:
         self.ledger_ports = {member.name: free_port() for member in self.members}
         self.superlink = f"127.0.0.1:{free_port()}"
         self._capture = capture
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._processes: dict[str, Process] = {}
         folder.mkdir(parents=True, exist_ok=True)
 
     def node(self, name: str) -> Path:
@@ -226,13 +258,8 @@ class Network:
         for name in names or [member.name for member in self.members if member.role != "regulator"]:
             key = f"{name}-learn"
             with self.log(key).open("ab") as log:
-                self._processes[key] = subprocess.Popen(
-                    program(learn_command(str(self.node(name)))),
-                    env=_inherited(),
-                    stdout=log,
-                    stderr=log,
-                    stdin=subprocess.DEVNULL,
-                )
+                command = program(learn_command(str(self.node(name))))
+                self._processes[key] = self.spawn(command, _inherited(), subprocess.DEVNULL, log, log)
 
     def start_member(self, member: MemberSettings, extra: dict[str, str] | None = None) -> None:
         """Start one member's process."""
@@ -244,13 +271,9 @@ class Network:
         if self._capture:
             values["LIANFANG_DEBUG__CAPTURE"] = "data/capture.jsonl"
         with self.log(member.name).open("ab") as log:
-            self._processes[member.name] = subprocess.Popen(
-                program(node_command(str(self.node(member.name)))),
-                env=_inherited() | values | (extra or {}),
-                stdout=log,
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-            )
+            command = program(node_command(str(self.node(member.name))))
+            env = _inherited() | values | (extra or {})
+            self._processes[member.name] = self.spawn(command, env, subprocess.DEVNULL, log, log)
 
     def member(self, name: str) -> MemberSettings:
         """By name."""
@@ -349,17 +372,22 @@ class Network:
         self, name: str, arguments: Sequence[str], text: str | None, show: bool
     ) -> subprocess.CompletedProcess[str]:
         command, environment = self.command(name, *arguments)
-        return subprocess.run(
-            command,
-            env=environment,
-            input=text,
-            stdout=subprocess.PIPE,
-            stderr=None if show else subprocess.PIPE,
-            stdin=None if text is not None else subprocess.DEVNULL,
-            text=True,
-            timeout=1800,
-            check=False,
-        )
+        with contextlib.ExitStack() as files:
+            given: IO[bytes] | int = subprocess.DEVNULL
+            if text is not None:
+                given = files.enter_context(tempfile.TemporaryFile())
+                given.write(text.encode())
+                given.seek(0)
+            out = files.enter_context(tempfile.TemporaryFile())
+            errors = None if show else files.enter_context(tempfile.TemporaryFile())
+            process = self.spawn(command, environment, given, out, errors)
+            try:
+                status = process.wait(_COMMAND_SECONDS)
+            except BaseException:
+                process.kill()
+                process.wait()
+                raise
+            return subprocess.CompletedProcess(command, status, _text(out), _text(errors) if errors else None)
 
     @contextlib.contextmanager
     def contracts(self, name: str) -> Iterator[contract_pb2_grpc.ContractAdminStub]:

@@ -20,18 +20,33 @@ from lianfang.v1 import (
     sync_pb2_grpc,
 )
 
-from nodes.demo.network import Network
+from nodes.demo.network import Network, spawn
 from nodes.identity import certificates
 from nodes.identity.keys import NodeKeys
 from nodes.identity.members import Member, MemberBook
 from nodes.services import wire
 from nodes.services.lookup import event_fields
 from protocols.ledger import events
+from tests.system import warm
 
 
 def make_network(name: str, capture: bool = False) -> Network:
     # A socket's path is short, pytest's folders are long.
     return Network(Path(tempfile.mkdtemp(prefix=f"lf-{name}-")), capture)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def forker() -> Iterator[None]:
+    """Networks' processes come from one that has loaded the program."""
+    folder = Path(tempfile.mkdtemp(prefix="lf-fork-"))
+    made = warm.Forker(folder)
+    Network.spawn = staticmethod(made.spawn)
+    try:
+        yield
+    finally:
+        Network.spawn = staticmethod(spawn)
+        made.stop()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 # Lists that tests make; a contract names the lists it is about.
