@@ -183,7 +183,7 @@ class Wire:
         return sync_pb2_grpc.ListSyncStub(self.channel(to))
 
     def info(self, to: str) -> node_pb2.GetInfoResponse:
-        return node_pb2_grpc.NodeInfoStub(self.channel(to)).GetInfo(node_pb2.GetInfoRequest(), timeout=10)
+        return node_pb2_grpc.NodeInfoStub(self.channel(to)).GetInfo(node_pb2.GetInfoRequest(), timeout=60)
 
     def request(
         self, blinded: bytes, query: bytes, to: str = "bank-a", **changes
@@ -234,7 +234,7 @@ def call(channel: grpc.Channel, method: str) -> str:
     make = kinds.get(method) or (channel.unary_stream if name in streams else channel.unary_unary)
     stub = make(path, request_serializer=bytes_of, response_deserializer=bytes)
     try:
-        answer = stub(iter([empty]) if method == "Admin/Import" else empty, timeout=20)
+        answer = stub(iter([empty]) if method == "Admin/Import" else empty, timeout=60)
         if not isinstance(answer, bytes):
             for _ in answer:
                 pass

@@ -33,7 +33,7 @@ def state_of(network: Network, bank: str, name: str) -> dict:
     return next(job for job in network.json(bank, "job", "list") if job["name"] == name)
 
 
-def wait_for_state(network: Network, bank: str, name: str, states: set[str], seconds: float = 60) -> dict:
+def wait_for_state(network: Network, bank: str, name: str, states: set[str], seconds: float = 180) -> dict:
     end = time.monotonic() + seconds
     while (state := state_of(network, bank, name))["state"] not in states:
         assert time.monotonic() < end, state

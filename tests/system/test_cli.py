@@ -85,7 +85,7 @@ def test_from_nothing_to_an_answer_by_the_readmes_commands(tmp_path_factory):
                 )
             )
         for name in ("bank-x", "centre"):
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 180
             while run("ping", "-c", base / name, check=False).returncode:
                 assert time.monotonic() < deadline
             assert "sign in" in run("status", "-c", base / name, check=False).stderr
@@ -102,7 +102,7 @@ def test_from_nothing_to_an_answer_by_the_readmes_commands(tmp_path_factory):
         (base / "contract.toml").write_text(terms)
         done = as_person(base / "centre", "contract", "propose", base / "contract.toml", "--json")
         contract = json.loads(done.stdout)["contract"]
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 180
         while as_person(base / "bank-x", "contract", "approve", contract[:12], check=False).returncode:
             assert time.monotonic() < deadline
         while "active" not in as_person(base / "centre", "contract", "show", contract[:12]).stdout:
@@ -341,41 +341,24 @@ def test_it_works_behind_a_relay_that_routes_by_server_name(network):
 
     for name in ("bank-a", "bank-b"):
         stub = node_pb2_grpc.NodeInfoStub(wire.channel(name, f"127.0.0.1:{relay.port}"))
-        assert stub.GetInfo(node_pb2.GetInfoRequest(), timeout=10).member == wire.member(name).id
+        assert stub.GetInfo(node_pb2.GetInfoRequest(), timeout=60).member == wire.member(name).id
     assert set(relay.seen) == set(relay.routes)
     wire.close()
 
 
 def test_an_interrupted_query_leaves_no_traceback(network):
+    """While the program loads, while the question is under way, and perhaps when it has ended."""
     path = network.folder / "slow.txt"
     path.write_text("\n".join(f"1370{i:07d}" for i in range(4_000)) + "\n")
-    process = subprocess.Popen(
-        [
-            *program(
-                [
-                    "lianfang",
-                    "query",
-                    str(path),
-                    "--kind",
-                    "phone",
-                    "--purpose",
-                    "payment",
-                    "--case",
-                    "int",
-                    "--basis",
-                    "police-request",
-                ]
-            ),
-            "--config",
-            str(network.node("centre")),
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    time.sleep(2.5)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
-    assert process.returncode in (0, 1, 130)
-    assert "Traceback" not in errors
+    options = ("--kind", "phone", "--purpose", "payment", "--case", "int", "--basis", "police-request")
+    command, environment = network.command("centre", "query", str(path), *options)
+    for seconds in (1, 2.5, 5):
+        process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        time.sleep(seconds)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode in (0, 1, 130)
+        assert "Traceback" not in errors
     assert query(network, "centre", phones(0, 1), case="after-int")["rows"]

@@ -48,7 +48,7 @@ def head():
             start_new_session=True,
         )
         try:
-            end = time.monotonic() + 90
+            end = time.monotonic() + 180
             while process.poll() is None and time.monotonic() < end:
                 with contextlib.suppress(NodeError):
                     clusters.knock(address)

@@ -52,7 +52,7 @@ def evaluate(wire: Wire) -> str:
     """The reason of a refusal, empty for an answer."""
     request = wire.request(POINT, secrets.token_bytes(16))
     try:
-        wire.lookup("bank-a").Evaluate(request, timeout=10)
+        wire.lookup("bank-a").Evaluate(request, timeout=60)
     except grpc.RpcError as error:
         return reason(error)
     return ""
@@ -63,7 +63,7 @@ def pull(wire: Wire) -> str:
         suite=1, list="fraud", epoch=1, from_batch=1, pull_id=secrets.token_bytes(16)
     )
     try:
-        list(wire.sync("bank-a").Pull(request, timeout=10))
+        list(wire.sync("bank-a").Pull(request, timeout=60))
     except grpc.RpcError as error:
         return reason(error)
     return ""
@@ -144,7 +144,7 @@ def test_where_the_network_asks_for_it_the_regulator_signs(strangers):
         program(["lianfang", "ca", "reissue", "--ca", str(strangers.folder / "ca"), "--regulator-signs"]),
         check=True,
         capture_output=True,
-        timeout=60,
+        timeout=180,
     )
     members = (strangers.folder / "ca" / "members.bin").read_bytes()
     for member in strangers.members:
@@ -181,7 +181,7 @@ def test_a_contract_tells_nothing_to_who_does_not_sign_it(strangers):
     stub = contract_pb2_grpc.ContractsStub(wire.channel("bank-a"))
     for request in (contract_pb2.SignedContract(), contract_pb2.SignedContract(contract=bytes.fromhex(name))):
         with pytest.raises(grpc.RpcError) as caught:
-            stub.Tell(request, timeout=10)
+            stub.Tell(request, timeout=60)
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     wire.close()
 

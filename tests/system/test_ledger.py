@@ -58,7 +58,7 @@ def ledger(network, name):
 
 def wait_for_head(network, name, more=1):
     """Until a member has published so many heads more."""
-    size, seen, deadline = ledger(network, name)["published_size"], 0, time.monotonic() + 60
+    size, seen, deadline = ledger(network, name)["published_size"], 0, time.monotonic() + 180
     while seen < more:
         assert time.monotonic() < deadline, ledger(network, name)
         time.sleep(0.3)
@@ -166,7 +166,7 @@ def test_who_is_no_member_gets_no_further_than_the_handshake(own_network):
         (network.node("bank-a") / "certs" / "members.bin").write_bytes(
             (network.folder / "ca" / "members.bin").read_bytes()
         )
-        deadline, last = time.monotonic() + 20, 200
+        deadline, last = time.monotonic() + 180, 200
         while last == 200:  # the connection that is open, and every new or resumed one
             assert time.monotonic() < deadline
             try:
@@ -193,7 +193,7 @@ def test_a_request_without_a_receipt_of_itself_is_not_answered(witnessed, centre
         request = centre.request(POINT, secrets.token_bytes(16), table_batch=batch)
         change(request)
         with pytest.raises(grpc.RpcError) as caught:
-            stub.Evaluate(request, timeout=10)
+            stub.Evaluate(request, timeout=60)
         trailers = {item.key: item.value for item in caught.value.trailing_metadata()}
         return trailers["lianfang-reason"]
 
@@ -227,7 +227,7 @@ def test_a_question_that_its_asker_never_recorded_is_a_broken_promise_and_a_diff
     head = next(each for each in centre.info("bank-a").lists if each.list == "fraud").epochs[-1]
     query_id = secrets.token_bytes(16)
     request = centre.request(POINT, query_id, table_batch=parse(head.head.statement).batch.number)
-    response = centre.lookup("bank-a").Evaluate(request, timeout=10)
+    response = centre.lookup("bank-a").Evaluate(request, timeout=60)
     told = events.verify_receipt(
         response.receipt, centre.member("bank-a").verifier, centre.member("bank-a").id
     )
@@ -323,7 +323,7 @@ def test_two_witnesses_down_urgent_questions_go_on_and_others_are_refused(witnes
     network = witnessed
     for name in ("regulator", "bank-c"):
         network.stop_member(name)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while (
         not ledger(network, "centre")["unpublished_seconds"]
         or not ledger(network, "bank-a")["unpublished_seconds"]
@@ -368,7 +368,7 @@ def test_a_killed_node_goes_on_with_its_log(witnessed):
     witnessed.kill("bank-b")
     witnessed.start_member(witnessed.member("bank-b"))
     witnessed.wait("bank-b")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while ledger(witnessed, "bank-b")["published_size"] <= before:
         assert time.monotonic() < deadline, ledger(witnessed, "bank-b")
         time.sleep(0.3)

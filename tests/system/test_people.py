@@ -98,7 +98,7 @@ class Terminal:
         self.said = ""
 
     def expect(self, pattern: str) -> re.Match:
-        end = time.monotonic() + 30
+        end = time.monotonic() + 180
         while not (found := re.search(pattern, self.said)):
             assert time.monotonic() < end, self.said
             if select.select([self._master], [], [], 0.2)[0]:
