@@ -107,9 +107,7 @@ class Forker:
             files = [nothing if isinstance(stdin, int) else stdin, stdout, stderr or sys.__stderr__]
             socket.send_fds(channel, [len(request).to_bytes(4, "big")], [file.fileno() for file in files])
             channel.sendall(request)
-            pid = channel.recv(64)
-        assert pid, "the process that forks has ended"
-        return Process(channel, int(pid), command)
+        return Process(channel, int.from_bytes(_exactly(channel, 4), "big"), command)
 
     def stop(self) -> None:
         """End it; what it forked has ended before."""
@@ -122,7 +120,7 @@ def _exactly(channel: socket.socket, size: int) -> bytes:
     while len(parts) < size:
         part = channel.recv(size - len(parts))
         if not part:
-            raise ConnectionError("half a request")
+            raise ConnectionError("the other process has ended")
         parts += part
     return parts
 
@@ -163,7 +161,7 @@ def _serve(listener: socket.socket) -> list[str]:
             for file in files:
                 os.close(file)
             running[pid] = channel
-            channel.sendall(b"%d" % pid)
+            channel.sendall(pid.to_bytes(4, "big"))
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for each in (listener, woken, wake, channel, *running.values()):
