@@ -30,23 +30,25 @@ RAY = str(Path(sys.executable).with_name("ray"))
 
 
 @contextlib.contextmanager
-def head():
+def head(folder):
     """A head with two cores, as an institution would start one. On a busy machine Ray may need a second start."""
     environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(ROOT)}
+    said = folder / "ray.log"
     for _ in range(3):
         port = free_port()
         address = f"127.0.0.1:{port}"
-        process = subprocess.Popen(
-            [
-                *(RAY, "start", "--head", "--block", "--num-cpus=2", "--node-ip-address=127.0.0.1"),
-                *(f"--port={port}", "--include-dashboard=false", "--disable-usage-stats"),
-            ],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        with said.open("ab") as log:
+            process = subprocess.Popen(
+                [
+                    *(RAY, "start", "--head", "--block", "--num-cpus=2", "--node-ip-address=127.0.0.1"),
+                    *(f"--port={port}", "--include-dashboard=false", "--disable-usage-stats"),
+                ],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
         try:
             end = time.monotonic() + 180
             while process.poll() is None and time.monotonic() < end:
@@ -65,12 +67,12 @@ def head():
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-    raise RuntimeError("Ray did not start in three attempts")
+    raise RuntimeError(f"Ray did not start in three attempts: {said.read_text()[-3000:]}")
 
 
 @pytest.fixture(scope="module")
-def address():
-    with head() as found:
+def address(tmp_path_factory):
+    with head(tmp_path_factory.mktemp("ray")) as found:
         yield found
 
 
