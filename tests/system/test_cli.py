@@ -348,6 +348,8 @@ def test_it_works_behind_a_relay_that_routes_by_server_name(network):
 
 def test_an_interrupted_query_leaves_no_traceback(network):
     """While the program loads, while the question is under way, and perhaps when it has ended."""
+    import_phones(network, "bank-a", phones(0, 3), name="mass")
+    network.run("centre", "sync")
     path = network.folder / "slow.txt"
     path.write_text("\n".join(f"1370{i:07d}" for i in range(4_000)) + "\n")
     options = ("--kind", "phone", "--purpose", "payment", "--case", "int", "--basis", "police-request")
