@@ -183,12 +183,12 @@ class Process(Protocol):
 def spawn(
     command: Sequence[str],
     env: Mapping[str, str],
-    stdin: IO[bytes] | int,
+    stdin: IO[bytes] | None,
     stdout: IO[bytes],
     stderr: IO[bytes] | None,
 ) -> Process:
-    """Start a command; without `stderr` its error output passes through."""
-    return subprocess.Popen(command, env=env, stdin=stdin, stdout=stdout, stderr=stderr)
+    """Start a command; without `stdin` it is given nothing, without `stderr` its error output passes through."""
+    return subprocess.Popen(command, env=env, stdin=stdin or subprocess.DEVNULL, stdout=stdout, stderr=stderr)
 
 
 def _inherited() -> dict[str, str]:
@@ -259,7 +259,7 @@ class Network:
             key = f"{name}-learn"
             with self.log(key).open("ab") as log:
                 command = program(learn_command(str(self.node(name))))
-                self._processes[key] = self.spawn(command, _inherited(), subprocess.DEVNULL, log, log)
+                self._processes[key] = self.spawn(command, _inherited(), None, log, log)
 
     def start_member(self, member: MemberSettings, extra: dict[str, str] | None = None) -> None:
         """Start one member's process."""
@@ -273,7 +273,7 @@ class Network:
         with self.log(member.name).open("ab") as log:
             command = program(node_command(str(self.node(member.name))))
             env = _inherited() | values | (extra or {})
-            self._processes[member.name] = self.spawn(command, env, subprocess.DEVNULL, log, log)
+            self._processes[member.name] = self.spawn(command, env, None, log, log)
 
     def member(self, name: str) -> MemberSettings:
         """By name."""
@@ -373,7 +373,7 @@ class Network:
     ) -> subprocess.CompletedProcess[str]:
         command, environment = self.command(name, *arguments)
         with contextlib.ExitStack() as files:
-            given: IO[bytes] | int = subprocess.DEVNULL
+            given = None
             if text is not None:
                 given = files.enter_context(tempfile.TemporaryFile())
                 given.write(text.encode())

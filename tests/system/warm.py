@@ -28,7 +28,6 @@ _MODULES = (
     "structlog",
     "uvloop",
 )
-_LONGEST = 1 << 20  # bytes of one request
 
 
 class Process:
@@ -93,18 +92,17 @@ class Forker:
         self,
         command: Sequence[str],
         env: Mapping[str, str],
-        stdin: IO[bytes] | int,
+        stdin: IO[bytes] | None,
         stdout: IO[bytes],
         stderr: IO[bytes] | None,
     ) -> Process:
         """`python -m nodes …`, forked."""
         assert list(command[1:3]) == ["-m", "nodes"], command
         request = json.dumps({"arguments": command[3:], "env": dict(env), "folder": os.getcwd()}).encode()
-        assert len(request) < _LONGEST
         channel = socket.socket(socket.AF_UNIX)
         channel.connect(self._path)
         with open(os.devnull, "rb") as nothing:
-            files = [nothing if isinstance(stdin, int) else stdin, stdout, stderr or sys.__stderr__]
+            files = [stdin or nothing, stdout, stderr or sys.__stderr__]
             socket.send_fds(channel, [len(request).to_bytes(4, "big")], [file.fileno() for file in files])
             channel.sendall(request)
         return Process(channel, int.from_bytes(_exactly(channel, 4), "big"), command)
