@@ -6,7 +6,6 @@ once, refused with another request. Rules come from the contracts in force, narr
 """
 
 import asyncio
-import contextlib
 import hashlib
 import time
 from collections.abc import Callable
@@ -157,19 +156,19 @@ class Gate:
         """Durably record and grant, or raise `Refused` (recorded too) or `StorageError` (nothing was)."""
         return self._writer.submit(self._decision(ask)).result()
 
-    def decide(self, ask: Ask) -> "asyncio.Future[Decision]":
-        """`admit` for the event loop; a caller that has gone before its turn is not charged."""
-        return self._writer.write(self._decision(ask))
+    def decide(self, ask: Ask, entry: Entry | None = None) -> "asyncio.Future[Decision]":
+        """`admit` for the event loop; a caller that has gone before its turn is not charged.
 
-    def _decision(self, ask: Ask) -> Callable[[sa.Connection], Decision]:
-        entry = None
-        if ask.action == EVALUATE:
-            with contextlib.suppress(Refused):  # in its turn it is refused, and that is recorded
-                entry = self._answered(ask, self._terms(ask).contract)
+        Of an evaluation `entry` is the event that `prepare` committed to. It is recorded unless contracts have changed since, or
+        the question was answered before: the decision holds the one that counts.
+        """
+        return self._writer.write(self._decision(ask, entry))
+
+    def _decision(self, ask: Ask, entry: Entry | None = None) -> Callable[[sa.Connection], Decision]:
         return lambda connection: self._decide(connection, ask, entry)
 
-    def _answered(self, ask: Ask, contract: bytes) -> Entry:
-        """The event of a grant, committed to before the writer's turn."""
+    def prepare(self, ask: Ask, contract: bytes) -> Entry:
+        """The event of an evaluation that is granted, committed to before the writer's turn."""
         return self._log.prepare(
             ledger_pb2.EVENT_TYPE_QUERY_ANSWERED,
             ask.member.id,
@@ -187,10 +186,10 @@ class Gate:
             contract=contract,
         )
 
-    def precheck(self, ask: Ask) -> None:
+    def precheck(self, ask: Ask) -> Terms:
         """The rules alone: keeps strangers from costing work. Raises `Refused`, which is recorded too."""
         try:
-            self._terms(ask)
+            return self._terms(ask)
         except Refused:
             self._writer.submit(self._decision(ask))  # decided again behind the others, and recorded
             raise
@@ -259,7 +258,7 @@ class Gate:
                 )
         ask.check()
         if entry is None or entry.committed.event.contract != terms.contract:  # contracts changed meanwhile
-            entry = self._answered(ask, terms.contract)
+            entry = self.prepare(ask, terms.contract)
         if known is None:
             self._log.check_standing(policy.PURPOSE_NAMES[ask.purpose])
         if known is not None:

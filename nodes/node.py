@@ -90,6 +90,7 @@ _PEER_SERVICES = [
 ]
 _ADMIN_SERVICE = admin_pb2.DESCRIPTOR.services_by_name["Admin"].full_name
 TEND_SECONDS = 30.0
+_MOST_ROOM = db.LOG_PAGES * 4_096  # bytes of the write-ahead log that lie ready: as many as are ever in use
 TOUCH_SECONDS = 300.0
 THREADS = 64
 SWITCH_SECONDS = 0.0005  # threads hand the interpreter on quickly: single lookups wait for nobody's loop
@@ -402,7 +403,8 @@ class Node:
         self.asker.close()
         self._lookup.close()
         self.writer.close()
-        self._settle()
+        self.questions.close()
+        self._settle(0)
         self.tables.close()
         self.home.socket.unlink(missing_ok=True)
         self._lock.close()
@@ -411,6 +413,7 @@ class Node:
 
     async def _tend(self) -> None:
         """Expire, seal, rotate, close and forget what is due; nobody else can hold this up."""
+        room = _MOST_ROOM  # nobody knows yet how much is asked here
         while True:
             try:
                 names = await asyncio.to_thread(self.lists.names)
@@ -430,16 +433,19 @@ class Node:
                 await asyncio.to_thread(self.log.erase, self.home.config.ledger.keep_openings_days)
             except Exception:
                 _log.exception("housekeeping of questions failed")
-            await asyncio.to_thread(self._settle)
+            used = await asyncio.to_thread(self._settle, room)
+            room = min(_MOST_ROOM, max(2 * used, room // 2))
             await asyncio.sleep(TEND_SECONDS)
 
-    def _settle(self) -> None:
-        """What was erased leaves the databases' write-ahead logs."""
-        for database in (self.database, self.lists.database):
+    def _settle(self, room: int) -> int:
+        """What was erased leaves the databases' write-ahead logs; how much of the node's own was used."""
+        used = 0
+        for database, ready in ((self.lists.database, 0), (self.database, room)):
             try:
-                db.settle(database)
+                used = db.settle(database, ready)
             except StorageError:
                 _log.exception("housekeeping of the databases failed")
+        return used
 
     async def _keep_in_touch(self) -> None:
         """Learn newer member lists (and so revocations) from the others; sync where configured."""

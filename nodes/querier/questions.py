@@ -152,6 +152,11 @@ class Questions:
         self._database, self._writer, self._vault, self._keep = database, writer, vault, keep_hours * 3600
         self._log = log
         self._commitments: dict[bytes, bytes] = {}
+        self._reader = db.Reader(database)
+
+    def close(self) -> None:
+        """Give back what reads."""
+        self._reader.close()
 
     async def job(self, case: str, purpose: int, basis: int, asker: bytes) -> Job:
         """Find or open the job; its commitment to the case number is salted and stays the same.
@@ -311,7 +316,7 @@ class Questions:
         self, job: Job, inputs: Sequence[bytes], again: bool
     ) -> tuple[dict[tuple[str, str], dict[bytes, Answer]], list[Batch]]:
         """(answers kept for a rerun, by (holder, list) and identifier; batches without an answer yet)."""
-        with db.reading(self._database) as connection:
+        with self._reader.reading() as connection:
             kept = {} if again else self._known(connection, job, inputs)
             return kept, self._pending(connection, job, set(inputs))
 

@@ -128,10 +128,10 @@ class LookupService(lookup_pb2_grpc.LookupServicer):
         count = check_shape(request)
         fields = event_fields(request)
         ask = self._ask(request, member, fields)
-        self._gate.precheck(ask)
+        contract = self._gate.precheck(ask).contract
         ask = replace(ask, receipt=(request.receipt, self._asked(request, ask, fields)))
         if count <= limits.BATCH_INLINE:
-            response = await self._answer(request, ask, self._fast, voprf.inline)
+            response = await self._answer(request, ask, contract, self._fast, voprf.inline)
         else:
             if self._under_way[member.id] >= limits.CONCURRENT_BULK:
                 raise Refused(
@@ -140,7 +140,7 @@ class LookupService(lookup_pb2_grpc.LookupServicer):
                     grpc.StatusCode.RESOURCE_EXHAUSTED,
                 )
             self._under_way[member.id] += 1
-            work = asyncio.ensure_future(self._answer(request, ask, self._bulk, self._workers.run))
+            work = asyncio.ensure_future(self._answer(request, ask, contract, self._bulk, self._workers.run))
             work.add_done_callback(lambda _: self._ended(member.id))
             response = await asyncio.shield(work)  # a caller that goes leaves its work in the count
         self._capture.record("out", "Evaluate", member.id, response)
@@ -169,21 +169,30 @@ class LookupService(lookup_pb2_grpc.LookupServicer):
         )
 
     async def _answer(
-        self, request: pb.EvaluateRequest, ask: Ask, executor: ThreadPoolExecutor, run: voprf.Runner
+        self,
+        request: pb.EvaluateRequest,
+        ask: Ask,
+        contract: bytes,
+        executor: ThreadPoolExecutor,
+        run: voprf.Runner,
     ) -> pb.EvaluateResponse:
         loop = asyncio.get_running_loop()
         if ask.count <= _CHECKED_AT_ONCE:
             group.check_points(request.blinded)
         else:
             await loop.run_in_executor(executor, self._check_points, request.blinded, run)
-        decision = await self._gate.decide(ask)
+        entry = self._gate.prepare(ask, contract)
+        deciding = self._gate.decide(ask, entry)
+        receipt = self._log.receipt(entry)  # while the disk is waited for; nothing is sent before
+        decision = await deciding
         key = self._epochs.key(request.list, request.epoch)
         if ask.count <= limits.BATCH_AT_ONCE:
             evaluated, proof = lookup.answer(key, request.blinded)
         else:
             evaluated, proof = await loop.run_in_executor(executor, lookup.answer, key, request.blinded, run)
         assert decision.entry is not None  # of an evaluation
-        receipt = self._log.receipt(decision.entry)
+        if decision.entry is not entry:
+            receipt = self._log.receipt(decision.entry)
         return pb.EvaluateResponse(
             evaluated=evaluated,
             proof=proof,

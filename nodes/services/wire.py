@@ -176,21 +176,22 @@ class Authenticator:
         chain = list(context.auth_context().get("x509_pem_cert", ()))
         if not chain:
             raise Refused("a client certificate is needed", "NO_CERTIFICATE", grpc.StatusCode.UNAUTHENTICATED)
+        shown = bytes(chain[0])
+        members, now = self._book.current, time.monotonic()
+        known = self._known.get(shown)
+        if known is not None and known[0] is members and now - known[1] < _RECHECK:
+            return known[2]
         try:
-            certificate = self._certificate(bytes(chain[0]))
+            certificate = self._certificate(shown)
         except ValueError as error:
             raise Refused(
                 "the client certificate cannot be read", "BAD_CERTIFICATE", grpc.StatusCode.UNAUTHENTICATED
             ) from error
-        members, now = self._book.current, time.monotonic()
-        known = self._known.get(bytes(chain[0]))
-        if known is not None and known[0] is members and now - known[1] < _RECHECK:
-            return known[2]
         try:
             member = members.authenticate(certificate)
             if len(self._known) > 1_000:
                 self._known.clear()
-            self._known[bytes(chain[0])] = (members, now, member)
+            self._known[shown] = (members, now, member)
             return member
         except Refused as error:
             raise Refused(str(error), error.reason, grpc.StatusCode.UNAUTHENTICATED) from error

@@ -1,6 +1,7 @@
 """SQLite as the node uses it: WAL, synchronous=FULL, one writer, migrations by Alembic."""
 
 import contextlib
+import os
 import sqlite3
 import threading
 import weakref
@@ -21,6 +22,11 @@ _locks: "weakref.WeakKeyDictionary[sa.Engine, threading.Lock]" = weakref.WeakKey
 
 HEADS = {"node": "0005", "lists": "0004", "mirrors": "0001"}
 _MIGRATIONS = Path(__file__).parent / "migrations"
+_LOG_HEADER, _FRAME_HEADER = 32, 24  # bytes: of a write-ahead log, and before each page in it
+_STEP = 1 << 20  # bytes: half a millisecond, for which nobody writes
+LOG_PAGES = (
+    8_000  # after so many a commit empties the log: it waits for that, and `settle` comes twice a minute
+)
 
 
 def connect(path: Path, name: str) -> sa.Engine:
@@ -38,7 +44,7 @@ def connect(path: Path, name: str) -> sa.Engine:
             "secure_delete=ON",
             "temp_store=FILE",
             "cache_size=-16000",
-            "wal_autocheckpoint=8000",  # pages: a checkpoint waits in a commit, and `settle` comes twice a minute
+            f"wal_autocheckpoint={LOG_PAGES}",
         ):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
@@ -46,7 +52,7 @@ def connect(path: Path, name: str) -> sa.Engine:
     @event.listens_for(engine, "begin")
     def begin(connection: sa.Connection) -> None:
         options = connection.get_execution_options()
-        connection.exec_driver_sql("BEGIN" if options.get("read") else "BEGIN IMMEDIATE")
+        driver(connection).execute("BEGIN" if options.get("read") else "BEGIN IMMEDIATE")
 
     with translated(path):
         path.touch(mode=0o600, exist_ok=True)
@@ -71,26 +77,59 @@ def _upgrade(engine: sa.Engine, name: str) -> None:
         command.upgrade(config, "head")
 
 
-def settle(engine: sa.Engine) -> None:
+def settle(engine: sa.Engine, room: int = 0) -> int:
     """Copy the write-ahead log into the database and empty it: what was erased is then in neither file.
 
     Most of it is copied while others write; they wait for the rest. Where a reader or a long transaction is in the way, it waits for the next time.
+    Then zeros up to `room` bytes lie ready for what comes next (decision 19). Returns how many bytes of the log were in use.
     """
     connection = engine.raw_connection()
     try:
         with translated(str(engine.url.database)):
             cursor = connection.cursor()
-            cursor.execute("PRAGMA wal_checkpoint(PASSIVE)")
-            cursor.execute("PRAGMA busy_timeout=0")  # nobody who writes waits for somebody who reads
-            if turn(engine).acquire(timeout=1):  # an import may take minutes
-                try:
-                    cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-                finally:
-                    turn(engine).release()
+            _, frames, _ = cursor.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            if _written(engine):
+                cursor.execute("PRAGMA busy_timeout=0")  # nobody who writes waits for somebody who reads
+                with _turn_within(engine, 1) as ours:  # an import may take minutes
+                    if ours:
+                        cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            _make_room(engine, room)
+            (page,) = cursor.execute("PRAGMA page_size").fetchone()
             cursor.close()
+            return max(0, int(frames)) * (int(page) + _FRAME_HEADER)
     finally:
         connection.invalidate()  # its timeout is not the others'
         connection.close()
+
+
+def _written(engine: sa.Engine) -> bool:
+    """Whether anything has begun to be written to the write-ahead log since it was emptied."""
+    with contextlib.suppress(FileNotFoundError), open(f"{engine.url.database}-wal", "rb") as log:
+        return any(log.read(_LOG_HEADER))
+    return False
+
+
+def _make_room(engine: sa.Engine, room: int) -> None:
+    """Lengthen the write-ahead log with zeros, at its end alone: SQLite reads them as no frame."""
+    with open(f"{engine.url.database}-wal", "ab") as log:
+        while True:
+            with _turn_within(engine, 1) as ours:
+                missing = room - os.fstat(log.fileno()).st_size
+                if not ours or missing <= 0:
+                    return
+                log.write(bytes(min(missing, _STEP)))
+                log.flush()
+            os.fsync(log.fileno())  # or the next commit would wait for it
+
+
+@contextlib.contextmanager
+def _turn_within(engine: sa.Engine, seconds: float) -> Iterator[bool]:
+    ours = turn(engine).acquire(timeout=seconds)
+    try:
+        yield ours
+    finally:
+        if ours:
+            turn(engine).release()
 
 
 @contextlib.contextmanager
@@ -113,6 +152,43 @@ def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
         connection = raw.execution_options(read=True)
         with connection.begin():
             yield connection
+
+
+class Reader:
+    """Short reads on connections that are kept: to take one from the pool and begin takes longer than to read. For any thread."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+        self._idle: list[sa.Connection] = []
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """A snapshot, for `Prepared` statements alone."""
+        with translated(str(self._engine.url.database)):
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                connection = self._engine.connect()
+            try:
+                driver(connection).execute("BEGIN")
+                yield connection
+                driver(connection).execute("COMMIT")
+            except BaseException:
+                connection.close()  # and with it what it has begun
+                raise
+            self._idle.append(connection)
+
+    def close(self) -> None:
+        """Give back the connections that nobody uses."""
+        while self._idle:
+            self._idle.pop().close()
+
+
+def driver(connection: sa.Connection) -> sqlite3.Connection:
+    """What SQLAlchemy itself runs on: in the connection's transaction, without its machinery."""
+    found = connection.connection.driver_connection
+    assert isinstance(found, sqlite3.Connection)
+    return found
 
 
 @contextlib.contextmanager

@@ -9,6 +9,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.sql.compiler import SQLCompiler
 
+from .engine import driver
+
 
 class Prepared:
     """One statement; `values` are its bind parameters by name. Results are the driver's tuples."""
@@ -32,9 +34,7 @@ class Prepared:
         text, positions, constants = self._for(connection)
         given = {**constants, **values}
         parameters: Any = tuple(given[name] for name in positions) if positions is not None else given
-        cursor = _driver(connection).cursor()
-        cursor.execute(text, parameters)
-        return cursor
+        return driver(connection).execute(text, parameters)
 
     def run_many(self, connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
         """Execute once for each row."""
@@ -43,8 +43,4 @@ class Prepared:
         parameters: Any = (
             given if positions is None else [tuple(row[name] for name in positions) for row in given]
         )
-        _driver(connection).cursor().executemany(text, parameters)
-
-
-def _driver(connection: sa.Connection) -> Any:
-    return connection.connection.driver_connection
+        driver(connection).executemany(text, parameters)

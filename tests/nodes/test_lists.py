@@ -2,6 +2,7 @@
 
 import datetime as dt
 import re
+import shutil
 
 import pytest
 import sqlalchemy as sa
@@ -315,6 +316,71 @@ def test_what_was_erased_is_in_neither_file_once_settled(holder):
     db.settle(database)
     assert not any(found())
     assert (holder.folder / "lists.db-wal").stat().st_size == 0
+
+
+def copied(database, folder):
+    """Both files as a crash now would leave them."""
+    folder.mkdir()
+    for suffix in ("", "-wal"):
+        shutil.copy(f"{database.url.database}{suffix}", folder / f"lists.db{suffix}")
+    return folder / "lists.db"
+
+
+def rows(path):
+    database = db.connect(path, "lists")
+    with db.reading(database) as connection:
+        assert connection.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
+        return connection.execute(sa.select(sa.func.count()).select_from(schema.entry)).scalar()
+
+
+@pytest.fixture
+def open_lists(holder):
+    """Its database, which somebody has open: who closes it last empties its log."""
+    held = holder.store.database.raw_connection()
+    yield holder.store.database
+    held.close()
+
+
+def test_room_in_the_log_is_no_frame(holder, open_lists, tmp_path):
+    """Zeros behind what is written, or where nothing is: a crash loses nothing and finds nothing else."""
+    log = holder.folder / "lists.db-wal"
+    holder.load(PHONE)
+    room = 3 * 2**20 + 17
+    assert 4_096 < db.settle(open_lists, room) < room
+    assert log.read_bytes() == bytes(room)
+    assert rows(copied(open_lists, tmp_path / "settled")) == 1
+    holder.load(PHONE, CARD)
+    assert log.stat().st_size == room
+    assert rows(copied(open_lists, tmp_path / "written")) == 2
+    with db.reading(open_lists) as connection:
+        connection.execute(sa.select(schema.entry)).all()
+        db.settle(
+            open_lists, 2 * room
+        )  # a reader is in the way: only what is behind the log's end is written
+        assert rows(copied(open_lists, tmp_path / "longer")) == 2
+    assert log.stat().st_size == 2 * room
+    assert db.settle(open_lists, room) > 0
+    assert log.read_bytes() == bytes(room)
+    assert db.settle(open_lists, 0) == 0, "nothing has come since: nothing is written"
+    assert log.stat().st_size == room
+
+
+def test_what_a_crash_left_in_the_log_goes_though_it_is_no_frame(holder, open_lists, tmp_path):
+    holder.load(PHONE)
+    db.settle(open_lists)
+    with open_lists.connect() as connection:
+        connection.exec_driver_sql("PRAGMA cache_size=5")  # so that pages are written before the commit
+        connection.execute(schema.entry.update().values(secret=b"LEFTOVER" * 40_000))
+        torn = copied(open_lists, tmp_path / "torn")
+        connection.rollback()
+    left = torn.with_name("lists.db-wal")
+    assert b"LEFTOVER" in left.read_bytes()
+    again = db.connect(torn, "lists")
+    held = again.raw_connection()
+    assert db.settle(again, 10_000) == 0
+    assert left.read_bytes() == bytes(10_000)
+    held.close()
+    assert rows(torn) == 1
 
 
 def test_what_is_done_every_day_looks_at_the_whole_list_nowhere(holder):
