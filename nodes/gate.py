@@ -162,7 +162,7 @@ class Gate:
         Of an evaluation `entry` is the event that `prepare` committed to. It is recorded unless contracts have changed since, or
         the question was answered before: the decision holds the one that counts.
         """
-        return self._writer.write(self._decision(ask, entry))
+        return self._writer.write(self._decision(ask, entry), small=True)
 
     def _decision(self, ask: Ask, entry: Entry | None = None) -> Callable[[sa.Connection], Decision]:
         return lambda connection: self._decide(connection, ask, entry)

@@ -414,6 +414,7 @@ class Node:
     async def _tend(self) -> None:
         """Expire, seal, rotate, close and forget what is due; nobody else can hold this up."""
         room = _MOST_ROOM  # nobody knows yet how much is asked here
+        await asyncio.to_thread(self._settle, room)
         while True:
             try:
                 names = await asyncio.to_thread(self.lists.names)

@@ -33,6 +33,7 @@ from ..store.writer import GroupWriter
 
 _PURPOSE = b"asked"
 _POSITION = struct.Struct(">II")  # epoch, batch
+_SMALL = 16  # elements that are recorded in a fraction of a millisecond
 _FEW = 50  # identifiers that are looked for one by one
 _CACHED = 1_000
 _SALT_AT = 5  # bytes: behind the frame's tag and length
@@ -246,7 +247,7 @@ class Questions:
                 self._tally.write(connection, job.asker, EVALUATIONS, cost)
             return [self._log.record(connection, entry) for _, _, entry in batches]
 
-        return self._writer.write(write)
+        return self._writer.write(write, small=len(batches) <= _SMALL and cost <= _SMALL)
 
     def _row(self, job: Job, batch: Batch, count: int) -> dict[str, object]:
         stored = json.dumps({"seed": batch.seed.hex(), "inputs": [each.decode() for each in batch.inputs]})
@@ -308,7 +309,7 @@ class Questions:
                 told = {"in_budget": outcome.budget, "in_at": outcome.at}
                 _BUDGET.run(connection, {"in_holder": batch.holder, "in_list": batch.list} | told)
 
-        return self._writer.write(write)
+        return self._writer.write(write, small=sum(len(each.answers) for each in outcomes) <= _SMALL)
 
     # -- answers of before -----------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any, TypeVar
@@ -18,6 +19,9 @@ _T = TypeVar("_T")
 _Done = Future[Any] | asyncio.Future[Any]
 _Work = tuple[Callable[[sa.Connection], Any], _Done]
 _TOGETHER = 256
+_QUIET_SECONDS = 0.001  # without a commit: whoever writes next is alone
+_FAST_SECONDS = 0.002  # a commit that takes longer is a slow disk's
+_SLOW_COMMITS, _WARY_SECONDS = 3, 10.0  # after so many of them, one after the other, the event loop waits for none
 _log = logging.getLogger("lianfang.store")
 
 
@@ -31,7 +35,10 @@ class GroupWriter:
     def __init__(self, database: sa.Engine) -> None:
         self._database, self._closed = database, False
         self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
-        self._connection: sa.Connection | None = None  # the thread's own
+        self._connection: sa.Connection | None = None  # of whoever has the database's turn
+        self._turn = db.turn(database)
+        self._ended, self._wary_until = 0.0, 0.0  # by the monotonic clock
+        self._slow = 0  # commits, one after the other
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
 
@@ -41,11 +48,31 @@ class GroupWriter:
         self._put(work, future)
         return future
 
-    def write(self, work: Callable[[sa.Connection], _T]) -> "asyncio.Future[_T]":
-        """`submit` for the event loop, which is woken once for all that came through together."""
+    def write(self, work: Callable[[sa.Connection], _T], small: bool = False) -> "asyncio.Future[_T]":
+        """`submit` for the event loop, which is woken once for all that came through together.
+
+        `small` work of somebody who is alone is done at once, while the disk is a fast one: to hand it to the thread and to be woken
+        takes as long as a commit (decision 20).
+        """
         future: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
-        self._put(work, future)
+        if small and self._alone() and self._turn.acquire(blocking=False):
+            try:
+                (outcome,) = self._commit([(work, future)])
+            finally:
+                self._turn.release()
+            _settle(future, outcome)
+        else:
+            self._put(work, future)
         return future
+
+    def _alone(self) -> bool:
+        now = time.monotonic()
+        return (
+            not self._closed
+            and self._queue.empty()
+            and now > self._wary_until
+            and now - self._ended > _QUIET_SECONDS
+        )
 
     def _put(self, work: Callable[[sa.Connection], Any], future: _Done) -> None:
         if self._closed:
@@ -71,7 +98,9 @@ class GroupWriter:
             # Whoever has gone meanwhile is passed over, and from here on cannot go.
             work = [each for each in group if each is not None and _begins(each[1])]
             if work:
-                self._together(work)
+                with self._turn:
+                    outcomes = self._commit(work)
+                _settle_each(work, outcomes)
         if self._connection is not None:
             self._connection.close()
 
@@ -87,14 +116,12 @@ class GroupWriter:
             self._connection = None
             raise
 
-    def _together(self, group: list[_Work]) -> None:
+    def _commit(self, group: list[_Work]) -> list[Any]:
+        """What each piece comes to, durably, in one transaction. The turn is the caller's."""
         outcomes: list[Any] = []
+        started = time.monotonic()
         try:
-            with (
-                db.translated(str(self._database.url.database)),
-                db.turn(self._database),
-                self._begun() as connection,
-            ):
+            with db.translated(str(self._database.url.database)), self._begun() as connection:
                 for work, _ in group:
                     try:
                         outcomes.append(work(connection))
@@ -105,15 +132,24 @@ class GroupWriter:
         except Exception as error:  # a defect must not leave callers waiting for ever
             _log.exception("a transaction failed")
             outcomes = [NodeError(f"the node's store failed: {type(error).__name__}")] * len(group)
-        loops: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
-        for (_, future), outcome in zip(group, outcomes, strict=True):
-            if isinstance(future, asyncio.Future):
-                loops.setdefault(future.get_loop(), []).append((future, outcome))
-            else:
-                _settle(future, outcome)
-        for loop, settled in loops.items():
-            with contextlib.suppress(RuntimeError):  # the loop has ended, and who waited with it
-                loop.call_soon_threadsafe(_settle_all, settled)
+        self._ended = time.monotonic()
+        self._slow = self._slow + 1 if self._ended - started > _FAST_SECONDS * len(group) else 0
+        if self._slow >= _SLOW_COMMITS:
+            self._wary_until = self._ended + _WARY_SECONDS
+        return outcomes
+
+
+def _settle_each(group: list[_Work], outcomes: list[Any]) -> None:
+    """From the writer's thread: each loop is woken once."""
+    loops: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
+    for (_, future), outcome in zip(group, outcomes, strict=True):
+        if isinstance(future, asyncio.Future):
+            loops.setdefault(future.get_loop(), []).append((future, outcome))
+        else:
+            _settle(future, outcome)
+    for loop, settled in loops.items():
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and who waited with it
+            loop.call_soon_threadsafe(_settle_all, settled)
 
 
 def _begins(future: _Done) -> bool:
