@@ -52,7 +52,8 @@ def connect(path: Path, name: str) -> sa.Engine:
     @event.listens_for(engine, "begin")
     def begin(connection: sa.Connection) -> None:
         options = connection.get_execution_options()
-        driver(connection).execute("BEGIN" if options.get("read") else "BEGIN IMMEDIATE")
+        if not options.get("begun"):
+            driver(connection).execute("BEGIN" if options.get("read") else "BEGIN IMMEDIATE")
 
     with translated(path):
         path.touch(mode=0o600, exist_ok=True)

@@ -21,7 +21,10 @@ _Work = tuple[Callable[[sa.Connection], Any], _Done]
 _TOGETHER = 256
 _QUIET_SECONDS = 0.001  # without a commit: whoever writes next is alone
 _FAST_SECONDS = 0.002  # a commit that takes longer is a slow disk's
-_SLOW_COMMITS, _WARY_SECONDS = 3, 10.0  # after so many of them, one after the other, the event loop waits for none
+_SLOW_COMMITS, _WARY_SECONDS = (
+    3,
+    10.0,
+)  # after so many of them, one after the other, the event loop waits for none
 _log = logging.getLogger("lianfang.store")
 
 
@@ -107,10 +110,15 @@ class GroupWriter:
     @contextlib.contextmanager
     def _begun(self) -> Iterator[sa.Connection]:
         if self._connection is None:
-            self._connection = self._database.connect()
+            self._connection = self._database.connect().execution_options(begun=True)
         try:
-            with self._connection.begin():
-                yield self._connection
+            # By the driver: SQLAlchemy's own way takes as long as a statement. It follows where work executes by it.
+            db.driver(self._connection).execute("BEGIN IMMEDIATE")
+            yield self._connection
+            if self._connection.in_transaction():
+                self._connection.commit()
+            else:
+                db.driver(self._connection).commit()
         except BaseException:
             self._connection.close()
             self._connection = None

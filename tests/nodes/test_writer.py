@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from nodes.errors import NodeError, Refused, StorageError
 from nodes.store import engine as db
 from nodes.store import schema, writer
+from nodes.store.prepared import Prepared
 from nodes.store.writer import GroupWriter
 
 CONTACT = schema.contact
@@ -148,3 +149,23 @@ def test_many_at_once_share_the_thread_and_all_are_durable(group, database):
 
     assert asyncio.run(many()) == [str(i) for i in range(200)]
     assert names(database) == {str(i) for i in range(200)}
+
+
+def test_a_prepared_statement_has_its_own_values_and_misses_none(database):
+    asked = schema.asked
+    end = Prepared(
+        asked.update().where(asked.c.query_id == sa.bindparam("in_id")).values(outcome="void", secret=None)
+    )
+    begin = Prepared(asked.insert(), [column.name for column in asked.columns])
+    row = dict.fromkeys((column.name for column in asked.columns), 1) | {"secret": b"seed"}
+    with db.writing(database) as connection:
+        begin.run_many(connection, [row | {"query_id": b"a"}, row | {"query_id": b"b"}])
+        end.run(connection, {"in_id": b"a"})
+        with pytest.raises(KeyError, match="in_id"):
+            end.run(connection, {})
+        del row["holder"]
+        with pytest.raises(KeyError, match="holder"):
+            begin.run(connection, row | {"query_id": b"c"})
+    with db.reading(database) as connection:
+        rows = connection.execute(sa.select(asked.c.query_id, asked.c.outcome, asked.c.secret)).all()
+    assert sorted(rows) == [(b"a", "void", None), (b"b", "1", b"seed")]
