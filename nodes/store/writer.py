@@ -20,11 +20,9 @@ _Done = Future[Any] | asyncio.Future[Any]
 _Work = tuple[Callable[[sa.Connection], Any], _Done]
 _TOGETHER = 256
 _QUIET_SECONDS = 0.001  # without a commit: whoever writes next is alone
-_FAST_SECONDS = 0.002  # a commit that takes longer is a slow disk's
-_SLOW_COMMITS, _WARY_SECONDS = (
-    3,
-    10.0,
-)  # after so many of them, one after the other, the event loop waits for none
+_FAST_SECONDS = 0.004  # a commit that takes longer is a slow disk's
+_SLOW_COMMITS = 3  # one after the other, after which the event loop waits for none
+_WARY_SECONDS = 1.0  # for so long
 _log = logging.getLogger("lianfang.store")
 
 
