@@ -3,6 +3,7 @@
 
 INLINE void columns(word t[10], const factor a[5], const factor b[5])
 {
+#pragma GCC unroll 10
 	for (int k = 0; k < 10; k++)
 		t[k] = word_set(0);
 #pragma GCC unroll 5
@@ -22,6 +23,7 @@ INLINE void columns(word t[10], const factor a[5], const factor b[5])
 
 INLINE void columns_of_square(word t[10], const factor a[5])
 {
+#pragma GCC unroll 10
 	for (int k = 0; k < 10; k++)
 		t[k] = word_set(0);
 #pragma GCC unroll 5

@@ -14,6 +14,8 @@ INLINE factor factor_of(word x) { return _mm512_cvtepu64_pd((__m512i)x); }
 INLINE word word_of(factor x) { return (word)_mm512_cvttpd_epu64(x); }
 INLINE factor factor_select(mask m, factor yes, factor no) { return _mm512_mask_mov_pd(no, m, yes); }
 
+INLINE word nineteen(word x) { return x + (x << 1) + (x << 4); }
+
 #define TWO_52 0x1p52
 #define TWO_103 0x1p103
 #define PATTERN_LOW 0x4330000000000000ULL  /* of 2^52 */

@@ -29,6 +29,8 @@ INLINE factor factor_select(mask m, factor yes, factor no)
 	return no ^ (m & (yes ^ no));
 }
 
+INLINE word nineteen(word x) { return 19 * x; }
+
 INLINE word low(word sum, factor a, factor b)
 {
 	return sum + ((uint64_t)((unsigned __int128)a * b) & 0xfffffffffffffULL);

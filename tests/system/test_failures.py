@@ -6,8 +6,10 @@ import secrets
 import signal
 import sqlite3
 import subprocess
+import threading
 import time
 from concurrent import futures
+from pathlib import Path
 
 import grpc
 import pytest
@@ -27,7 +29,6 @@ from tests.system.conftest import Wire, import_phones, outcomes, phones, query, 
 def broken():
     import shutil
     import tempfile
-    from pathlib import Path
 
     made = Network(Path(tempfile.mkdtemp(prefix="lf-broken-")))
     try:
@@ -144,6 +145,15 @@ def test_a_batch_file_that_lost_its_end_ends_the_pull(broken):
     broken.run("centre", "sync", "bank-a")
 
 
+def descendants(pid):
+    """Processes that a node has started, and theirs."""
+    found = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, path.read_text().split()):
+            found += [child, *descendants(child)]
+    return found
+
+
 def test_a_graceful_stop_lets_calls_in_flight_end_well(broken):
     """SIGTERM while a large batch is evaluated: the answer arrives, the process ends with 0."""
     wire = Wire(broken, "centre")
@@ -151,10 +161,17 @@ def test_a_graceful_stop_lets_calls_in_flight_end_well(broken):
     head = next(each for each in wire.info("bank-c").lists if each.list == "fraud").epochs[-1]
     batch = statement.parse(head.head.statement).batch.number
     request = wire.request(point * 16_384, secrets.token_bytes(16), "bank-c", table_batch=batch)
+    workers = descendants(broken.pid("bank-c"))
+    assert workers, "they have sealed a list"
     try:
+        for each in workers:
+            os.kill(
+                each, signal.SIGSTOP
+            )  # however fast they are, the answer is not ready before the node is told to stop
         call = wire.lookup("bank-c").Evaluate.future(request, timeout=60)
-        time.sleep(0.3)
+        time.sleep(0.5)
         assert not call.done()
+        threading.Timer(1.0, lambda: [os.kill(each, signal.SIGCONT) for each in workers]).start()
         assert broken.stop_member("bank-c") == 0
         assert len(call.result().evaluated) == 32 * 16_384
         wire.close()
