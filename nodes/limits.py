@@ -11,6 +11,7 @@ QUERY_ITEMS = 200_000  # values in one question of a person
 IMPORT_ROWS = 20_000_000  # rows of one file
 IMPORT_CHUNK = 2_000  # rows in one message and one piece of work
 IMPORT_COLUMNS = 200
+GARBAGE = 20_000  # new objects before the collector looks through them; of its default, 700, each thousand rows of a file cost several looks
 CELL_CHARACTERS = 4_000
 BAD_ROWS_SHOWN = 1_000  # reported one by one; all of them are counted
 CLOCK_SKEW = timedelta(minutes=5)

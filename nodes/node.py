@@ -362,6 +362,7 @@ class Node:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, "node"))
         address = await self.start()
         gc.freeze()  # what the program consists of stays: collections, of 0.1 s each, need not look through it again
+        gc.set_threshold(limits.GARBAGE)
         stopping = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):

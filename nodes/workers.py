@@ -15,6 +15,7 @@ from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
+from . import limits
 from .errors import NodeError
 
 _PRELOAD = ["protocols.sealed", "protocols.lookup", "protocols.identifiers", "nodes.holder.rows"]
@@ -23,6 +24,7 @@ _PRELOAD = ["protocols.sealed", "protocols.lookup", "protocols.identifiers", "no
 def _start_worker() -> None:
     os.nice(10)
     gc.freeze()  # the modules: no collection need look through them
+    gc.set_threshold(limits.GARBAGE)
     parent = multiprocessing.parent_process()
     if parent is not None:
         sentinel = parent.sentinel

@@ -277,20 +277,27 @@ class Meeting:
             yield from self._weighted(counts)
             return
         known: set[bytes] = set()
-        waiting: dict[bytes, int] = {}
-        for rows, canonicals, _ in self._plan.column.elements(counts):
+        rows: list[int] = []
+        canonicals: list[bytes] = []
+        for numbers, found, _ in self._plan.column.elements(counts):
             self._line.check()
-            first = dict(zip(reversed(canonicals), reversed(rows), strict=True))
-            fresh = [each for each in first if each not in known]
+            fresh = set(found)
+            if len(fresh) == len(found) and known.isdisjoint(fresh):
+                rows += numbers
+                canonicals += found
+            else:
+                first = dict(zip(reversed(found), reversed(numbers), strict=True))
+                fresh -= known
+                rows += [first[each] for each in fresh]
+                canonicals += fresh
             if len(known) < _KNOWN:
-                known.update(fresh)
+                known |= fresh
                 self._check_count(len(known))
-            for each in fresh:
-                waiting.setdefault(each, first[each])
-            if len(waiting) >= psi.CHUNK:
-                yield from _pieces((row, canonical, 0) for canonical, row in waiting.items())
-                waiting = {}
-        yield from _pieces((row, canonical, 0) for canonical, row in waiting.items())
+            while len(rows) >= psi.CHUNK:
+                yield rows[: psi.CHUNK], canonicals[: psi.CHUNK], []
+                del rows[: psi.CHUNK], canonicals[: psi.CHUNK]
+        if rows:
+            yield rows, canonicals, []
 
     def _weighted(self, counts: Counts) -> Iterator[_Rows]:
         """With values: what is remembered waits until all of its values are known."""

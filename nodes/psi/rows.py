@@ -1,10 +1,12 @@
 """A dataset's column as identifiers, with the rows that they stand in."""
 
+import itertools
 import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from protocols.identifiers import Kind, canonical_each
 
@@ -45,6 +47,7 @@ class Column:
 
     def elements(self, counts: Counts) -> Iterator[tuple[list[int], list[bytes], list[int]]]:
         """(row numbers, canonical identifiers, values) of rows that have an identifier, some thousand at a time; also of one that is repeated.
+        Without a column of values there are none.
 
         Cells that are empty, or no identifier of this kind, are counted and left out. Raises `FileError`, also for
         a value that cannot be added up.
@@ -55,6 +58,10 @@ class Column:
                 if each.column == _VALUES:
                     raise FileError(self.path, f"row {each.number}: {self.values}: {each.reason}")
             found = canonical_each(kind, cells, self.region)
+            if not (bad or values or None in found):
+                counts.rows += len(cells)
+                yield list(numbers), cast(list[bytes], found), []
+                continue
             good = [place for place, canonical in enumerate(found) if canonical is not None]
             empty = sum(not cells[place].strip() for place, each in enumerate(found) if each is None)
             counts.rows += len(cells) + len(bad)
@@ -64,15 +71,18 @@ class Column:
             yield (
                 rows,
                 [canonical for canonical in found if canonical is not None],
-                [self._value(numbers[place], values[0][place]) for place in good]
-                if self.values
-                else [0] * len(rows),
+                [self._value(numbers[place], values[0][place]) for place in good] if self.values else [],
             )
 
-    def written(self, wanted: set[int]) -> Iterator[tuple[int, str]]:
-        """(row number, cell as written) of the given rows, in the file's order."""
+    def written(self, wanted: set[int]) -> tuple[list[int], list[str]]:
+        """Those of the given rows that the file has, in its order: (row numbers, cells as written)."""
+        rows: list[int] = []
+        written: list[str] = []
         for numbers, (cells, *_), _ in self._columns():
-            yield from (pair for pair in zip(numbers, cells, strict=True) if pair[0] in wanted)
+            chosen = list(map(wanted.__contains__, numbers))
+            rows += itertools.compress(numbers, chosen)
+            written += itertools.compress(cells, chosen)
+        return rows, written
 
     def _columns(self) -> Iterator[table.Columns]:
         columns, fields = {words.key(self.name): "value"}, ["value"]

@@ -6,7 +6,6 @@ import hashlib
 import importlib.util
 import json
 import logging
-import operator
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -213,14 +212,16 @@ class Sessions:
         # An aligned row is known by its identifier's keyed hash: rows may move in the file, and their columns change.
         aligned = {row: (each, identifier) for each, identifier, row in outcome.aligned}
         numbers = set(outcome.rows) or set(aligned)
-        found = list(plan.column.written(numbers)) if numbers else []
+        found, cells = plan.column.written(numbers) if numbers else ([], [])
         if len(found) != len(numbers) or _state(plan) != before:
             raise NodeError(
                 f"{plan.column.path} has changed during the session: nobody knows whose rows were in common"
             )
-        rows = [(row, value, aligned[row][0] if aligned else b"") for row, value in found]
-        rows.sort(key=operator.itemgetter(2))  # of an alignment by id; else they stay as they are
-        messages = [each.SerializeToString() for each in _messages(rows)]
+        ids = [aligned[row][0] for row in found] if aligned else []
+        if ids:  # an alignment's rows go by id, others as they stand
+            order = sorted(range(len(ids)), key=ids.__getitem__)
+            found, cells, ids = ([column[i] for i in order] for column in (found, cells, ids))  # type: ignore[assignment]
+        messages = [each.SerializeToString() for each in _messages(found, cells, ids)]
         pairs = b"".join(each + identifier for each, identifier, _ in outcome.aligned)
         name = _place(member, plan.contract, plan.session)
         try:
@@ -265,7 +266,8 @@ class Sessions:
             raise NotFound(f"{text!r} names {len(found)} sessions that were held here")
         ((name, kept),) = found
         if "rows" in kept:  # as earlier versions kept them
-            return _messages([(number, value, bytes.fromhex(id_)) for number, value, id_ in kept["rows"]])
+            numbers, cells, ids = map(list, zip(*kept["rows"], strict=True)) if kept["rows"] else ([], [], [])
+            return _messages(numbers, cells, [bytes.fromhex(each) for each in ids if each])
         return _parsed(self._read(name, "rows", _ROWS))
 
     def aligned(self, member: Member, contract: bytes, session: bytes) -> bytes:
@@ -477,11 +479,11 @@ def _unheard(work: "asyncio.Future[Any]") -> None:
         _log.error("the outcome of a session could not be kept: %s", error)
 
 
-def _messages(rows: list[tuple[int, str, bytes]]) -> Iterator[pb.PsiOutcome]:
-    """Of (row, value, id)."""
+def _messages(rows: list[int], cells: list[str], ids: list[bytes]) -> Iterator[pb.PsiOutcome]:
+    """Of columns; `ids` may be empty."""
     for i in range(0, len(rows), _ROWS_A_MESSAGE):
-        numbers, values, ids = zip(*rows[i : i + _ROWS_A_MESSAGE], strict=True)
-        yield pb.PsiOutcome(number=numbers, value=values, id=ids if ids[0] else ())
+        part = slice(i, i + _ROWS_A_MESSAGE)
+        yield pb.PsiOutcome(number=rows[part], value=cells[part], id=ids[part])
 
 
 def _parsed(content: bytes) -> Iterator[pb.PsiOutcome]:

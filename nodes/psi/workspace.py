@@ -117,12 +117,14 @@ class Workspace:
             yield [record for records in lists for record in records]
             return
         files = [self._records(f"{name}-{i}", width) for i in range(_PARTS)]
+        hands: list[list[bytes]] = [[] for _ in files]
+        deal = [hands[first * _PARTS >> 8].append for first in range(256)]
         for records in lists:
-            hands: list[list[bytes]] = [[] for _ in files]
             for record in records:
-                hands[record[0] * _PARTS >> 8].append(record)
+                deal[record[0]](record)
             for file, hand in zip(files, hands, strict=True):
                 file.add(b"".join(hand))
+                hand.clear()
         for file in files:
             if strange and file.count > max(_IN_MEMORY, _UNEVEN * count // _PARTS):
                 raise DecodeError("the points do not look like doubled ones: too many begin alike")

@@ -32,7 +32,11 @@ def pieces(given: Plan, counts: Counts) -> list[tuple[list[int], list[bytes], li
 
 
 def elements(given: Plan, counts: Counts) -> list[tuple[int, bytes, int]]:
-    return [each for part in pieces(given, counts) for each in zip(*part, strict=True)]
+    return [
+        each
+        for rows, canonicals, values in pieces(given, counts)
+        for each in zip(rows, canonicals, values or [0] * len(rows), strict=True)
+    ]
 
 
 @pytest.fixture
