@@ -1,6 +1,7 @@
 """`lianfang psi`: two members compare a column each, as their contract says."""
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,25 +31,26 @@ class _Common:
     """Own rows that the other has, too; for the writers of files."""
 
     outcome: dict[str, Any]
-    rows: list[tuple[int, str, str]]  # row, value, and of an alignment the id
+    numbers: list[int]
+    values: list[str]
+    ids: list[str]  # of an alignment
 
-    def table_rows(self) -> "tuple[list[str], list[list[Any]]]":
+    @property
+    def _aligned(self) -> bool:
+        return bool(self.outcome["variant"] == "alignment")
+
+    def table_rows(self) -> "tuple[list[str], Iterable[Sequence[Any]]]":
         """Header and rows."""
-        session = self.outcome["session"]
-        if self.outcome["variant"] == "alignment":
-            return ["id", "session", "value"], [
-                [each, session, results.harmless(value)] for _, value, each in self.rows
-            ]
-        return ["row", "session", "value"], [
-            [number, session, results.harmless(value)] for number, value, _ in self.rows
-        ]
+        first = self.ids if self._aligned else self.numbers
+        session, values = itertools.repeat(self.outcome["session"]), map(results.harmless, self.values)
+        return ["id" if self._aligned else "row", "session", "value"], zip(
+            first, session, values, strict=False
+        )
 
     def document(self) -> dict[str, Any]:
         """Everything."""
-        if self.outcome["variant"] == "alignment":
-            found: list[dict[str, Any]] = [{"id": each, "value": value} for _, value, each in self.rows]
-        else:
-            found = [{"row": number, "value": value} for number, value, _ in self.rows]
+        name, first = ("id", self.ids) if self._aligned else ("row", self.numbers)
+        found = [{name: each, "value": value} for each, value in zip(first, self.values, strict=True)]
         return {**self.outcome, "in_common": found}
 
 
@@ -170,14 +172,12 @@ def _in_common(outcome: dict[str, Any]) -> str:
 
 def _give(node: psi_pb2_grpc.PsiAdminStub, outcome: dict[str, Any], output: Path | None, json: bool) -> None:
     if output is not None:
-        rows = [
-            (number, value, id_.hex())
-            for part in node.Outcome(pb.PsiOutcomeRequest(session=str(outcome["session"])))
-            for number, value, id_ in zip(
-                part.number, part.value, part.id or [b""] * len(part.number), strict=True
-            )
-        ]
-        results.WRITERS[output.suffix.lower()](output, _Common(outcome, rows))
+        common_ = _Common(outcome, [], [], [])
+        for part in node.Outcome(pb.PsiOutcomeRequest(session=str(outcome["session"]))):
+            common_.numbers += part.number
+            common_.values += part.value
+            common_.ids += map(bytes.hex, part.id)
+        results.WRITERS[output.suffix.lower()](output, common_)
     if json:
         print_json(outcome)
         return

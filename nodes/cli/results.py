@@ -3,7 +3,7 @@
 import csv
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -133,17 +133,20 @@ class Gathered:
 class Tabular(Protocol):
     """What the writers write: rows whose third cell is an identifier."""
 
-    def table_rows(self) -> "tuple[list[str], list[list[Any]]]":
-        """Header and rows."""
+    def table_rows(self) -> "tuple[list[str], Iterable[Sequence[Any]]]":
+        """Header and rows, once."""
 
     def document(self) -> dict[str, Any]:
         """Everything, as plain data."""
 
 
+_FORMULA, _SIGNS = frozenset("=@\t\r"), frozenset("+-")
+
+
 def harmless(value: str) -> str:
     """A value that a spreadsheet would run as a formula gets an apostrophe; phone numbers keep their plus."""
     first = value[:1]
-    if first in ("=", "@", "\t", "\r") or (first in ("+", "-") and not value[1:2].isdigit()):
+    if first in _FORMULA or (first in _SIGNS and not value[1:2].isdigit()):
         return "'" + value
     return value
 
