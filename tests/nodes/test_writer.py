@@ -108,8 +108,16 @@ def test_one_slow_commit_is_forgiven(group, monkeypatch):
     assert threads == ["MainThread"]
 
 
+PREPARED = Prepared(CONTACT.insert(), ["holder", "at"])
+
+
+def by_the_driver(name, _threads):
+    return lambda connection: PREPARED.run(connection, {"holder": name, "at": 1.0}) and name
+
+
 @pytest.mark.parametrize("small", [True, False])
-def test_a_refusal_keeps_what_it_recorded_and_a_defect_keeps_nothing(group, database, small):
+@pytest.mark.parametrize("note", [note, by_the_driver])
+def test_a_refusal_keeps_what_it_recorded_and_a_defect_keeps_nothing(group, database, small, note):
     def refuse(connection):
         note("refused", [])(connection)
         raise Refused("no", "POLICY")
@@ -149,6 +157,23 @@ def test_many_at_once_share_the_thread_and_all_are_durable(group, database):
 
     assert asyncio.run(many()) == [str(i) for i in range(200)]
     assert names(database) == {str(i) for i in range(200)}
+
+
+def test_a_reader_that_fails_holds_nothing_and_reads_again(database):
+    reader = db.Reader(database)
+    count = Prepared(sa.select(sa.func.count()).select_from(CONTACT))
+    with pytest.raises(ZeroDivisionError), reader.reading() as connection:
+        count.run(connection, {})
+        raise ZeroDivisionError
+    for name in ("a", "b"):
+        with db.writing(database) as connection:
+            PREPARED.run(connection, {"holder": name, "at": 1.0})
+        db.settle(database)  # would leave the log as it is, were a reader in the way
+        assert not db._written(database)
+    with reader.reading() as first, reader.reading() as second:
+        assert first is not second
+        assert count.run(first, {}).fetchone() == count.run(second, {}).fetchone() == (2,)
+    reader.close()
 
 
 def test_a_prepared_statement_has_its_own_values_and_misses_none(database):
