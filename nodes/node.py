@@ -446,6 +446,7 @@ class Node:
             try:
                 used = db.settle(database, ready)
             except StorageError:
+                used = 0
                 _log.exception("housekeeping of the databases failed")
         return used
 

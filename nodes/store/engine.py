@@ -23,6 +23,7 @@ _locks: "weakref.WeakKeyDictionary[sa.Engine, threading.Lock]" = weakref.WeakKey
 HEADS = {"node": "0005", "lists": "0004", "mirrors": "0001"}
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _LOG_HEADER, _FRAME_HEADER = 32, 24  # bytes: of a write-ahead log, and before each page in it
+_KEPT = 2  # connections of a reader
 _STEP = 1 << 20  # bytes: half a millisecond, for which nobody writes
 LOG_PAGES = (
     8_000  # after so many a commit empties the log: it waits for that, and `settle` comes twice a minute
@@ -177,7 +178,10 @@ class Reader:
             except BaseException:
                 connection.close()  # and with it what it has begun
                 raise
-            self._idle.append(connection)
+            if len(self._idle) < _KEPT:
+                self._idle.append(connection)
+            else:  # after many at once: the pool's connections are for others, too
+                connection.close()
 
     def close(self) -> None:
         """Give back the connections that nobody uses."""

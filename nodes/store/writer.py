@@ -118,6 +118,8 @@ class GroupWriter:
             else:
                 db.driver(self._connection).commit()
         except BaseException:
+            with contextlib.suppress(Exception):  # after a commit that failed SQLAlchemy takes it for ended
+                db.driver(self._connection).rollback()
             self._connection.close()
             self._connection = None
             raise

@@ -1,6 +1,7 @@
 """The node's one writer: at once for who is alone, together for many, and never half done."""
 
 import asyncio
+import contextlib
 import threading
 import time
 
@@ -174,6 +175,38 @@ def test_a_reader_that_fails_holds_nothing_and_reads_again(database):
         assert first is not second
         assert count.run(first, {}).fetchone() == count.run(second, {}).fetchone() == (2,)
     reader.close()
+
+
+def test_many_readers_at_once_leave_connections_to_others(database):
+    reader = db.Reader(database)
+    with contextlib.ExitStack() as stack:
+        for _ in range(15):  # as many as the pool has
+            stack.enter_context(reader.reading())
+    for _ in range(13):
+        stack.enter_context(db.reading(database))
+    stack.close()
+
+
+def test_a_commit_that_fails_leaves_no_transaction_open(group, database):
+    """As a constraint does that is looked at in the end."""
+
+    def prepare(connection):
+        for text in (
+            "CREATE TABLE parent (id INTEGER PRIMARY KEY)",
+            "CREATE TABLE child (id INTEGER REFERENCES parent DEFERRABLE INITIALLY DEFERRED)",
+        ):
+            connection.exec_driver_sql(text)
+
+    async def both():
+        await group.write(prepare)
+        with pytest.raises(NodeError, match="FOREIGN KEY"):
+            await group.write(lambda connection: connection.exec_driver_sql("INSERT INTO child VALUES (1)"))
+        return await group.write(note("after", []))
+
+    assert asyncio.run(both()) == "after"
+    with db.writing(database) as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM child").scalar() == 0
+    assert names(database) == {"after"}
 
 
 def test_a_prepared_statement_has_its_own_values_and_misses_none(database):

@@ -1,5 +1,6 @@
 """Slow, dead, killed and lying nodes. Each test breaks a network of its own or what only it uses."""
 
+import contextlib
 import os
 import random
 import secrets
@@ -154,6 +155,12 @@ def descendants(pid):
     return found
 
 
+def go_on(paused):
+    for each in paused:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(each, signal.SIGCONT)
+
+
 def test_a_graceful_stop_lets_calls_in_flight_end_well(broken):
     """SIGTERM while a large batch is evaluated: the answer arrives, the process ends with 0."""
     wire = Wire(broken, "centre")
@@ -171,11 +178,12 @@ def test_a_graceful_stop_lets_calls_in_flight_end_well(broken):
         call = wire.lookup("bank-c").Evaluate.future(request, timeout=60)
         time.sleep(0.5)
         assert not call.done()
-        threading.Timer(1.0, lambda: [os.kill(each, signal.SIGCONT) for each in workers]).start()
+        threading.Timer(1.0, go_on, [workers]).start()
         assert broken.stop_member("bank-c") == 0
         assert len(call.result().evaluated) == 32 * 16_384
         wire.close()
     finally:
+        go_on(workers)
         broken.start_member(broken.member("bank-c"))
         broken.wait("bank-c")
 
