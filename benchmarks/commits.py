@@ -48,7 +48,7 @@ def main(folder: str | None, count: int) -> None:
         found: dict[str, list[float]] = {"longer": [], "ready": []}
         pages = 0
         for _ in range(ROUNDS):
-            for name, room in (("longer", 0), ("ready", db.LOG_PAGES * 4_096)):
+            for name, room in (("longer", 0), ("ready", db.LOG_BYTES)):
                 db.settle(database)
                 db.settle(database, room)
                 found[name] += commits(database, count)

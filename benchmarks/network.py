@@ -20,7 +20,7 @@ from lianfang.v1 import admin_pb2_grpc, contract_pb2, ledger_pb2, lookup_pb2, lo
 
 from nodes.cli.lists import Format, _Upload
 from nodes.contracts import draft as drafts
-from nodes.demo.network import CONTRACT, Network, free_port
+from nodes.demo.network import CONTRACT, Network, family, free_port
 from nodes.identity.authority import Authority, make_request, read_request
 from nodes.identity.keys import NodeKeys
 from nodes.identity.members import MemberBook
@@ -55,17 +55,9 @@ def admin(network: Network, name: str, role: Role = Role.ANALYST) -> admin_pb2_g
     return admin_pb2_grpc.AdminStub(network.channel(name, role))
 
 
-def processes(pid: int) -> list[int]:
-    found = [pid]
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in path.read_text().split():
-            found += processes(int(child))
-    return found
-
-
 def anonymous_mb(pid: int) -> float:
     total = 0
-    for each in processes(pid):
+    for each in family(pid):
         for line in Path(f"/proc/{each}/status").read_text().splitlines():
             if line.startswith("RssAnon"):
                 total += int(line.split()[1])
@@ -74,7 +66,7 @@ def anonymous_mb(pid: int) -> float:
 
 def cpu_seconds(pid: int) -> float:
     total = 0.0
-    for each in processes(pid):
+    for each in family(pid):
         fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
         total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     return total

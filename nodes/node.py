@@ -90,7 +90,6 @@ _PEER_SERVICES = [
 ]
 _ADMIN_SERVICE = admin_pb2.DESCRIPTOR.services_by_name["Admin"].full_name
 TEND_SECONDS = 30.0
-_MOST_ROOM = db.LOG_PAGES * 4_096  # bytes of the write-ahead log that lie ready: as many as are ever in use
 TOUCH_SECONDS = 300.0
 THREADS = 64
 SWITCH_SECONDS = 0.0005  # threads hand the interpreter on quickly: single lookups wait for nobody's loop
@@ -414,7 +413,7 @@ class Node:
 
     async def _tend(self) -> None:
         """Expire, seal, rotate, close and forget what is due; nobody else can hold this up."""
-        room = _MOST_ROOM  # nobody knows yet how much is asked here
+        room = db.LOG_BYTES  # nobody knows yet how much is asked here
         await asyncio.to_thread(self._settle, room)
         while True:
             try:
@@ -436,19 +435,18 @@ class Node:
             except Exception:
                 _log.exception("housekeeping of questions failed")
             used = await asyncio.to_thread(self._settle, room)
-            room = min(_MOST_ROOM, max(2 * used, room // 2))
+            room = min(db.LOG_BYTES, max(2 * used, room // 2))
             await asyncio.sleep(TEND_SECONDS)
 
     def _settle(self, room: int) -> int:
         """What was erased leaves the databases' write-ahead logs; how much of the node's own was used."""
-        used = 0
+        used = {}
         for database, ready in ((self.lists.database, 0), (self.database, room)):
             try:
-                used = db.settle(database, ready)
+                used[database] = db.settle(database, ready)
             except StorageError:
-                used = 0
                 _log.exception("housekeeping of the databases failed")
-        return used
+        return used.get(self.database, 0)
 
     async def _keep_in_touch(self) -> None:
         """Learn newer member lists (and so revocations) from the others; sync where configured."""

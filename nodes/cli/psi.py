@@ -172,12 +172,12 @@ def _in_common(outcome: dict[str, Any]) -> str:
 
 def _give(node: psi_pb2_grpc.PsiAdminStub, outcome: dict[str, Any], output: Path | None, json: bool) -> None:
     if output is not None:
-        common_ = _Common(outcome, [], [], [])
+        found = _Common(outcome, [], [], [])
         for part in node.Outcome(pb.PsiOutcomeRequest(session=str(outcome["session"]))):
-            common_.numbers += part.number
-            common_.values += part.value
-            common_.ids += map(bytes.hex, part.id)
-        results.WRITERS[output.suffix.lower()](output, common_)
+            found.numbers += part.number
+            found.values += part.value
+            found.ids += map(bytes.hex, part.id)
+        results.WRITERS[output.suffix.lower()](output, found)
     if json:
         print_json(outcome)
         return

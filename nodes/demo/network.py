@@ -150,6 +150,15 @@ def ca_environment(
     }
 
 
+def family(pid: int) -> list[int]:
+    """A process, those that it has started, and theirs."""
+    found = [pid]
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in path.read_text().split():
+            found += family(int(child))
+    return found
+
+
 def free_port() -> int:
     """A port of the loopback that nobody listens on, below those that outgoing connections are given."""
     try:

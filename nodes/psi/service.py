@@ -220,7 +220,7 @@ class Sessions:
         ids = [aligned[row][0] for row in found] if aligned else []
         if ids:  # an alignment's rows go by id, others as they stand
             order = sorted(range(len(ids)), key=ids.__getitem__)
-            found, cells, ids = ([column[i] for i in order] for column in (found, cells, ids))  # type: ignore[assignment]
+            found, cells, ids = [found[i] for i in order], [cells[i] for i in order], [ids[i] for i in order]
         messages = [each.SerializeToString() for each in _messages(found, cells, ids)]
         pairs = b"".join(each + identifier for each, identifier, _ in outcome.aligned)
         name = _place(member, plan.contract, plan.session)

@@ -247,7 +247,7 @@ class Questions:
                 self._tally.write(connection, job.asker, EVALUATIONS, cost)
             return [self._log.record(connection, entry) for _, _, entry in batches]
 
-        return self._writer.write(write, small=len(batches) <= _SMALL and cost <= _SMALL)
+        return self._writer.write(write, small=cost <= _SMALL)
 
     def _row(self, job: Job, batch: Batch, count: int) -> dict[str, object]:
         stored = json.dumps({"seed": batch.seed.hex(), "inputs": [each.decode() for each in batch.inputs]})

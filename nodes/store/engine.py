@@ -25,9 +25,9 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 _LOG_HEADER, _FRAME_HEADER = 32, 24  # bytes: of a write-ahead log, and before each page in it
 _KEPT = 2  # connections of a reader
 _STEP = 1 << 20  # bytes: half a millisecond, for which nobody writes
-LOG_PAGES = (
-    8_000  # after so many a commit empties the log: it waits for that, and `settle` comes twice a minute
-)
+# After so many a commit empties the log: it waits for that, and `settle` comes twice a minute.
+_LOG_PAGES = 8_000
+LOG_BYTES = _LOG_PAGES * 4_096  # about as many as are ever in use
 
 
 def connect(path: Path, name: str) -> sa.Engine:
@@ -45,7 +45,7 @@ def connect(path: Path, name: str) -> sa.Engine:
             "secure_delete=ON",
             "temp_store=FILE",
             "cache_size=-16000",
-            f"wal_autocheckpoint={LOG_PAGES}",
+            f"wal_autocheckpoint={_LOG_PAGES}",
         ):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
@@ -95,7 +95,8 @@ def settle(engine: sa.Engine, room: int = 0) -> int:
                 with _turn_within(engine, 1) as ours:  # an import may take minutes
                     if ours:
                         cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            _make_room(engine, room)
+            if room:
+                _make_room(engine, room)
             (page,) = cursor.execute("PRAGMA page_size").fetchone()
             cursor.close()
             return max(0, int(frames)) * (int(page) + _FRAME_HEADER)

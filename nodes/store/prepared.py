@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.expression import ClauseElement
 
 from .engine import driver
 
@@ -18,13 +19,13 @@ from .engine import driver
 class Prepared:
     """One statement; `values` are its bind parameters by name, each of them. Results are the driver's tuples."""
 
-    def __init__(self, statement: sa.Executable, columns: Sequence[str] | None = None) -> None:
+    def __init__(self, statement: ClauseElement, columns: Sequence[str] | None = None) -> None:
         self._statement, self._columns = statement, columns
 
     @functools.cached_property
     def _compiled(self) -> tuple[str, Callable[[Mapping[str, Any]], tuple[Any, ...]], dict[str, Any]]:
         """Text, what puts values in its order, and the values that stand in the statement itself."""
-        compiled = self._statement.compile(dialect=sqlite.dialect(), column_keys=self._columns)  # type: ignore[attr-defined]
+        compiled = self._statement.compile(dialect=sqlite.dialect(), column_keys=self._columns)
         assert isinstance(compiled, SQLCompiler)
         names = compiled.positiontup or []
         own = {name: value for name, value in compiled.params.items() if not compiled.binds[name].required}

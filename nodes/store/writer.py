@@ -110,17 +110,12 @@ class GroupWriter:
         if self._connection is None:
             self._connection = self._database.connect().execution_options(begun=True)
         try:
-            # By the driver: SQLAlchemy's own way takes as long as a statement. It follows where work executes by it.
+            # By the driver, of which SQLAlchemy need not know: its own way takes as long as a statement.
             db.driver(self._connection).execute("BEGIN IMMEDIATE")
             yield self._connection
-            if self._connection.in_transaction():
-                self._connection.commit()
-            else:
-                db.driver(self._connection).commit()
+            db.driver(self._connection).commit()
         except BaseException:
-            with contextlib.suppress(Exception):  # after a commit that failed SQLAlchemy takes it for ended
-                db.driver(self._connection).rollback()
-            self._connection.close()
+            self._connection.close()  # which rolls back
             self._connection = None
             raise
 

@@ -354,9 +354,8 @@ def test_room_in_the_log_is_no_frame(holder, open_lists, tmp_path):
     assert rows(copied(open_lists, tmp_path / "written")) == 2
     with db.reading(open_lists) as connection:
         connection.execute(sa.select(schema.entry)).all()
-        db.settle(
-            open_lists, 2 * room
-        )  # a reader is in the way: only what is behind the log's end is written
+        # A reader is in the way: only what is behind the log's end is written.
+        db.settle(open_lists, 2 * room)
         assert rows(copied(open_lists, tmp_path / "longer")) == 2
     assert log.stat().st_size == 2 * room
     assert db.settle(open_lists, room) > 0

@@ -17,7 +17,7 @@ import pytest
 from cryptography import x509
 from lianfang.v1 import common_pb2, node_pb2, node_pb2_grpc, sync_pb2, sync_pb2_grpc
 
-from nodes.demo.network import Network, free_port, program
+from nodes.demo.network import Network, family, free_port, program
 from nodes.identity.authority import Authority
 from nodes.ledger.book import clear_key
 from protocols import group, sealed, statement, voprf
@@ -146,15 +146,6 @@ def test_a_batch_file_that_lost_its_end_ends_the_pull(broken):
     broken.run("centre", "sync", "bank-a")
 
 
-def descendants(pid):
-    """Processes that a node has started, and theirs."""
-    found = []
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, path.read_text().split()):
-            found += [child, *descendants(child)]
-    return found
-
-
 def go_on(paused):
     for each in paused:
         with contextlib.suppress(ProcessLookupError):
@@ -168,13 +159,12 @@ def test_a_graceful_stop_lets_calls_in_flight_end_well(broken):
     head = next(each for each in wire.info("bank-c").lists if each.list == "fraud").epochs[-1]
     batch = statement.parse(head.head.statement).batch.number
     request = wire.request(point * 16_384, secrets.token_bytes(16), "bank-c", table_batch=batch)
-    workers = descendants(broken.pid("bank-c"))
+    _, *workers = family(broken.pid("bank-c"))
     assert workers, "they have sealed a list"
     try:
+        # However fast they are, the answer is not ready before the node is told to stop.
         for each in workers:
-            os.kill(
-                each, signal.SIGSTOP
-            )  # however fast they are, the answer is not ready before the node is told to stop
+            os.kill(each, signal.SIGSTOP)
         call = wire.lookup("bank-c").Evaluate.future(request, timeout=60)
         time.sleep(0.5)
         assert not call.done()
