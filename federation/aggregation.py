@@ -172,7 +172,7 @@ class Room:
                 now[0] != "entry" and any(s > self._patience.lost for s in gone)
             ):
                 self._since = time.monotonic()
-                self._lost.clear()
+                # Who is lost stays lost: what went on without it ends where it is needed again.
                 try:
                     await self._apply(functools.partial(self._give_up, now))
                 except SumAborted as error:

@@ -35,32 +35,34 @@ def launch(
     nodes: int,
     naming: AbstractContextManager[None] | None = None,
     trouble: Callable[[str], object] = lambda _why: None,
+    name_of: Callable[[int], str] = str,
     timeout: float = 86_400.0,
 ) -> dict[int, str]:
     """Run a job of `nodes` nodes: all that are connected are asked, and who is no party says so.
 
     `naming` is held while messages are made; `trouble` hears of the first node that does not take part, so that
-    the others need not wait for it. Returns outcomes by node id. Raises `TrainingEnded` with every node's reason.
+    the others need not wait for it; `name_of` says whose a node is. Returns outcomes by node id. Raises `TrainingEnded` with every node's reason.
     """
     ids = _wait_for(grid, nodes)
     record = RecordDict({"job": ConfigRecord({"descriptor": job.to_bytes()})})
     with naming or nullcontext():
         messages = [Message(content=record, dst_node_id=each, message_type=MessageType.TRAIN) for each in ids]
-    waiting = set(grid.push_messages(messages))
+    asked = dict(zip(grid.push_messages(messages), ids, strict=True))
+    waiting = set(asked)
     _log.info("job %s: asked %d nodes", job.hash().hex()[:12], len(messages))
     outcomes: dict[int, str] = {}
     told, end = False, time.monotonic() + timeout
     while waiting and time.monotonic() < end:
         for reply in grid.pull_messages(sorted(waiting)):
             waiting.discard(reply.metadata.reply_to_message_id)
-            text = _outcome(reply)
-            outcomes[reply.metadata.src_node_id] = text
-            _log.info("node %d: %s", reply.metadata.src_node_id, text)
+            node = asked[reply.metadata.reply_to_message_id]
+            text = outcomes[node] = _outcome(reply, node, name_of)
+            _log.info("node %d: %s", node, text)
             if text not in ("done", ABSENT) and not told:
                 told = True
                 trouble(text)
         time.sleep(_POLL)
-    silent = [str(each) for each in ids if each not in outcomes]
+    silent = [name_of(each) for each in ids if each not in outcomes]
     outcomes = {node: text for node, text in outcomes.items() if text != ABSENT}
     bad = sorted({text for text in outcomes.values() if text != "done"})
     if silent:
@@ -72,9 +74,12 @@ def launch(
     return outcomes
 
 
-def _outcome(reply: Message) -> str:
+def _outcome(reply: Message, node: int, name_of: Callable[[int], str]) -> str:
     if reply.has_error():
-        return f"failed: {reply.error.reason}"
+        if reply.metadata.src_node_id == node:
+            return f"failed: {reply.error.reason}"
+        # Flower answers for a node whose heartbeat or reply is overdue.
+        return f"failed: {name_of(node)}: did not answer in time ({reply.error.reason})"
     record = reply.content["outcome"]
     state, reason = str(record["state"]), str(record["reason"])
     return f"{state}: {reason}" if reason else state

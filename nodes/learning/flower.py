@@ -101,9 +101,17 @@ class Executor:
     """Claims tasks of one kind and runs each in a thread of its own, so that two jobs go on at once."""
 
     def __init__(
-        self, address: str, secret: Path, seats: NodeSeats, *, coordinator: bool, certificate: bytes
+        self,
+        address: str,
+        secret: Path,
+        seats: NodeSeats,
+        *,
+        coordinator: bool,
+        certificate: bytes,
+        name_of: Callable[[int], str] = str,
     ) -> None:
         check_version()
+        self._name_of = name_of
         self._address, self._seats, self._certificate = address, seats, certificate
         self._coordinator = coordinator
         self._room = threading.BoundedSemaphore(_AT_ONCE)
@@ -241,6 +249,7 @@ class Executor:
                 len(job.parties),
                 _identity(given),
                 lambda why: self._seats.report(job_hash, "failed", why),
+                self._name_of,
             )
             status = SubStatus.COMPLETED
             self._seats.report(job_hash, "done", "every party has finished")
@@ -289,10 +298,10 @@ class Control:
         """Close the connection."""
         self._client.close()
 
-    def register(self, member: str, key: bytes) -> None:
-        """Let a member's SuperNode in, by its key as PEM."""
+    def register(self, member: str, key: bytes) -> int:
+        """Let a member's SuperNode in, by its key as PEM; its id."""
         request = RegisterNodeRequest(public_key=key, name=member.rpartition("/")[2])
-        self._client.RegisterNode(request)
+        return int(self._client.RegisterNode(request).node_id)
 
     def nodes(self) -> dict[bytes, int]:
         """Registered SuperNodes: ids by public key."""

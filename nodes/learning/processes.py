@@ -229,11 +229,16 @@ def _coordinate(
         flower.wait_until_ready(control, _READY)
         _log.info("SuperLink answers on %s", address)
         seats = NodeSeats(home, keys, desk, vertical)
+        registered: dict[int, str] = {}
         executor = flower.Executor(
-            local, secret, seats, coordinator=True, certificate=certificate.read_bytes()
+            local,
+            secret,
+            seats,
+            coordinator=True,
+            certificate=certificate.read_bytes(),
+            name_of=lambda node: registered.get(node, f"SuperNode {node}"),
         )
         threading.Thread(target=executor.run, args=(stopping,), daemon=True).start()
-        registered: list[str] = []
         while not stopping.wait(_TENDING):
             registered = _tend(control, desk, registered)
         control.close()
@@ -263,11 +268,12 @@ def superlink_command(home: Home, key: Path, certificate: Path, secret: Path) ->
 
 
 def _tend(
-    control: flower.Control, desk: learning_pb2_grpc.LearningAdminStub, registered: list[str]
-) -> list[str]:
-    """The member list and who has enrolled decide which SuperNodes are let in; those who are."""
+    control: flower.Control, desk: learning_pb2_grpc.LearningAdminStub, registered: dict[int, str]
+) -> dict[int, str]:
+    """The member list and who has enrolled decide which SuperNodes are let in; those who are, by id."""
     try:
-        enrolled = desk.SuperNodes(pb.SuperNodesRequest(registered=registered), timeout=10).nodes
+        request = pb.SuperNodesRequest(registered=registered.values())
+        enrolled = desk.SuperNodes(request, timeout=10).nodes
         wanted = {flower.pem_of(node.key): node.member for node in enrolled}
         known = control.nodes()
         for key, node_id in known.items():
@@ -276,9 +282,9 @@ def _tend(
                 _log.info("shut out a SuperNode that is no member's: %d", node_id)
         for key, member in wanted.items():
             if key not in known:
-                control.register(member, key)
+                known[key] = control.register(member, key)
                 _log.info("registered the SuperNode of %s", member)
-        return list(wanted.values())
+        return {known[key]: member for key, member in wanted.items()}
     except grpc.RpcError as error:
         _log.info("the node does not answer: %s", error.details())
     except Exception as error:  # whatever HTTP raises while the SuperLink restarts

@@ -140,6 +140,27 @@ def test_a_link_whose_call_has_ended_does_not_wait_for_ever_to_send(service):
     link.close()
 
 
+class Leaving(GrpcLink):
+    """Goes for good where it should open the second sum."""
+
+    def send(self, message):
+        if message.opening.number == 2:
+            self._channel.close()
+            raise TrainingEnded("gone")
+        super().send(message)
+
+
+@pytest.mark.parametrize("service", ["patient"], indirect=True)
+def test_who_is_lost_when_a_sum_opens_is_not_waited_for_as_if_it_computed(service):
+    name = service.world.names[1]
+    link = Leaving(
+        lambda: grpc.insecure_channel(service.address), JOB, (("lianfang-party", name),), timeout=60
+    )
+    results = service.run(learners(service, sums=9), {name: link})
+    for other in (service.world.names[0], service.world.names[2]):
+        assert f"{name}: did not answer in time" in str(results[other])
+
+
 @pytest.mark.parametrize("service", ["double", "shift", "split", "swap", "cohorts", "repeat"], indirect=True)
 def test_a_malicious_coordinator_process_never_makes_a_member_accept_a_wrong_sum(service):
     results = service.run(learners(service))

@@ -24,7 +24,7 @@ from federation.models.trees import Grower, TreeSettings
 from nodes.config import Home
 from nodes.contracts import draft as drafts
 from nodes.demo import people, views
-from nodes.demo.network import Network, program
+from nodes.demo.network import Network, family, program
 from nodes.learning import flower, processes
 from nodes.people.roles import NEEDS, Role
 from nodes.services import wire
@@ -51,7 +51,7 @@ def federation():
         configure(
             made,
             "coordinator",
-            # Less than the half minute after which Flower calls a node unavailable, without a name.
+            # Less than the half minute after which Flower calls a node unavailable.
             "entry_seconds = 180\nlost_seconds = 8\nanswer_seconds = 22\ncompute_seconds = 22\n",
         )
         made.start_member(made.member("coordinator"))
@@ -310,7 +310,7 @@ def test_a_bank_killed_in_mid_run_ends_the_job_and_is_named(federation):
         assert json.loads(out)["state"] == "failed"
         for bank in ("bank-a", "bank-c"):
             ended = wait_for_state(federation, bank, "killed", {"failed"})
-            assert re.search(r"(keys|upload|commit): .*bank/bank-b: did not answer in time", ended["detail"])
+            assert re.match(r"[a-z ]+: .*bank/bank-b: did not answer in time", ended["detail"])
             # The finished trees stay, marked as what they are.
             folder = next(federation.node(bank).glob("data/models/killed-*-partial"))
             kept = json.loads((folder / "model.json").read_bytes())["trees"]
@@ -336,6 +336,24 @@ def test_a_bank_that_never_answers_is_named(federation):
         os.kill(federation.pid("bank-c-learn"), signal.SIGCONT)
     state = wait_for_state(federation, "bank-a", "silent", {"failed"})
     assert "bank-c: did not answer in time" in state["detail"]
+
+
+def test_a_bank_whose_processes_stand_still_is_named_before_the_patience_for_entries_ends(federation):
+    """Flower misses the heartbeat of its SuperNode and says so without a name."""
+    path = new_job(federation, "still")
+    processes = family(federation.pid("bank-c-learn"))
+    for pid in processes:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        out, _ = launching(federation, path).communicate(timeout=300)
+    finally:
+        for pid in processes:
+            os.kill(pid, signal.SIGCONT)
+    assert json.loads(out)["state"] == "failed"
+    for member in ("bank-a", "coordinator"):
+        detail = wait_for_state(federation, member, "still", {"failed"})["detail"]
+        assert re.search(r"bank/bank-c: did not answer in time \(.*heartbeat", detail), detail
+    assert launch(federation, new_job(federation, "moving"))["state"] == "done"
 
 
 def test_a_superlink_that_restarts_in_mid_run_does_not_stop_the_sums(federation):
