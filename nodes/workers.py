@@ -15,6 +15,8 @@ from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
+from protocols import group
+
 from . import limits
 from .errors import NodeError
 
@@ -25,6 +27,7 @@ def _start_worker() -> None:
     os.nice(10)
     gc.freeze()  # the modules: no collection need look through them
     gc.set_threshold(limits.GARBAGE)
+    group.backend.threads = 1
     parent = multiprocessing.parent_process()
     if parent is not None:
         sentinel = parent.sentinel

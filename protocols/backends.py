@@ -38,6 +38,7 @@ class Backend(Protocol):
 
     name: str
     chunk: int  # elements in a piece of work of about 5 ms
+    threads: int  # of a large call; 1 in a process that is one of as many as there are cores
 
     def valid_points(self, points: bytes) -> int: ...
     def hash_to_points(self, uniform: bytes) -> bytes: ...
@@ -67,7 +68,7 @@ class Kernel:
     def __init__(self, name: str) -> None:
         if name not in _KERNELS:
             raise ValueError(f"this machine has no kernel {name}")
-        self.name = name
+        self.name, self.threads = name, len(os.sched_getaffinity(0))
         # A vector costs the same however few of its lanes are wanted; this one costs two of libsodium's multiplications.
         self._alone: Backend | None = Sodium() if name == "avx512" else None
 
@@ -76,7 +77,8 @@ class Kernel:
 
     def hash_to_points(self, uniform: bytes) -> bytes:
         return b"".join(
-            _on_all_cores(
+            _in_threads(
+                self.threads,
                 lambda a, b: _ristretto.hash_to_points(self.name, uniform[a * UNIFORM : b * UNIFORM]),
                 len(uniform) // UNIFORM,
             )
@@ -89,7 +91,7 @@ class Kernel:
         def part(a: int, b: int) -> tuple[bytes | None, int]:
             return _ristretto.multiply(self.name, _slice(scalars, a, b), points[a * POINT : b * POINT])
 
-        return _joined(_on_all_cores(part, len(points) // POINT), b"".join)
+        return _joined(_in_threads(self.threads, part, len(points) // POINT), b"".join)
 
     def hash_and_multiply(self, scalars: bytes, uniform: bytes) -> bytes:
         if self._alone and len(uniform) == UNIFORM:
@@ -99,7 +101,7 @@ class Kernel:
             own = uniform[a * UNIFORM : b * UNIFORM]
             return _ristretto.hash_and_multiply(self.name, _slice(scalars, a, b), own)
 
-        return b"".join(_on_all_cores(part, len(uniform) // UNIFORM))
+        return b"".join(_in_threads(self.threads, part, len(uniform) // UNIFORM))
 
     def weighted_sum(self, scalars: bytes, points: bytes) -> tuple[bytes | None, int]:
         if self._alone and len(points) == POINT:
@@ -110,7 +112,8 @@ class Kernel:
             return _ristretto.weighted_sum(self.name, *own)
 
         return _joined(
-            _on_all_cores(part, len(points) // POINT), lambda parts: sodium.add_all(b"".join(parts))
+            _in_threads(self.threads, part, len(points) // POINT),
+            lambda parts: sodium.add_all(b"".join(parts)),
         )
 
     def first_identity(self, points: bytes) -> int:
@@ -124,12 +127,12 @@ def _slice(scalars: bytes, start: int, stop: int) -> bytes:
     return scalars if len(scalars) == SCALAR else scalars[start * SCALAR : stop * SCALAR]
 
 
-def _on_all_cores(part: Callable[[int, int], T], count: int) -> list[T]:
+def _in_threads(threads: int, part: Callable[[int, int], T], count: int) -> list[T]:
     """`part(start, stop)` over 0 … count, in order; threads, since the extension gives the interpreter's lock away."""
-    if count < 2 * _PIECE:
+    if count < 2 * _PIECE or threads == 1:
         return [part(0, count)]
     bounds = [(start, min(start + _PIECE, count)) for start in range(0, count, _PIECE)]
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(lambda each: part(*each), bounds))
 
 

@@ -202,7 +202,10 @@ def private_file(path: Path) -> Iterator[TextIO]:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     temporary.touch(mode=0o600)
     try:
-        with temporary.open("w", encoding="utf-8-sig", newline="") as file:
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            file.write(
+                "\ufeff"
+            )  # spreadsheets take it for UTF-8 by its mark; the codec that writes it is slow
             yield file
         temporary.replace(path)
     finally:

@@ -24,10 +24,10 @@ from ..errors import NodeError
 from ..identity.keys import Vault
 from ..workers import Workers
 from .rows import Column, Counts
-from .workspace import Workspace
 
 if TYPE_CHECKING:
     from .summing import Adding, Owning
+    from .workspace import Workspace
 
 Tell = Callable[[str, int, int], None]  # phase, done, total
 _Terms = contract_pb2.PsiTerms
@@ -162,7 +162,7 @@ class Meeting:
     """A session after both sides have said hello and admitted it."""
 
     def __init__(
-        self, plan: Plan, line: Line, space: Workspace, workers: Workers, vault: Vault, tell: Tell
+        self, plan: Plan, line: Line, space: "Workspace", workers: Workers, vault: Vault, tell: Tell
     ) -> None:
         self._plan, self._line, self._space = plan, line, space
         self._workers, self._vault, self._tell = workers, vault, tell
@@ -270,27 +270,29 @@ class Meeting:
         return counts
 
     def _elements(self, counts: Counts) -> Iterator[_Rows]:
-        """Each identifier once, with its first row and the sum of its values, as far as they are remembered; beyond that repeated ones
-        become one when points are sorted.
+        """Each identifier once, with its first row and the sum of its values, as far as they are remembered; beyond that, and where none
+        of those was repeated, repeated ones become one when points are sorted.
         """
         if self._plan.own.values:
             yield from self._weighted(counts)
             return
         known: set[bytes] = set()
+        repeats = False
         rows: list[int] = []
         canonicals: list[bytes] = []
         for numbers, found, _ in self._plan.column.elements(counts):
             self._line.check()
-            fresh = set(found)
-            if len(fresh) == len(found) and known.isdisjoint(fresh):
+            fresh = set(found) if repeats or len(known) < _KNOWN else None
+            if fresh is None or (len(fresh) == len(found) and known.isdisjoint(fresh)):
                 rows += numbers
                 canonicals += found
             else:
+                repeats = True
                 first = dict(zip(reversed(found), reversed(numbers), strict=True))
                 fresh -= known
                 rows += [first[each] for each in fresh]
                 canonicals += fresh
-            if len(known) < _KNOWN:
+            if fresh is not None and len(known) < _KNOWN:
                 known |= fresh
                 self._check_count(len(known))
             while len(rows) >= psi.CHUNK:

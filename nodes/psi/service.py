@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from decimal import Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -25,7 +26,7 @@ from .. import limits
 from ..contracts import draft as drafts
 from ..contracts.book import PSI, Held
 from ..errors import ConfigError, NodeError, NotFound, Refused, invalid
-from ..files import write_atomic
+from ..files import remove, write_atomic
 from ..gate import MEET, Ask
 from ..identity.members import Member
 from ..people.actions import Action
@@ -33,17 +34,17 @@ from ..querier.peers import PeerFailed, failed
 from ..report import iso
 from ..services import wire
 from . import rows as datasets
-from . import workspace
 from .meeting import Line, Meeting, Outcome, Plan, Tell
 
 if TYPE_CHECKING:
     from ..node import Node
+    from .workspace import Workspace
 
 _log = logging.getLogger("lianfang.psi")
 _OUTCOME = b"psi outcome"
 _ALIGNED = b"psi alignment"
 _ROWS = b"psi rows"
-_ROWS_A_MESSAGE = 1_000
+_ROWS_A_MESSAGE = 4_096
 _VARIANTS = {number: name for name, number in drafts.VARIANTS.items()}
 
 
@@ -117,7 +118,7 @@ class Sessions:
                 raise PeerError(f"{member.name.name} did not answer hello")
             self._folder.mkdir(mode=0o700, exist_ok=True)
             place = self._folder / f"{_place(member, held.hash, session)}.work"
-            making = asyncio.ensure_future(asyncio.to_thread(workspace.Workspace, place))
+            making = asyncio.ensure_future(asyncio.to_thread(_workspace, place, plan))
             try:
                 space = await asyncio.shield(making)
                 meeting = Meeting(plan, line, space, node.workers, node.keys.vault, tell)
@@ -153,9 +154,7 @@ class Sessions:
             self._leave(member, session)
 
     @staticmethod
-    async def _clear_up(
-        making: "asyncio.Future[workspace.Workspace]", work: "asyncio.Future[Any] | None"
-    ) -> None:
+    async def _clear_up(making: "asyncio.Future[Workspace]", work: "asyncio.Future[Any] | None") -> None:
         """Once no thread uses it any more: one that exchanges hears that it is over at its next step, one that compares comes to its end."""
         await asyncio.wait({making, work} if work is not None else {making})
         if not making.cancelled() and making.exception() is None:
@@ -283,7 +282,7 @@ class Sessions:
     def clear(self) -> None:
         """What a session left that a crash ended: points that mean nothing without its exponent."""
         for path in self._folder.glob("*.work"):
-            workspace.remove(path)
+            remove(path)
         for path in (*self._folder.glob("*.rows"), *self._folder.glob("*.aligned")):
             if not path.with_suffix(".outcome").exists():
                 path.unlink()
@@ -471,6 +470,14 @@ def check_terms(terms: contract_pb2.Contract) -> None:
     adds = terms.psi.variant == contract_pb2.PsiTerms.VARIANT_SUM
     if adds and importlib.util.find_spec("phe") is None:
         raise Refused("sums need the extra `vertical`, which is not installed here", "EXTRA")
+
+
+def _workspace(place: Path, plan: Plan) -> "Workspace":
+    from .workspace import (
+        Workspace,
+    )  # numpy, which nothing else of a node needs, comes with the first session
+
+    return Workspace(place, values=bool(plan.own.values), names=plan.aligns)
 
 
 def _unheard(work: "asyncio.Future[Any]") -> None:

@@ -10,10 +10,10 @@ from protocols import group, psi, psi_sum
 from protocols.errors import DecodeError
 
 from ..workers import Workers
-from .workspace import Workspace
 
 if TYPE_CHECKING:
     from .meeting import Line, Outcome, Plan, Tell
+    from .workspace import Workspace
 
 _ELEMENTS = 256  # of a message, with their ciphertexts; also of one piece of work
 _ADDED = 4_096  # ciphertexts in one piece of work
@@ -22,7 +22,9 @@ _ADDED = 4_096  # ciphertexts in one piece of work
 class Owning:
     """Whose values are added up: encrypts them, and opens the sum."""
 
-    def __init__(self, plan: "Plan", line: "Line", space: Workspace, workers: Workers, tell: "Tell") -> None:
+    def __init__(
+        self, plan: "Plan", line: "Line", space: "Workspace", workers: Workers, tell: "Tell"
+    ) -> None:
         self._plan, self._line, self._space, self._workers, self._tell = plan, line, space, workers, tell
         self._bits = plan.terms.sum_bits
         self._secret: psi_sum.Secret = (0, 0)
@@ -72,7 +74,9 @@ class Owning:
 class Adding:
     """Who adds up: finds which of the other's elements are here, too, and adds their ciphertexts."""
 
-    def __init__(self, plan: "Plan", line: "Line", space: Workspace, workers: Workers, tell: "Tell") -> None:
+    def __init__(
+        self, plan: "Plan", line: "Line", space: "Workspace", workers: Workers, tell: "Tell"
+    ) -> None:
         self._plan, self._line, self._space, self._workers, self._tell = plan, line, space, workers, tell
         self._bits = plan.terms.sum_bits
         self._modulus, self._size = b"", 0

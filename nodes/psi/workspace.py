@@ -2,61 +2,69 @@
 
 What lies here are points, numbers of rows, values and keyed hashes; nobody else's, and nothing that names anybody without the exponents,
 which are in memory alone. Files of records of equal size, each beginning with a point: points are uniform, so what does not fit into memory is
-dealt out by their first byte, to be sorted or compared part by part.
+dealt out by their first bits, to be sorted or compared part by part. A point is four numbers of 64 bits, big-endian: in the order of its bytes.
 """
 
 import contextlib
-import shutil
-import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
 
 from protocols import group
 from protocols.errors import DecodeError
 
+from ..files import remove
+
+Array = NDArray[Any]  # of one dimension
+
 _ROWS = 8_192  # points in one message
-_IN_MEMORY = 1 << 17  # records that are sorted or compared at once
-_PARTS = 64  # of a file that has more: by the first byte, whose lowest bit is 0 in every point
+_AT_ONCE = 1 << 16  # records that are dealt out together
+_IN_MEMORY = 1 << 18  # records that are sorted or compared at once
+_BUFFER = 1 << 16  # bytes of a file
+_BITS = (
+    6  # by which a file that has more is dealt out: of the first byte, whose lowest one is 0 in every point
+)
+_PARTS = 1 << _BITS  # of which one fits into a core's memory, where the whole is of some 10^6
 _UNEVEN = 4  # times its share: as much no part of uniform points gets
-_POINT = group.POINT
-_DETAILS = struct.Struct(">QQ16s")  # of an own point: row, value, keyed hash of its identifier
-_OWN = _POINT + _DETAILS.size
-_ROW = struct.Struct(f">{_POINT}xQ{_OWN - _POINT - 8}x")  # of an own point with its details
-_PLACE = struct.Struct(">Q")  # of one of the other's points: which of them it is
-_NUMBERED = _POINT + _PLACE.size
-_NO_HASH = bytes(16)
+_WORDS = ("point", ">u8", (group.POINT // 8,))
+_POINT = np.dtype([_WORDS])
+_ROW, _VALUE = ("row", "u8"), ("value", "u8")
+_NAME = ("name", "V16")  # its identifier's keyed hash
+_NUMBERED = np.dtype([_WORDS, ("place", "u8")])  # one of the other's points: which of them it is
 
 
 class Records:
-    """A file of records of `width` bytes each, written to its end and read from its beginning."""
+    """A file of records of one type, written to its end and read from its beginning."""
 
-    def __init__(self, path: Path, width: int) -> None:
-        self._path, self._width = path, width
+    def __init__(self, path: Path, kind: np.dtype[Any]) -> None:
+        self._path, self._kind = path, kind
         path.touch(mode=0o600)
-        self._file: BinaryIO = path.open("w+b")
+        self._file: BinaryIO = path.open("w+b", _BUFFER)
         self.count = 0
 
     def add(self, content: bytes) -> None:
         """Whole records."""
         self._file.write(content)
-        self.count += len(content) // self._width
+        self.count += len(content) // self._kind.itemsize
 
     def pieces(self, count: int = _ROWS) -> Iterator[bytes]:
         """So many records together, the last piece maybe fewer."""
         self._file.seek(0)
-        while piece := self._file.read(count * self._width):
+        while piece := self._file.read(count * self._kind.itemsize):
             yield piece
 
-    def each_of(self, counts: Iterable[int]) -> Iterator[list[bytes]]:
+    def arrays(self, count: int = _AT_ONCE) -> Iterator[Array]:
+        """In pieces of so many."""
+        return (np.frombuffer(piece, self._kind) for piece in self.pieces(count))
+
+    def each_of(self, counts: Iterable[int]) -> Iterator[Array]:
         """The records in order, so many at a time."""
         self._file.seek(0)
         for count in counts:
-            yield group.split(self._file.read(count * self._width), self._width)
-
-    def lists(self) -> Iterator[list[bytes]]:
-        """In pieces, split."""
-        return (group.split(piece, self._width) for piece in self.pieces())
+            yield np.frombuffer(self._file.read(count * self._kind.itemsize), self._kind)
 
     def remove(self) -> None:
         """It is not needed any more: what was not written yet, on a full disk maybe, need not be."""
@@ -66,27 +74,31 @@ class Records:
 
 
 class Workspace:
-    """Made for one session by one thread, and removed with it. Raises `OSError` where the disk does."""
+    """Made for one session by one thread, and removed with it. Raises `OSError` where the disk does.
 
-    def __init__(self, path: Path) -> None:
+    With `values` and `names` each own point has one, beside its row.
+    """
+
+    def __init__(self, path: Path, *, values: bool = False, names: bool = False) -> None:
         self._path = path
+        details = [_ROW, *[_VALUE] * values, *[_NAME] * names]
+        self._kind, self._details_kind = np.dtype([_WORDS, *details]), np.dtype(details)
         remove(path)
         path.mkdir(mode=0o700)
         self._files: list[Records] = []
         try:
-            self._masked = self._records("masked", _OWN)
+            self._masked = self._records("masked", self._kind)
             self._own = self._records("own", _POINT)
-            self._details = self._records("details", _DETAILS.size)
+            self._details = self._records("details", self._details_kind)
             self._theirs = self._records("theirs", _POINT)
             self._own_doubled = self._records("own-doubled", _POINT)
             self._their_doubled = self._records("their-doubled", _POINT)
-            self._common = self._records("common", _OWN)
+            self._common = self._records("common", self._kind)
         except BaseException:
             self.close()
             raise
         self._weighted: Records | None = None
-        # For each of the other's points, if they have weights: 1 where it met one.
-        self._theirs_met = bytearray()
+        self._theirs_met = np.zeros(0, bool)  # which of the other's points have met one, if they have weights
 
     def close(self) -> None:
         """Remove everything."""
@@ -96,8 +108,8 @@ class Workspace:
         finally:
             remove(self._path)
 
-    def _records(self, name: str, width: int) -> Records:
-        made = Records(self._path / name, width)
+    def _records(self, name: str, kind: np.dtype[Any]) -> Records:
+        made = Records(self._path / name, kind)
         self._files.append(made)
         return made
 
@@ -107,28 +119,27 @@ class Workspace:
             self._files.remove(each)
 
     def _dealt(
-        self, name: str, lists: Iterable[list[bytes]], width: int, count: int, strange: bool = False
-    ) -> Iterator[list[bytes]]:
+        self, name: str, arrays: Iterable[Array], kind: np.dtype[Any], count: int, strange: bool = False
+    ) -> Iterator[Array]:
         """The records part by part, in one part where `count` fits into memory; `name` is of the parts' files.
 
         `strange`: the other side has chosen what the points are. Raises `DecodeError` where too many of those begin alike.
         """
         if count <= _IN_MEMORY:
-            yield [record for records in lists for record in records]
+            yield np.concatenate([np.empty(0, kind), *arrays], dtype=kind)
             return
-        files = [self._records(f"{name}-{i}", width) for i in range(_PARTS)]
-        hands: list[list[bytes]] = [[] for _ in files]
-        deal = [hands[first * _PARTS >> 8].append for first in range(256)]
-        for records in lists:
-            for record in records:
-                deal[record[0]](record)
+        files = [self._records(f"{name}-{i}", kind) for i in range(_PARTS)]
+        for records in arrays:
+            part = (records["point"][:, 0] >> np.uint64(64 - _BITS)).astype(np.uint8)
+            ends = np.cumsum(np.bincount(part, minlength=_PARTS))[:-1]
+            hands = np.split(records[np.argsort(part, kind="stable")], ends)
             for file, hand in zip(files, hands, strict=True):
-                file.add(b"".join(hand))
-                hand.clear()
+                file.add(hand.tobytes())
         for file in files:
             if strange and file.count > max(_IN_MEMORY, _UNEVEN * count // _PARTS):
                 raise DecodeError("the points do not look like doubled ones: too many begin alike")
-            yield [record for records in file.lists() for record in records]
+            (part,) = file.each_of([file.count])
+            yield part
             self._done_with(file)
 
     # -- own points ------------------------------------------------------------------------------------------
@@ -136,35 +147,43 @@ class Workspace:
     def add_masked(
         self, points: bytes, rows: Sequence[int], values: Sequence[int] = (), hashes: Sequence[bytes] = ()
     ) -> None:
-        """Own masked points, as they come: each one's row, and maybe its value and its identifier's keyed hash (16 bytes)."""
-        values, hashes = values or [0] * len(rows), hashes or [_NO_HASH] * len(rows)
-        pack = _DETAILS.pack
-        each = zip(group.split(points), rows, values, hashes, strict=True)
-        self._masked.add(b"".join([point + pack(row, value, name) for point, row, value, name in each]))
+        """Own masked points, as they come: each one's row, and its value and its identifier's keyed hash (16 bytes), if it has them."""
+        records = np.zeros(len(rows), self._kind)
+        records["point"] = np.frombuffer(points, _POINT)["point"]
+        records["row"] = rows
+        if values:
+            records["value"] = values
+        if hashes:
+            records["name"] = np.frombuffer(b"".join(hashes), "V16")
+        self._masked.add(records.tobytes())
 
     def sort_own(self, dummies: Callable[[int], Iterable[bytes]]) -> int:
         """Put them in ascending order, with `dummies(how many they are)` between them; those have row 0.
 
         Points that are repeated become one, with the first of their rows and the sum of their values. Returns how many they are then.
         """
-        distinct, sizes = self._records("distinct", _OWN), []
+        distinct, sizes = self._records("distinct", self._kind), []
         # An identifier in every other row is to fill no part: of each piece of the file one stays.
-        pieces = (_once(records) for records in self._masked.lists())
-        for part in self._dealt("part", pieces, _OWN, self._masked.count):
+        pieces = (_once(records) for records in self._masked.arrays(_ROWS))
+        for part in self._dealt("part", pieces, self._kind, self._masked.count):
             once = _once(part)
-            distinct.add(b"".join(once))
+            distinct.add(once.tobytes())
             sizes.append(len(once))
         filling = self._records("filling", _POINT)
         for points in dummies(distinct.count):
             filling.add(points)
-        rest = _DETAILS.pack(0, 0, _NO_HASH)
         # In as many parts as before, so that each pair is one part of the whole.
-        fills = self._dealt("part", filling.lists(), _POINT, self._masked.count)
+        fills = self._dealt("part", filling.arrays(), _POINT, self._masked.count)
         for part, fill in zip(distinct.each_of(sizes), fills, strict=True):
-            part += [point + rest for point in fill]
-            part.sort()
-            self._own.add(b"".join([record[:_POINT] for record in part]))
-            self._details.add(b"".join([record[_POINT:] for record in part]))
+            rest = np.zeros(len(fill), self._kind)
+            rest["point"] = fill["point"]
+            whole = np.concatenate([part, rest], dtype=self._kind)
+            whole = whole[_ascending(whole["point"])[0]]
+            self._own.add(whole["point"].tobytes())
+            details = np.empty(len(whole), self._details_kind)
+            for name in details.dtype.names or ():
+                details[name] = whole[name]
+            self._details.add(details.tobytes())
         self._done_with(self._masked, filling, distinct)
         return distinct.count
 
@@ -174,8 +193,8 @@ class Workspace:
 
     def own_weighted(self, count: int) -> Iterator[tuple[bytes, list[int]]]:
         """Own masked points in messages of `count`, ascending, with their values; 0 for dummies."""
-        for points, details in zip(self._own.pieces(count), self._details.pieces(count), strict=True):
-            yield points, [value for _, value, _ in _DETAILS.iter_unpack(details)]
+        for points, details in zip(self._own.pieces(count), self._details.arrays(count), strict=True):
+            yield points, details["value"].tolist()
 
     # -- what comes and goes ---------------------------------------------------------------------------------
 
@@ -184,7 +203,7 @@ class Workspace:
         self._theirs.add(points)
         if ciphertexts:
             if self._weighted is None:
-                self._weighted = self._records("weighted", size)
+                self._weighted = self._records("weighted", np.dtype((np.void, size)))
             self._weighted.add(ciphertexts)
 
     def theirs(self) -> Iterator[bytes]:
@@ -205,42 +224,38 @@ class Workspace:
             yield from self._their_doubled.pieces()
             return
         points = self._their_doubled
-        for part in self._dealt("part", points.lists(), _POINT, points.count):
-            part.sort()
-            for i in range(0, len(part), _ROWS):
-                yield b"".join(part[i : i + _ROWS])
+        for part in self._dealt("part", points.arrays(), _POINT, points.count):
+            ordered = part[_ascending(part["point"])[0]]
+            for i in range(0, len(ordered), _ROWS):
+                yield ordered[i : i + _ROWS].tobytes()
 
     # -- comparing -------------------------------------------------------------------------------------------
 
     def prepare_to_compare(self) -> None:
         """Both doubled sequences are here. Raises `DecodeError` where the other side doubled two points to the same one."""
         own, theirs, weighted = self._own_doubled, self._their_doubled, self._weighted is not None
-        self._theirs_met = bytearray(theirs.count if weighted else 0)
+        self._theirs_met = np.zeros(theirs.count if weighted else 0, bool)
         count = max(own.count, theirs.count)
-        mine = self._dealt("mine", self._own_with_details(), _OWN, count, strange=True)
+        mine = self._dealt("mine", self._own_with_details(), self._kind, count, strange=True)
         others = self._dealt(
             "others",
-            _numbered(theirs) if weighted else theirs.lists(),
+            _numbered(theirs) if weighted else theirs.arrays(),
             _NUMBERED if weighted else _POINT,
             count,
         )
         for own_part, their_part in zip(mine, others, strict=True):
-            points = [record[:_POINT] for record in own_part]
-            distinct = set(points)
-            if len(distinct) < len(points):
-                raise DecodeError("the other side doubled two points to the same one")
-            both = distinct.intersection(
-                [record[:_POINT] for record in their_part] if weighted else their_part
-            )
-            met = [record for point, record in zip(points, own_part, strict=True) if point in both]
-            self._common.add(b"".join(met))
-            for record in their_part if weighted else ():
-                if record[:_POINT] in both:
-                    self._theirs_met[_PLACE.unpack(record[_POINT:])[0]] = 1
+            met, by = _met(own_part["point"], their_part["point"])
+            self._common.add(own_part[met].tobytes())
+            if weighted:
+                self._theirs_met[their_part["place"][by]] = True
 
-    def _own_with_details(self) -> Iterator[list[bytes]]:
-        for points, details in zip(self._own_doubled.lists(), self._details.lists(), strict=True):
-            yield [point + detail for point, detail in zip(points, details, strict=True)]
+    def _own_with_details(self) -> Iterator[Array]:
+        for points, details in zip(self._own_doubled.arrays(), self._details.arrays(), strict=True):
+            records = np.empty(len(points), self._kind)
+            records["point"] = points["point"]
+            for name in details.dtype.names or ():
+                records[name] = details[name]
+            yield records
 
     def common(self) -> int:
         """How many doubled points both sequences have; of a cardinality nobody can say whose they are."""
@@ -248,53 +263,89 @@ class Workspace:
 
     def common_rows(self) -> list[int]:
         """Own rows whose points met one of the other's, ascending."""
-        rows = [row for piece in self._common.pieces() for (row,) in _ROW.iter_unpack(piece)]
-        return sorted(row for row in rows if row)
+        rows = np.concatenate([np.empty(0, "u8"), *(records["row"] for records in self._common.arrays())])
+        found: list[int] = np.sort(rows[rows > 0]).tolist()
+        return found
 
     def common_elements(self) -> Iterator[tuple[bytes, bytes, int]]:
         """(doubled point, keyed hash of the own identifier, its row) of what both have."""
-        for records in self._common.lists():
-            for record in records:
-                row, _, name = _DETAILS.unpack_from(record, _POINT)
+        for records in self._common.arrays():
+            for point, row, name in zip(records["point"], records["row"], records["name"], strict=True):
                 if row:
-                    yield record[:_POINT], name, row
+                    yield point.tobytes(), bytes(name), int(row)
 
     def ciphertexts(self, count: int) -> Iterator[tuple[bytes, list[bool]]]:
         """Of all of the other's elements, so many together, and which of them met one."""
         start = 0
         for ciphertexts in self._weighted.pieces(count) if self._weighted else ():
-            met = self._theirs_met[start : start + count]
-            yield ciphertexts, [bool(each) for each in met]
+            yield ciphertexts, self._theirs_met[start : start + count].tolist()
             start += count
 
 
-def remove(path: Path) -> None:
-    """A session's folder, also one that a crash has left."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _numbered(records: Records) -> Iterator[list[bytes]]:
+def _numbered(records: Records) -> Iterator[Array]:
     start = 0
-    for points in records.lists():
-        yield [point + _PLACE.pack(i) for i, point in enumerate(points, start)]
+    for points in records.arrays():
+        numbered = np.empty(len(points), _NUMBERED)
+        numbered["point"] = points["point"]
+        numbered["place"] = np.arange(start, start + len(points), dtype="u8")
+        yield numbered
         start += len(points)
 
 
-def _once(records: list[bytes]) -> list[bytes]:
-    """Each point once: with the first row, and the sum of the values."""
-    if len({record[:_POINT] for record in records}) == len(records):
+def _sorted(points: Array) -> Array:
+    """Their order by all of their bytes; equal ones in the order that they have."""
+    return np.lexsort([word.astype("u8") for word in points.T[::-1]])
+
+
+def _equal(points: Array, others: Array) -> Array:
+    """Which of them (n × 4 words each) are the same."""
+    same: Array = np.logical_and.reduce(
+        [points[:, word] == others[:, word] for word in range(points.shape[1])]
+    )
+    return same
+
+
+def _ascending(points: Array) -> tuple[Array, bool]:
+    """The order of points (n × 4 words) by all of their bytes, and whether some of them begin with the same word."""
+    first = points[:, 0].astype("u8")
+    order = np.argsort(first)
+    first = first[order]
+    alike = bool((first[1:] == first[:-1]).any())
+    return _sorted(points) if alike else order, alike
+
+
+def _once(records: Array) -> Array:
+    """Each point once, ascending: with the first row, and the sum of the values."""
+    order, alike = _ascending(records["point"])
+    records = records[order]
+    if not alike:
         return records
-    once: list[bytes] = []
-    last = b""
-    for record in sorted(records):
-        if not last.startswith(record[:_POINT]):
-            last = record
-            once.append(record)
-            continue
-        row, value, name = _DETAILS.unpack_from(last, _POINT)
-        more = _DETAILS.unpack_from(record, _POINT)[1]
-        last = once[-1] = last[:_POINT] + _DETAILS.pack(row, value + more, name)
+    points = records["point"]
+    starts = np.flatnonzero(np.concatenate([[True], ~_equal(points[1:], points[:-1])]))
+    once = records[starts]
+    once["row"] = np.minimum.reduceat(records["row"], starts)
+    if "value" in (records.dtype.names or ()):
+        once["value"] = np.add.reduceat(records["value"], starts)
     return once
+
+
+def _met(own: Array, theirs: Array) -> tuple[Array, Array]:
+    """(place in own, place in theirs) of the points that both have; theirs are distinct.
+
+    Raises `DecodeError` where own ones are not: the other side has doubled two to the same.
+    """
+    points = np.concatenate([own, theirs])
+    first = points[:, 0].astype("u8")
+    order = np.argsort(first)
+    for _ in range(2):
+        alike = np.flatnonzero(first[order[1:]] == first[order[:-1]])
+        if not (alike[1:] == alike[:-1] + 1).any():
+            break
+        order = _sorted(points)  # of three that begin alike, equal ones stand side by side only now
+    before, after = order[alike], order[alike + 1]
+    equal = _equal(points[before], points[after])
+    before, after = before[equal], after[equal]
+    low, high = np.minimum(before, after), np.maximum(before, after)
+    if (high < len(own)).any():
+        raise DecodeError("the other side doubled two points to the same one")
+    return low, high - len(own)

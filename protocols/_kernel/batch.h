@@ -6,6 +6,19 @@
 
 #include "kernel.h"
 
+static size_t least(size_t a, size_t b)
+{
+	return a < b ? a : b;
+}
+
+static size_t vectors_of(size_t elements)
+{
+	return (elements + LANES - 1) / LANES;
+}
+
+/* There is always one. */
+#define EACH(k, count) for (size_t k = 0; k == 0 || k < (count); k++)
+
 #include "field.h"
 #include "curve.h"
 #include "ristretto.h"
@@ -13,28 +26,27 @@
 
 #define BLOCK (BATCH * LANES) /* elements */
 
-static size_t least(size_t a, size_t b)
-{
-	return a < b ? a : b;
-}
-
-/* One vector of encodings; returns how many of them, from the first on, are valid points other than the identity. */
+/* `count` encodings, at most ROOTS vectors of them; returns how many of them, from the first on, are valid points other than the identity. */
 static size_t take_points(point *r, const uint8_t *encoded, size_t count)
 {
-	fe s = fe_from_bytes(encoded, 32, count);
-	unsigned good = mask_bits(decode(r, &s));
-	size_t lane = 0;
 	static const uint8_t identity_bytes[32];
-	while (lane < count && good >> lane & 1 && canonical_bytes(encoded + 32 * lane) && memcmp(encoded + 32 * lane, identity_bytes, 32))
-		lane++;
-	return lane;
+	fe s[ROOTS];
+	mask valid[ROOTS];
+	size_t vectors = vectors_of(count), i = 0;
+	EACH(k, vectors)
+		s[k] = fe_from_bytes(encoded + 32 * LANES * k, 32, count - LANES * k);
+	decode(r, valid, s, vectors);
+	while (i < count && mask_bits(valid[i / LANES]) >> i % LANES & 1 && canonical_bytes(encoded + 32 * i) &&
+		memcmp(encoded + 32 * i, identity_bytes, 32))
+		i++;
+	return i;
 }
 
 static size_t valid_points(const uint8_t *points, size_t count)
 {
-	point p;
-	for (size_t i = 0; i < count; i += LANES) {
-		size_t here = least(LANES, count - i), good = take_points(&p, points + 32 * i, here);
+	point p[ROOTS];
+	for (size_t i = 0; i < count; i += ROOTS * LANES) {
+		size_t here = least(ROOTS * LANES, count - i), good = take_points(p, points + 32 * i, here);
 		if (good < here)
 			return i + good;
 	}
@@ -43,13 +55,15 @@ static size_t valid_points(const uint8_t *points, size_t count)
 
 static void hash_to_points(uint8_t *out, const uint8_t *uniform, size_t count)
 {
-	for (size_t i = 0; i < count; i += LANES) {
-		size_t here = least(LANES, count - i);
-		point p;
-		fe s;
-		map_to_point(&p, uniform + 64 * i, here);
-		encode(&s, &p);
-		fe_to_bytes(out + 32 * i, s, here);
+	point p[WAYS];
+	fe s;
+	for (size_t i = 0; i < count; i += WAYS * LANES) {
+		size_t here = least(WAYS * LANES, count - i);
+		map_to_points(p, uniform + 64 * i, here);
+		for (size_t k = 0; k < vectors_of(here); k++) {
+			encode(&s, &p[k]);
+			fe_to_bytes(out + 32 * (i + k * LANES), s, here - k * LANES);
+		}
 	}
 }
 
@@ -59,22 +73,24 @@ static size_t multiply_source(
 {
 	point products[BATCH];
 	fe encoded[BATCH];
-	addend table[1][TABLE];
-	digits k;
+	addend tables[WAYS][TABLE];
+	digits k[WAYS];
 	for (size_t start = 0; start < count; start += BLOCK) {
-		size_t block = least(BLOCK, count - start), vectors = (block + LANES - 1) / LANES;
-		for (size_t j = 0; j < vectors; j++) {
-			size_t i = start + j * LANES, here = least(LANES, count - i);
+		size_t block = least(BLOCK, count - start), vectors = vectors_of(block);
+		for (size_t j = 0; j < vectors; j += WAYS) {
+			size_t i = start + j * LANES, here = least(WAYS * LANES, start + block - i), ways = vectors_of(here);
 			if (hashed) {
-				map_to_point(&products[j], source + 64 * i, here);
+				map_to_points(&products[j], source + 64 * i, here);
 			} else {
 				size_t good = take_points(&products[j], source + 32 * i, here);
 				if (good < here)
 					return i + good;
 			}
-			fill_table(table[0], &products[j]);
-			halved_digits(&k, scalars + stride * i, stride, here);
-			interleaved(&products[j], (const addend(*)[TABLE])table, &k, 1);
+			EACH(w, ways) {
+				fill_table(tables[w], &products[j + w]);
+				halved_digits(&k[w], scalars + stride * (i + w * LANES), stride, here - w * LANES);
+			}
+			each_multiplied(&products[j], (const addend(*)[TABLE])tables, k, ways);
 		}
 		encode_doubled(encoded, products, vectors);
 		for (size_t j = 0; j < vectors; j++)
@@ -102,7 +118,7 @@ static size_t weighted_sum(uint8_t *out, const uint8_t *scalars, const uint8_t *
 	digits *k = aligned_alloc(64, sizeof(digits) * BATCH);
 	size_t done = tables && k ? 0 : SIZE_MAX;
 	while (done < count) {
-		size_t block = least(BLOCK, count - done), vectors = (block + LANES - 1) / LANES;
+		size_t block = least(BLOCK, count - done), vectors = vectors_of(block);
 		for (size_t j = 0; j < vectors; j++) {
 			size_t i = done + j * LANES, here = least(LANES, count - i), good = take_points(&part, points + 32 * i, here);
 			if (good < here) {

@@ -159,23 +159,53 @@ OUTLINE void add_digit(completed *r, const summand *s, const addend table[TABLE]
 	*r = added(*s, looked_up(table, word_load(k->size[i])), negative);
 }
 
-OUTLINE void double_four_times(summand *s, const completed *p)
+/* Of `count` sums at a time: while the products of one wait for each other, those of the next go on. */
+OUTLINE void double_four_times(summand *s, completed *p, size_t count)
 {
-	completed q = *p;
-	for (int i = 0; i < 4; i++)
-		q = doubled(projective_of(q));
-	*s = summand_of(q);
+	projective q[WAYS];
+	for (int i = 0; i < 4; i++) {
+		EACH(w, count)
+			q[w] = projective_of(p[w]);
+		EACH(w, count)
+			p[w] = doubled(q[w]);
+	}
+	EACH(w, count)
+		s[w] = summand_of(p[w]);
+}
+
+static void start(summand *s, completed *p)
+{
+	const fe one = small(1), zero = small(0);
+	*s = (summand){one, one, one, zero};
+	*p = (completed){zero, one, one, one};
+}
+
+/* scalar·P for each of `count` tables, at most WAYS, and their digits, each lane for itself. */
+static void each_multiplied(point *r, const addend (*tables)[TABLE], const digits *scalars, size_t count)
+{
+	summand s[WAYS];
+	completed product[WAYS];
+	EACH(w, count)
+		start(&s[w], &product[w]);
+	for (int i = DIGITS - 1; i >= 0; i--) {
+		if (i < DIGITS - 1)
+			double_four_times(s, product, count);
+		EACH(w, count)
+			add_digit(&product[w], &s[w], tables[w], &scalars[w], i);
+	}
+	EACH(w, count)
+		r[w] = point_of(product[w]);
 }
 
 /* Σ scalar·P over `count` tables and their digits, each lane for itself (Straus 1964): the doublings are shared. */
 static void interleaved(point *r, const addend (*tables)[TABLE], const digits *scalars, size_t count)
 {
-	const fe one = small(1), zero = small(0);
-	summand s = {one, one, one, zero};
-	completed sum = {zero, one, one, one};
+	summand s;
+	completed sum;
+	start(&s, &sum);
 	for (int i = DIGITS - 1; i >= 0; i--) {
 		if (i < DIGITS - 1)
-			double_four_times(&s, &sum);
+			double_four_times(&s, &sum, 1);
 		for (size_t j = 0; j < count; j++) {
 			if (j)
 				s = summand_of(sum);

@@ -201,69 +201,78 @@ HOT mask is_negative(fe a) /* RFC 9496 §3.1: odd */
 INLINE mask equal(fe a, fe b) { return is_zero(sub(a, b)); }
 INLINE fe absolute(fe a) { return choose(is_negative(a), negate(a), a); }
 
-/* -- powers, roots ------------------------------------------------------------------------------------------------------------- */
+/* -- powers, roots -------------------------------------------------------------------------------------------------------------
+ *
+ * Each squaring of a power waits for the one before, and a processor has room for the next while it does: of several elements at a time,
+ * at most ROOTS, powers take little longer than of one. */
 
-OUTLINE void square_times(fe *a, int n)
+#define WAYS 2 /* points at a time (curve.h, ristretto.h) */
+#define ROOTS (2 * WAYS)
+
+/* a^(2^n)·b for each of `count`. */
+OUTLINE void raise(fe *r, const fe *a, int n, const fe *b, size_t count)
 {
-	fe x = *a;
-	for (int i = 0; i < n; i++)
-		x = square(x);
-	*a = x;
+	fe x[ROOTS];
+	EACH(k, count)
+		x[k] = a[k];
+	if (count == 1) { /* in registers */
+		fe y = *x;
+		for (int i = 0; i < n; i++)
+			y = square(y);
+		*x = y;
+	} else {
+		for (int i = 0; i < n; i++)
+			EACH(k, count)
+				x[k] = square(x[k]);
+	}
+	EACH(k, count)
+		r[k] = mul(x[k], b[k]);
 }
 
 /* a^(2^250 - 1), and a^11 on the way: the chain of Bernstein's curve25519 (PKC 2006). */
-static void power_2_250_minus_1(fe *r, fe *a11, const fe *a)
+static void power_2_250_minus_1(fe *r, fe *a11, const fe *a, size_t count)
 {
-	fe a2 = square(*a), t = a2;
-	square_times(&t, 2);
-	fe a9 = mul(t, *a);
-	*a11 = mul(a9, a2);
-	fe x5 = mul(square(*a11), a9); /* a^(2^5 - 1) */
-	fe x10 = x5;
-	square_times(&x10, 5);
-	x10 = mul(x10, x5);
-	fe x20 = x10;
-	square_times(&x20, 10);
-	x20 = mul(x20, x10);
-	fe x40 = x20;
-	square_times(&x40, 20);
-	x40 = mul(x40, x20);
-	fe x50 = x40;
-	square_times(&x50, 10);
-	x50 = mul(x50, x10);
-	fe x100 = x50;
-	square_times(&x100, 50);
-	x100 = mul(x100, x50);
-	fe x200 = x100;
-	square_times(&x200, 100);
-	x200 = mul(x200, x100);
-	square_times(&x200, 50);
-	x200 = mul(x200, x50);
-	*r = x200;
+	fe x[ROOTS], x10[ROOTS], x50[ROOTS]; /* a^(2^5 - 1), then 20, 40, 100 and 200 for 5 */
+	EACH(k, count) {
+		fe a2 = square(a[k]), a9 = mul(square(square(a2)), a[k]);
+		a11[k] = mul(a9, a2);
+		x[k] = mul(square(a11[k]), a9);
+	}
+	raise(x10, x, 5, x, count);
+	raise(x, x10, 10, x10, count);
+	raise(x, x, 20, x, count);
+	raise(x50, x, 10, x10, count);
+	raise(x, x50, 50, x50, count);
+	raise(x, x, 100, x, count);
+	raise(r, x, 50, x50, count);
 }
 
 /* a^(p - 2); zero for zero. */
 OUTLINE void invert(fe *r, const fe *a)
 {
 	fe a11, x;
-	power_2_250_minus_1(&x, &a11, a);
-	square_times(&x, 5);
-	*r = mul(x, a11);
+	power_2_250_minus_1(&x, &a11, a, 1);
+	raise(r, &x, 5, &a11, 1);
 }
 
-/* RFC 9496 §4.2, SQRT_RATIO_M1: *root is the non-negative root of u/v, or of SQRT_M1·u/v; returns where it was the former. */
-OUTLINE mask square_root_of_ratio(fe *root, const fe *up, const fe *down)
+/* RFC 9496 §4.2, SQRT_RATIO_M1, for each of `count`: roots are the non-negative ones of u/v where `was_square`, of SQRT_M1·u/v elsewhere. */
+OUTLINE void square_roots_of_ratios(fe *roots, mask *was_square, const fe *up, const fe *down, size_t count)
 {
-	fe u = *up, v = *down, x, a11;
-	fe v3 = mul(square(v), v), v7 = mul(square(v3), v), uv7 = mul(u, v7);
-	power_2_250_minus_1(&x, &a11, &uv7);
-	square_times(&x, 2);
-	x = mul(x, uv7); /* (u·v^7)^((p - 5) / 8) */
-	fe r = mul(mul(u, v3), x), i = constant(SQRT_M1);
-	fe check = mul(v, square(r)), minus_u = negate(u);
-	mask correct = equal(check, u), flipped = equal(check, minus_u), flipped_i = equal(check, mul(minus_u, i));
-	*root = absolute(choose(flipped | flipped_i, mul(r, i), r));
-	return correct | flipped;
+	fe uv3[ROOTS], uv7[ROOTS], x[ROOTS], a11[ROOTS];
+	const fe i = constant(SQRT_M1);
+	EACH(k, count) {
+		fe v = down[k], v3 = mul(square(v), v);
+		uv3[k] = mul(up[k], v3);
+		uv7[k] = mul(uv3[k], mul(v3, v));
+	}
+	power_2_250_minus_1(x, a11, uv7, count);
+	raise(x, x, 2, uv7, count); /* (u·v^7)^((p - 5) / 8) */
+	EACH(k, count) {
+		fe u = up[k], v = down[k], r = mul(uv3[k], x[k]), check = mul(v, square(r)), minus_u = negate(u);
+		mask correct = equal(check, u), flipped = equal(check, minus_u), flipped_i = equal(check, mul(minus_u, i));
+		roots[k] = absolute(choose(flipped | flipped_i, mul(r, i), r));
+		was_square[k] = correct | flipped;
+	}
 }
 
 /* -- bytes --------------------------------------------------------------------------------------------------------------------- */

@@ -1,18 +1,28 @@
 /* ristretto255 (RFC 9496) over edwards25519 in lanes. */
 
-/* RFC 9496 §4.3.1. Which lanes are valid; the identity is. `field` holds s, `canonical` whether the bytes were s below p. */
-OUTLINE mask decode(point *r, const fe *encoded)
+/* RFC 9496 §4.3.1, for each of `count` points, at most ROOTS. Which lanes are valid; the identity is. The fields hold s, of bytes below p. */
+OUTLINE void decode(point *r, mask *valid, const fe *encoded, size_t count)
 {
 	const fe one = small(1);
-	fe s = *encoded, ss = square(s), u1 = sub(one, ss), u2 = add(one, ss), u2_squared = square(u2);
-	fe v = sub(negate(mul(constant(D), square(u1))), u2_squared), vu = mul(v, u2_squared), root;
-	mask is_square = square_root_of_ratio(&root, &one, &vu);
-	fe den_x = mul(root, u2), den_y = mul(mul(root, den_x), v);
-	r->x = absolute(mul(add(s, s), den_x));
-	r->y = mul(u1, den_y);
-	r->z = one;
-	r->t = mul(r->x, r->y);
-	return is_square & ~is_negative(r->t) & ~is_zero(r->y);
+	fe u1[ROOTS], u2[ROOTS], v[ROOTS], vu[ROOTS], ones[ROOTS], roots[ROOTS];
+	EACH(k, count) {
+		fe ss = square(encoded[k]);
+		u1[k] = sub(one, ss);
+		u2[k] = add(one, ss);
+		fe u2_squared = square(u2[k]);
+		v[k] = sub(negate(mul(constant(D), square(u1[k]))), u2_squared);
+		vu[k] = mul(v[k], u2_squared);
+		ones[k] = one;
+	}
+	square_roots_of_ratios(roots, valid, ones, vu, count);
+	EACH(k, count) {
+		fe s = encoded[k], den_x = mul(roots[k], u2[k]), den_y = mul(mul(roots[k], den_x), v[k]);
+		r[k].x = absolute(mul(add(s, s), den_x));
+		r[k].y = mul(u1[k], den_y);
+		r[k].z = one;
+		r[k].t = mul(r[k].x, r[k].y);
+		valid[k] &= ~is_negative(r[k].t) & ~is_zero(r[k].y);
+	}
 }
 
 /* Whether the bytes are canonical: below p, not negative, bit 255 clear. They are public. */
@@ -28,7 +38,8 @@ OUTLINE void encode(fe *r, const point *p)
 {
 	const fe one = small(1), i = constant(SQRT_M1);
 	fe u1 = carry(times(add(p->z, p->y), sub(p->z, p->y))), u2 = mul(p->x, p->y), down = mul(u1, square(u2)), root;
-	square_root_of_ratio(&root, &one, &down);
+	mask is_square;
+	square_roots_of_ratios(&root, &is_square, &one, &down, 1);
 	fe den1 = mul(root, u1), den2 = mul(root, u2), z_inverse = mul(mul(den1, den2), p->t);
 	mask rotate = is_negative(mul(p->t, z_inverse));
 	fe x = choose(rotate, mul(p->y, i), p->x), y = choose(rotate, mul(p->x, i), p->y);
@@ -38,29 +49,43 @@ OUTLINE void encode(fe *r, const point *p)
 }
 
 /* The one-way map of RFC 9496 §4.3.4 on 64 uniform bytes, as a sum not yet encoded: MAP of each half (Elligator 2). */
-OUTLINE void map_half(completed *r, const fe *half)
+OUTLINE void map_halves(completed *r, const fe *halves, size_t count) /* count <= ROOTS */
 {
 	const fe one = small(1), minus_one = negate(one), i = constant(SQRT_M1), d = constant(D);
-	fe t = *half, q = mul(i, square(t)), u = mul(add(q, one), constant(ONE_MINUS_D_SQ));
-	fe v = mul(sub(minus_one, mul(q, d)), add(q, d)), s;
-	mask was_square = square_root_of_ratio(&s, &u, &v);
-	s = choose(was_square, s, negate(absolute(mul(s, t))));
-	fe c = choose(was_square, minus_one, q);
-	fe n = sub(mul(mul(c, sub(q, one)), constant(D_MINUS_ONE_SQ)), v), ss = square(s);
-	/* RFC: (w0·w3, w2·w1, w1·w3, w0·w2), which is E, F, G, H with E = w0, F = w3, G = w1, H = w2 */
-	r->e = mul(add(s, s), v);
-	r->f = add(one, ss);
-	r->g = mul(n, constant(SQRT_AD_MINUS_ONE));
-	r->h = sub(one, ss);
+	fe q[ROOTS], u[ROOTS], v[ROOTS], roots[ROOTS];
+	mask was_square[ROOTS];
+	EACH(k, count) {
+		q[k] = mul(i, square(halves[k]));
+		u[k] = mul(add(q[k], one), constant(ONE_MINUS_D_SQ));
+		v[k] = mul(sub(minus_one, mul(q[k], d)), add(q[k], d));
+	}
+	square_roots_of_ratios(roots, was_square, u, v, count);
+	EACH(k, count) {
+		fe s = choose(was_square[k], roots[k], negate(absolute(mul(roots[k], halves[k]))));
+		fe c = choose(was_square[k], minus_one, q[k]);
+		fe n = sub(mul(mul(c, sub(q[k], one)), constant(D_MINUS_ONE_SQ)), v[k]), ss = square(s);
+		/* RFC: (w0·w3, w2·w1, w1·w3, w0·w2), which is E, F, G, H with E = w0, F = w3, G = w1, H = w2 */
+		r[k].e = mul(add(s, s), v[k]);
+		r[k].f = add(one, ss);
+		r[k].g = mul(n, constant(SQRT_AD_MINUS_ONE));
+		r[k].h = sub(one, ss);
+	}
 }
 
-static void map_to_point(point *r, const uint8_t *uniform, size_t count)
+/* `count` elements, at most WAYS vectors of them. */
+static void map_to_points(point *r, const uint8_t *uniform, size_t count)
 {
-	completed a, b;
-	fe first = fe_from_bytes(uniform, 64, count), second = fe_from_bytes(uniform + 32, 64, count);
-	map_half(&a, &first);
-	map_half(&b, &second);
-	*r = sum_of_points(point_of(a), point_of(b));
+	fe halves[ROOTS];
+	completed mapped[ROOTS];
+	size_t vectors = vectors_of(count);
+	EACH(k, vectors) {
+		size_t i = k * LANES, here = least(LANES, count - i);
+		halves[2 * k] = fe_from_bytes(uniform + 64 * i, 64, here);
+		halves[2 * k + 1] = fe_from_bytes(uniform + 64 * i + 32, 64, here);
+	}
+	map_halves(mapped, halves, 2 * vectors);
+	EACH(k, vectors)
+		r[k] = sum_of_points(point_of(mapped[2 * k]), point_of(mapped[2 * k + 1]));
 }
 
 /* -- encoding doubled points in batches -------------------------------------------------------------------------------------------

@@ -152,6 +152,9 @@ def canonical_each(kind: Kind, values: Sequence[str], default_region: str = "CN"
     if kind is Kind.PHONE and default_region == "CN":
         # What `_phone` finds first: digits alone, which nothing else has a say in.
         mobile, before = _MOBILE_CN.fullmatch, Identifier(kind, "+86").canonical
+        lines = "\n".join(values)
+        if _MOBILES_CN.fullmatch(lines) and lines.count("\n") == len(values) - 1:  # as nearly always
+            return list((before + lines.encode().replace(b"\n", b"\n" + before)).split(b"\n"))
         return [
             before + value.encode() if mobile(value) else _canonical(kind, value, default_region)
             for value in values
@@ -197,8 +200,8 @@ def _account(text: str, institution: str) -> str:
     return f"{code}/{number}"
 
 
-def _mainland_mobile() -> re.Pattern[str]:
-    """By the library's own patterns: a mainland mobile number, and none of the shared kinds."""
+def _mainland_mobile() -> str:
+    """By the library's own patterns: a mainland mobile number alone in its line, and none of the shared kinds."""
     metadata = phonenumbers.PhoneMetadata.metadata_for_region("CN")
     assert metadata is not None
     assert metadata.mobile is not None
@@ -209,10 +212,12 @@ def _mainland_mobile() -> re.Pattern[str]:
     mobile = metadata.mobile.national_number_pattern
     assert shared_kinds
     assert mobile
-    return re.compile(rf"(?=1[0-9]{{10}}\Z)(?!(?:{shared_kinds})\Z)(?:{mobile})")
+    end = r"(?=\n|\Z)"
+    return rf"(?=1[0-9]{{10}}{end})(?!(?:{shared_kinds}){end})(?:{mobile})"
 
 
-_MOBILE_CN = _mainland_mobile()
+_MOBILE_CN = re.compile(_mainland_mobile())
+_MOBILES_CN = re.compile(rf"{_MOBILE_CN.pattern}(?:\n{_MOBILE_CN.pattern})*+")
 
 
 def _phone(text: str, region: str) -> str:

@@ -63,7 +63,7 @@ def test_each_counts_once_with_its_first_row_and_its_sum(tmp_path, monkeypatch, 
     found = elements(plan(path, values), counts)
     assert counts.rows == 400
     assert len(found) < 400 or not remembered
-    space = Workspace(tmp_path / "work")
+    space = Workspace(tmp_path / "work", values=True)
     points = b"".join(hashlib.sha256(canonical).digest() for _, canonical, _ in found)
     space.add_masked(points, [row for row, _, _ in found], [value for _, _, value in found])
     assert space.sort_own(lambda _: []) == len(expected)

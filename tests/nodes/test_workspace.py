@@ -42,7 +42,7 @@ _numbers = st.lists(st.integers(0, 60), max_size=80)
 @pytest.mark.usefixtures("limit")
 def test_own_points_are_sorted_each_once_and_met_as_sets_say(tmp_path_factory, own, theirs, dummies, piece):
     place = tmp_path_factory.mktemp("psi") / "work"
-    space = Workspace(place)
+    space = Workspace(place, values=True, names=True)
     rows = list(range(1, len(own) + 1))
     for i in range(0, len(own), piece):
         part = slice(i, i + piece)
@@ -140,7 +140,7 @@ def test_nobody_else_can_read_it_and_nothing_stays(tmp_path):
 
 @pytest.mark.usefixtures("limit")
 def test_an_identifier_in_every_other_row_becomes_one_point_and_fills_no_part(tmp_path, monkeypatch):
-    space, sizes, dealt = Workspace(tmp_path / "work"), [], Workspace._dealt
+    space, sizes, dealt = Workspace(tmp_path / "work", values=True), [], Workspace._dealt
 
     def watched(*arguments, **named):
         for part in dealt(*arguments, **named):
