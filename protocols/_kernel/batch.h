@@ -113,19 +113,22 @@ static void hash_and_multiply(uint8_t *out, const uint8_t *scalars, size_t strid
  * are zero. Returns SIZE_MAX where there is no memory. */
 static size_t weighted_sum(uint8_t *out, const uint8_t *scalars, const uint8_t *points, size_t count)
 {
-	point total = identity(), part;
+	point total = identity(), part, taken[ROOTS];
 	addend(*tables)[TABLE] = aligned_alloc(64, sizeof(addend[TABLE]) * BATCH);
 	digits *k = aligned_alloc(64, sizeof(digits) * BATCH);
 	size_t done = tables && k ? 0 : SIZE_MAX;
 	while (done < count) {
 		size_t block = least(BLOCK, count - done), vectors = vectors_of(block);
 		for (size_t j = 0; j < vectors; j++) {
-			size_t i = done + j * LANES, here = least(LANES, count - i), good = take_points(&part, points + 32 * i, here);
-			if (good < here) {
-				done = i + good;
-				goto out;
+			size_t i = done + j * LANES, here = least(LANES, count - i);
+			if (j % ROOTS == 0) {
+				size_t some = least(ROOTS * LANES, done + block - i), good = take_points(taken, points + 32 * i, some);
+				if (good < some) {
+					done = i + good;
+					goto out;
+				}
 			}
-			fill_table(tables[j], &part);
+			fill_table(tables[j], &taken[j % ROOTS]);
 			halved_digits(&k[j], scalars + 32 * i, 32, here);
 			for (int d = 0; d < DIGITS; d++)
 				for (size_t lane = here; lane < LANES; lane++)
