@@ -8,7 +8,7 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -71,10 +71,18 @@ class Room:
         self, action: Callable[[], Sending], entering: "tuple[str, _Stream] | None" = None
     ) -> None:
         """Run one step of the state machine and send what it says, whole even where the caller goes away."""
-        task = asyncio.create_task(self._step(action, entering))
+        await asyncio.shield(self._begin(self._step(action, entering)))
+
+    def _begin(self, step: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(step)
         self._steps.add(task)
-        task.add_done_callback(self._steps.discard)
-        await asyncio.shield(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, step: asyncio.Task[None]) -> None:
+        self._steps.discard(step)
+        if not step.cancelled():
+            step.exception()  # `SumAborted`, of which everybody was told
 
     async def _step(self, action: Callable[[], Sending], entering: "tuple[str, _Stream] | None") -> None:
         async with self._lock:
@@ -134,8 +142,8 @@ class Room:
             if self._streams.get(party) is stream:
                 del self._streams[party]
                 if not self.outcome:
-                    self._coordinator.lost(party)
                     self._lost[party] = time.monotonic()
+                    self._begin(self._step(lambda: self._lose(party), None))
 
     async def _read(
         self,
@@ -166,21 +174,30 @@ class Room:
                 now = self._stands()
             if now != self._waiting:
                 self._waiting, self._since = now, time.monotonic()
-            gone = [time.monotonic() - at for party, at in self._lost.items() if party in now[2]]
-            waited = time.monotonic() - self._since
-            if waited > self._limit(now[0]) or (
-                now[0] != "entry" and any(s > self._patience.lost for s in gone)
-            ):
+            phase, _, waiting = now
+            long_ago = time.monotonic() - self._patience.lost
+            gone = {party for party, at in self._lost.items() if party in waiting and at < long_ago}
+            # Between sums somebody has to be there who goes on; else all that others wanted is done.
+            needed = phase != "entry" and (
+                phase != "between sums" or any(p not in self._lost for p in waiting)
+            )
+            late = time.monotonic() - self._since > self._limit(phase)
+            if late or (needed and gone):
                 self._since = time.monotonic()
                 # Who is lost stays lost: what went on without it ends where it is needed again.
                 try:
-                    await self._apply(functools.partial(self._give_up, now))
+                    await self._apply(functools.partial(self._give_up, now, set() if late else gone))
                 except SumAborted as error:
                     _log.warning("job ended: %s", error)
 
-    def _give_up(self, judged: tuple[str, int, tuple[str, ...]]) -> Sending:
-        # What was missing may have come meanwhile.
-        return self._coordinator.give_up() if self._stands() == judged else []
+    def _give_up(self, judged: tuple[str, int, tuple[str, ...]], gone: set[str]) -> Sending:
+        # What was missing, or who, may have come meanwhile.
+        return self._coordinator.give_up() if self._stands() == judged and gone <= self._lost.keys() else []
+
+    def _lose(self, party: str) -> Sending:
+        if party not in self._streams:  # it may have come back meanwhile
+            self._coordinator.lost(party)
+        return []
 
     def _limit(self, phase: str) -> float:
         if phase == "entry":

@@ -156,8 +156,8 @@ def available() -> list[Backend]:
 
 
 def agrees(backend: Backend) -> bool:
-    """Whether it computes what libsodium does, on eleven points that fill a vector and begin another."""
-    other, count = Sodium(), 11
+    """Whether it computes what libsodium does, on points of two vectors that go together and of one that begins."""
+    other, count = Sodium(), 19
     uniform = bytes((7 * i * i + 31 * i) % 251 for i in range(UNIFORM * count))
     scalars = sodium.reduce_scalars(uniform[::-1])
     points = other.hash_to_points(uniform)

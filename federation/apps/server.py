@@ -1,5 +1,6 @@
 """The server application: starts a job at every node and gathers how it ended. It sees no sum, model or metric."""
 
+import itertools
 import logging
 import time
 from collections.abc import Callable
@@ -47,7 +48,11 @@ def launch(
     record = RecordDict({"job": ConfigRecord({"descriptor": job.to_bytes()})})
     with naming or nullcontext():
         messages = [Message(content=record, dst_node_id=each, message_type=MessageType.TRAIN) for each in ids]
-    asked = dict(zip(grid.push_messages(messages), ids, strict=True))
+    pushed = [*grid.push_messages(messages)]
+    if not all(pushed) or len(pushed) != len(ids):
+        refused = [node for node, message in itertools.zip_longest(ids, pushed) if not message]
+        raise JobError(f"Flower did not take the task of {', '.join(map(name_of, refused))}")
+    asked = dict(zip(pushed, ids, strict=True))
     waiting = set(asked)
     _log.info("job %s: asked %d nodes", job.hash().hex()[:12], len(messages))
     outcomes: dict[int, str] = {}

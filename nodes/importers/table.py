@@ -203,9 +203,7 @@ def private_file(path: Path) -> Iterator[TextIO]:
     temporary.touch(mode=0o600)
     try:
         with temporary.open("w", encoding="utf-8", newline="") as file:
-            file.write(
-                "\ufeff"
-            )  # spreadsheets take it for UTF-8 by its mark; the codec that writes it is slow
+            file.write("\ufeff")  # as utf-8-sig would, whose encoder is called in Python for each row
             yield file
         temporary.replace(path)
     finally:

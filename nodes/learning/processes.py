@@ -230,17 +230,19 @@ def _coordinate(
         _log.info("SuperLink answers on %s", address)
         seats = NodeSeats(home, keys, desk, vertical)
         registered: dict[int, str] = {}
+        names: dict[int, str] = {}  # also of those that are not let in any more
         executor = flower.Executor(
             local,
             secret,
             seats,
             coordinator=True,
             certificate=certificate.read_bytes(),
-            name_of=lambda node: registered.get(node, f"SuperNode {node}"),
+            name_of=lambda node: names.get(node, f"SuperNode {node}"),
         )
         threading.Thread(target=executor.run, args=(stopping,), daemon=True).start()
         while not stopping.wait(_TENDING):
             registered = _tend(control, desk, registered)
+            names |= registered
         control.close()
     finally:
         child.stop()

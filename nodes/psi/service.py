@@ -473,9 +473,8 @@ def check_terms(terms: contract_pb2.Contract) -> None:
 
 
 def _workspace(place: Path, plan: Plan) -> "Workspace":
-    from .workspace import (
-        Workspace,
-    )  # numpy, which nothing else of a node needs, comes with the first session
+    # With numpy, which nothing else of a node needs: it is loaded by the first session.
+    from .workspace import Workspace
 
     return Workspace(place, values=bool(plan.own.values), names=plan.aligns)
 

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocols import group
-from protocols.errors import DecodeError
+from protocols.errors import DecodeError, MisuseError
 
 from ..files import remove
 
-Array = NDArray[Any]  # of one dimension
+Array = NDArray[Any]  # of records; of points, n × 4 words
 
 _ROWS = 8_192  # points in one message
 _AT_ONCE = 1 << 16  # records that are dealt out together
@@ -148,7 +148,9 @@ class Workspace:
         self, points: bytes, rows: Sequence[int], values: Sequence[int] = (), hashes: Sequence[bytes] = ()
     ) -> None:
         """Own masked points, as they come: each one's row, and its value and its identifier's keyed hash (16 bytes), if it has them."""
-        records = np.zeros(len(rows), self._kind)
+        records = np.zeros(len(points) // group.POINT, self._kind)
+        if any(len(each) not in (0, len(records)) for each in (values, hashes)) or len(rows) != len(records):
+            raise MisuseError("each point has one row, and one value and hash if there are any")
         records["point"] = np.frombuffer(points, _POINT)["point"]
         records["row"] = rows
         if values:
@@ -329,6 +331,11 @@ def _once(records: Array) -> Array:
     return once
 
 
+def _begin_alike(points: Array) -> bool:
+    first = np.sort(points[:, 0].astype("u8"))
+    return bool((first[1:] == first[:-1]).any())
+
+
 def _met(own: Array, theirs: Array) -> tuple[Array, Array]:
     """(place in own, place in theirs) of the points that both have; theirs are distinct.
 
@@ -336,12 +343,11 @@ def _met(own: Array, theirs: Array) -> tuple[Array, Array]:
     """
     points = np.concatenate([own, theirs])
     first = points[:, 0].astype("u8")
-    order = np.argsort(first)
-    for _ in range(2):
-        alike = np.flatnonzero(first[order[1:]] == first[order[:-1]])
-        if not (alike[1:] == alike[:-1] + 1).any():
-            break
-        order = _sorted(points)  # of three that begin alike, equal ones stand side by side only now
+    # Equal points stand side by side also by the first word alone, unless two of one side share it. Which way is taken shows in
+    # the time: it depends on either side's points, and not on what both have.
+    order = _sorted(points) if _begin_alike(own) or _begin_alike(theirs) else np.argsort(first)
+    first = first[order]
+    alike = np.flatnonzero(first[1:] == first[:-1])
     before, after = order[alike], order[alike + 1]
     equal = _equal(points[before], points[after])
     before, after = before[equal], after[equal]

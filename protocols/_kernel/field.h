@@ -210,7 +210,7 @@ INLINE fe absolute(fe a) { return choose(is_negative(a), negate(a), a); }
 #define ROOTS (2 * WAYS)
 
 /* a^(2^n)·b for each of `count`. */
-OUTLINE void raise(fe *r, const fe *a, int n, const fe *b, size_t count)
+OUTLINE void raised(fe *r, const fe *a, int n, const fe *b, size_t count)
 {
 	fe x[ROOTS];
 	EACH(k, count)
@@ -238,13 +238,13 @@ static void power_2_250_minus_1(fe *r, fe *a11, const fe *a, size_t count)
 		a11[k] = mul(a9, a2);
 		x[k] = mul(square(a11[k]), a9);
 	}
-	raise(x10, x, 5, x, count);
-	raise(x, x10, 10, x10, count);
-	raise(x, x, 20, x, count);
-	raise(x50, x, 10, x10, count);
-	raise(x, x50, 50, x50, count);
-	raise(x, x, 100, x, count);
-	raise(r, x, 50, x50, count);
+	raised(x10, x, 5, x, count);
+	raised(x, x10, 10, x10, count);
+	raised(x, x, 20, x, count);
+	raised(x50, x, 10, x10, count);
+	raised(x, x50, 50, x50, count);
+	raised(x, x, 100, x, count);
+	raised(r, x, 50, x50, count);
 }
 
 /* a^(p - 2); zero for zero. */
@@ -252,7 +252,7 @@ OUTLINE void invert(fe *r, const fe *a)
 {
 	fe a11, x;
 	power_2_250_minus_1(&x, &a11, a, 1);
-	raise(r, &x, 5, &a11, 1);
+	raised(r, &x, 5, &a11, 1);
 }
 
 /* RFC 9496 §4.2, SQRT_RATIO_M1, for each of `count`: roots are the non-negative ones of u/v where `was_square`, of SQRT_M1·u/v elsewhere. */
@@ -266,7 +266,7 @@ OUTLINE void square_roots_of_ratios(fe *roots, mask *was_square, const fe *up, c
 		uv7[k] = mul(uv3[k], mul(v3, v));
 	}
 	power_2_250_minus_1(x, a11, uv7, count);
-	raise(x, x, 2, uv7, count); /* (u·v^7)^((p - 5) / 8) */
+	raised(x, x, 2, uv7, count); /* (u·v^7)^((p - 5) / 8) */
 	EACH(k, count) {
 		fe u = up[k], v = down[k], r = mul(uv3[k], x[k]), check = mul(v, square(r)), minus_u = negate(u);
 		mask correct = equal(check, u), flipped = equal(check, minus_u), flipped_i = equal(check, mul(minus_u, i));

@@ -161,6 +161,27 @@ def test_who_is_lost_when_a_sum_opens_is_not_waited_for_as_if_it_computed(servic
         assert f"{name}: did not answer in time" in str(results[other])
 
 
+class Late(GrpcLink):
+    """Loses its channel where it should open the closing sum, and comes back when the others have finished without."""
+
+    late = False
+
+    def send(self, message):
+        if message.opening.number == 3 and not self.late:
+            self.late = True
+            self._channel.close()
+            time.sleep(4)
+        super().send(message)
+
+
+def test_who_is_lost_when_the_last_sum_opens_may_still_fetch_it(service):
+    name = service.world.names[1]
+    link = Late(lambda: grpc.insecure_channel(service.address), JOB, (("lianfang-party", name),), timeout=60)
+    results = service.run(learners(service, sums=2), {name: link})
+    assert [result.tolist() for result in results.values()] == [expected(sums=2)] * 3
+    assert link.late
+
+
 @pytest.mark.parametrize("service", ["double", "shift", "split", "swap", "cohorts", "repeat"], indirect=True)
 def test_a_malicious_coordinator_process_never_makes_a_member_accept_a_wrong_sum(service):
     results = service.run(learners(service))

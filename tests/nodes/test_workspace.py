@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from nodes.psi import workspace
 from nodes.psi.workspace import Workspace
-from protocols.errors import DecodeError
+from protocols.errors import DecodeError, MisuseError
 
 _NAME = bytes(range(16))
 
@@ -95,6 +95,47 @@ def test_own_points_are_sorted_each_once_and_met_as_sets_say(tmp_path_factory, o
     assert met == [(number, number in own) for number in came]
     space.close()
     assert not place.exists()
+
+
+# Points that begin alike, as only somebody who chooses them gets them.
+_chosen = st.builds(
+    lambda head, tail: bytes([head]) * 8 + bytes(16) + tail.to_bytes(8, "big"),
+    st.sampled_from([0, 8, 255]),
+    st.integers(0, 5),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(own=st.lists(_chosen, min_size=1, max_size=14), theirs=st.sets(_chosen), doubled=st.data())
+@pytest.mark.usefixtures("limit")
+def test_points_that_begin_alike_are_met_as_sets_say(tmp_path_factory, own, theirs, doubled):
+    space = Workspace(tmp_path_factory.mktemp("psi") / "work", values=True)
+    space.add_masked(b"".join(own), range(1, len(own) + 1), [1] * len(own))
+    distinct = sorted(set(own))
+    assert space.sort_own(lambda _: []) == len(distinct)
+    assert messages(space.own()) == distinct
+    ((_, values),) = space.own_weighted(100)
+    assert values == [own.count(each) for each in distinct]
+    given = doubled.draw(st.lists(_chosen, min_size=len(distinct), max_size=len(distinct)))
+    for point in theirs:
+        space.add_their_doubled(point)
+    space.add_own_doubled(b"".join(given))
+    if len(set(given)) < len(given):
+        with pytest.raises(DecodeError, match="same|begin alike"):
+            space.prepare_to_compare()
+    else:
+        space.prepare_to_compare()
+        met = [own.index(distinct[i]) + 1 for i, each in enumerate(given) if each in theirs]
+        assert space.common_rows() == sorted(met)
+    space.close()
+
+
+def test_a_point_without_a_row_is_refused(tmp_path):
+    space = Workspace(tmp_path / "work", values=True)
+    for rows, values in (([1], [1, 1]), ([1, 2], [1]), ([1, 2, 3], [])):
+        with pytest.raises(MisuseError, match="each point"):
+            space.add_masked(joined([1, 2]), rows, values)
+    space.close()
 
 
 @pytest.mark.usefixtures("limit")
