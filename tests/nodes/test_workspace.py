@@ -4,6 +4,7 @@ import random
 import secrets
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -128,6 +129,27 @@ def test_points_that_begin_alike_are_met_as_sets_say(tmp_path_factory, own, thei
         met = [own.index(distinct[i]) + 1 for i, each in enumerate(given) if each in theirs]
         assert space.common_rows() == sorted(met)
     space.close()
+
+
+@pytest.mark.parametrize("alike", [False, True])
+def test_what_both_have_does_not_choose_the_way_they_are_compared(monkeypatch, alike):
+    """It would show in the time: pairs of own points that begin alike, of which one is met or none."""
+    ways, way = [], workspace._sorted
+    monkeypatch.setattr(workspace, "_sorted", lambda points: ways.append(len(points)) or way(points))
+
+    def array(points) -> workspace.Array:
+        return np.frombuffer(b"".join(points), workspace._POINT)["point"]
+
+    own = [point(1), point(1)[:8] + point(2)[8:] if alike else point(2), point(3)]
+    for theirs, met in (
+        ([point(4), point(5)], []),
+        ([point(4), point(1)], [0]),
+        ([point(3), point(1)], [0, 2]),
+    ):
+        found, by = workspace._met(array(own), array(theirs))
+        assert sorted(found) == met
+        assert [own[i] for i in found] == [theirs[i] for i in by]
+    assert ways == [5] * 3 * alike
 
 
 def test_a_point_without_a_row_is_refused(tmp_path):
