@@ -74,10 +74,18 @@ def test_the_fast_path_for_mainland_mobiles_agrees_with_the_library(pytestconfig
         except IdentifierError as error:
             return error.code
 
+    column, wanted = [], []
     for _ in range(1_000_000 if pytestconfig.getoption("--thorough") else 20_000):
         number = f"1{rng.randrange(10**10):010d}"
         text, region = rng.choice(((number, "CN"), ("+86" + number, ""), (number, "US")))
-        assert outcome(kinds._phone, text, region) == outcome(kinds._phone_by_library, text, region)
+        found = outcome(kinds._phone_by_library, text, region)
+        assert outcome(kinds._phone, text, region) == found
+        if region == "CN" and found.startswith("+861"):
+            column.append(text)
+            wanted.append(f"phone\x1f{found}".encode())
+    # A column of nothing else is looked at as a whole.
+    assert kinds._MOBILES_CN.fullmatch("\n".join(column))
+    assert canonical_each(Kind.PHONE, column) == wanted
 
 
 @pytest.mark.parametrize("region", ["CN", "US", ""])
@@ -96,6 +104,7 @@ def test_a_column_is_normalised_as_its_cells_are(region, texts):
         except IdentifierError:
             return None
 
+    assert canonical_each(Kind.PHONE, texts, region) == [canonical(Kind.PHONE, each) for each in texts]
     texts += [value for _, value, _, _ in VECTORS["good"] + VECTORS["bad"]]
     for kind in KINDS:
         assert canonical_each(kind, texts, region) == [canonical(kind, each) for each in texts]

@@ -341,11 +341,14 @@ def test_a_bank_that_never_answers_is_named(federation):
 def test_a_bank_whose_processes_stand_still_is_named_before_the_patience_for_entries_ends(federation):
     """Flower misses the heartbeat of its SuperNode and says so without a name."""
     path = new_job(federation, "still")
-    processes = family(federation.pid("bank-c-learn"))
-    for pid in processes:
-        os.kill(pid, signal.SIGSTOP)
+    own, *others = processes = family(federation.pid("bank-c-learn"))
+    os.kill(own, signal.SIGSTOP)  # it takes no task
     try:
-        out, _ = launching(federation, path).communicate(timeout=300)
+        command = launching(federation, path)
+        wait_for_state(federation, "coordinator", "still", {"running"})
+        for pid in others:
+            os.kill(pid, signal.SIGSTOP)
+        out, _ = command.communicate(timeout=300)
     finally:
         for pid in processes:
             os.kill(pid, signal.SIGCONT)
