@@ -115,6 +115,7 @@ def network(arguments: argparse.Namespace) -> None:
     row("evaluations with proof, per core and second", found["evaluations_per_core_s"], None, "1/s")
     targets = {
         "one_identifier_three_holders": ("≤ 8", "≤ 20", ""),
+        "one_identifier_one_holder": ("", "", ""),
         "by_stream": ("", "", ""),
         "while_another_runs_10000_batches": ("", "≤ 25", ""),
         "with_30_ms_round_trip": ("", "", ""),
