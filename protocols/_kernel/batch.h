@@ -75,6 +75,8 @@ static size_t multiply_source(
 	fe encoded[BATCH];
 	addend tables[WAYS][TABLE];
 	digits k[WAYS];
+	if (!stride && count)
+		halved_digits(k, scalars, 0, LANES);
 	for (size_t start = 0; start < count; start += BLOCK) {
 		size_t block = least(BLOCK, count - start), vectors = vectors_of(block);
 		for (size_t j = 0; j < vectors; j += WAYS) {
@@ -88,9 +90,10 @@ static size_t multiply_source(
 			}
 			EACH(w, ways) {
 				fill_table(tables[w], &products[j + w]);
-				halved_digits(&k[w], scalars + stride * (i + w * LANES), stride, here - w * LANES);
+				if (stride)
+					halved_digits(&k[w], scalars + stride * (i + w * LANES), stride, here - w * LANES);
 			}
-			each_multiplied(&products[j], (const addend(*)[TABLE])tables, k, ways);
+			each_multiplied(&products[j], (const addend(*)[TABLE])tables, k, stride ? 1 : 0, ways);
 		}
 		encode_doubled(encoded, products, vectors);
 		for (size_t j = 0; j < vectors; j++)

@@ -40,9 +40,8 @@ INLINE summand summand_of(completed p)
 	return (summand){carry(minus(y, x)), carry(plus(y, x)), mul(p.f, p.g), mul(p.e, p.h)};
 }
 
-INLINE addend addend_of(completed p)
+INLINE addend addend_of_summand(summand s)
 {
-	summand s = summand_of(p);
 	return (addend){s.ymx, s.ypx, add(s.z, s.z), mul(s.t, constant(D2))};
 }
 
@@ -51,9 +50,9 @@ INLINE point identity(void)
 	return (point){small(0), small(1), small(1), small(0)};
 }
 
-INLINE addend addend_of_point(point p)
+INLINE summand summand_of_point(point p)
 {
-	return (addend){sub(p.y, p.x), add(p.y, p.x), add(p.z, p.z), mul(p.t, constant(D2))};
+	return (summand){sub(p.y, p.x), add(p.y, p.x), p.z, p.t};
 }
 
 /* dbl-2008-hwcd with all four of its E, F, G, H of the sign that needs the fewest operations. E = 2·X·Y. */
@@ -84,8 +83,7 @@ INLINE completed added(summand p, addend q, mask negative)
 
 INLINE point sum_of_points(point p, point q)
 {
-	summand s = {sub(p.y, p.x), add(p.y, p.x), p.z, p.t};
-	return point_of(added(s, addend_of_point(q), mask_none()));
+	return point_of(added(summand_of_point(p), addend_of_summand(summand_of_point(q)), mask_none()));
 }
 
 /* -- windows of four bits ------------------------------------------------------------------------------------------------------ */
@@ -129,13 +127,11 @@ static void halved_digits(digits *r, const uint8_t *scalars, size_t stride, size
 
 OUTLINE void fill_table(addend table[TABLE], const point *p)
 {
-	summand s = {sub(p->y, p->x), add(p->y, p->x), p->z, p->t};
-	table[0] = addend_of_point(*p);
+	summand s = summand_of_point(*p);
+	table[0] = addend_of_summand(s);
 	for (int i = 1; i < TABLE; i++) {
-		completed next = added(s, table[0], mask_none());
-		table[i] = addend_of(next);
-		if (i < TABLE - 1)
-			s = summand_of(next);
+		s = summand_of(added(s, table[0], mask_none()));
+		table[i] = addend_of_summand(s);
 	}
 }
 
@@ -180,8 +176,8 @@ static void start(summand *s, completed *p)
 	*p = (completed){zero, one, one, one};
 }
 
-/* scalar·P for each of `count` tables, at most WAYS, and their digits, each lane for itself. */
-static void each_multiplied(point *r, const addend (*tables)[TABLE], const digits *scalars, size_t count)
+/* scalar·P for each of `count` tables, at most WAYS, and their digits, each lane for itself; `step` is 0 where digits[0] serves all. */
+static void each_multiplied(point *r, const addend (*tables)[TABLE], const digits *scalars, size_t step, size_t count)
 {
 	summand s[WAYS];
 	completed product[WAYS];
@@ -191,7 +187,7 @@ static void each_multiplied(point *r, const addend (*tables)[TABLE], const digit
 		if (i < DIGITS - 1)
 			double_four_times(s, product, count);
 		EACH(w, count)
-			add_digit(&product[w], &s[w], tables[w], &scalars[w], i);
+			add_digit(&product[w], &s[w], tables[w], &scalars[w * step], i);
 	}
 	EACH(w, count)
 		r[w] = point_of(product[w]);
