@@ -13,11 +13,16 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 SIZES = ("1", "1000", "10000")
+LIMIT = 1_800  # seconds of one run: parties of a peer have been seen to wait for each other for ever
 
 
 def run(python: str, script: str, *arguments: str) -> dict:
     done = subprocess.run(
-        [python, str(HERE / script), *arguments], stdout=subprocess.PIPE, text=True, check=True
+        [python, str(HERE / script), *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=LIMIT,
     )
     return json.loads(done.stdout.splitlines()[-1])  # behind what a peer's library logs
 

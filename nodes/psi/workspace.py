@@ -24,10 +24,10 @@ _ROWS = 8_192  # points in one message
 _AT_ONCE = 1 << 16  # records that are dealt out together
 _IN_MEMORY = 1 << 18  # records that are sorted or compared at once
 _BUFFER = 1 << 16  # bytes of a file
-_BITS = (
-    6  # by which a file that has more is dealt out: of the first byte, whose lowest one is 0 in every point
-)
-_PARTS = 1 << _BITS  # of which one fits into a core's memory, where the whole is of some 10^6
+# A file that has more is dealt out by so many bits of the first byte, whose lowest one is 0 in every point: of some 10^6 records a part
+# fits into a core's own memory.
+_BITS = 6
+_PARTS = 1 << _BITS
 _UNEVEN = 4  # times its share: as much no part of uniform points gets
 _WORDS = ("point", ">u8", (group.POINT // 8,))
 _POINT = np.dtype([_WORDS])
