@@ -26,9 +26,8 @@ from .errors import DecodeError, MisuseError
 from .hashing import expand_message_each
 
 SESSION = 16
-CHUNK = (
-    16 * group.CHUNK
-)  # elements: some 12 ms of work with IFMA, 40 by libsodium; the way to a worker and back takes 0.2
+# Elements: some 12 ms of work with IFMA, 40 by libsodium; the way to a worker and back takes 0.2.
+CHUNK = 16 * group.CHUNK
 ID = 16  # bytes of an aligned row's id
 _DOMAIN = "lianfang/v1/psi"
 _ALIGN_DOMAIN = "lianfang/v1/align"

@@ -49,8 +49,7 @@ def launch(
     with naming or nullcontext():
         messages = [Message(content=record, dst_node_id=each, message_type=MessageType.TRAIN) for each in ids]
     pushed = [*grid.push_messages(messages)]
-    if not all(pushed) or len(pushed) != len(ids):
-        refused = [node for node, message in itertools.zip_longest(ids, pushed) if not message]
+    if refused := [node for node, message in itertools.zip_longest(ids, pushed) if not message]:
         raise JobError(f"Flower did not take the task of {', '.join(map(name_of, refused))}")
     asked = dict(zip(pushed, ids, strict=True))
     waiting = set(asked)

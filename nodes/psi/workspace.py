@@ -81,15 +81,15 @@ class Workspace:
 
     def __init__(self, path: Path, *, values: bool = False, names: bool = False) -> None:
         self._path = path
-        details = [_ROW, *[_VALUE] * values, *[_NAME] * names]
-        self._kind, self._details_kind = np.dtype([_WORDS, *details]), np.dtype(details)
+        details = np.dtype([_ROW, *[_VALUE] * values, *[_NAME] * names])
+        self._kind = np.dtype([_WORDS, ("details", details)])
         remove(path)
         path.mkdir(mode=0o700)
         self._files: list[Records] = []
         try:
             self._masked = self._records("masked", self._kind)
             self._own = self._records("own", _POINT)
-            self._details = self._records("details", self._details_kind)
+            self._details = self._records("details", details)
             self._theirs = self._records("theirs", _POINT)
             self._own_doubled = self._records("own-doubled", _POINT)
             self._their_doubled = self._records("their-doubled", _POINT)
@@ -152,11 +152,11 @@ class Workspace:
         if any(len(each) not in (0, len(records)) for each in (values, hashes)) or len(rows) != len(records):
             raise MisuseError("each point has one row, and one value and hash if there are any")
         records["point"] = np.frombuffer(points, _POINT)["point"]
-        records["row"] = rows
+        records["details"]["row"] = rows
         if values:
-            records["value"] = values
+            records["details"]["value"] = values
         if hashes:
-            records["name"] = np.frombuffer(b"".join(hashes), "V16")
+            records["details"]["name"] = np.frombuffer(b"".join(hashes), "V16")
         self._masked.add(records.tobytes())
 
     def sort_own(self, dummies: Callable[[int], Iterable[bytes]]) -> int:
@@ -182,10 +182,7 @@ class Workspace:
             whole = np.concatenate([part, rest], dtype=self._kind)
             whole = whole[_ascending(whole["point"])[0]]
             self._own.add(whole["point"].tobytes())
-            details = np.empty(len(whole), self._details_kind)
-            for name in details.dtype.names or ():
-                details[name] = whole[name]
-            self._details.add(details.tobytes())
+            self._details.add(whole["details"].tobytes())
         self._done_with(self._masked, filling, distinct)
         return distinct.count
 
@@ -254,9 +251,7 @@ class Workspace:
     def _own_with_details(self) -> Iterator[Array]:
         for points, details in zip(self._own_doubled.arrays(), self._details.arrays(), strict=True):
             records = np.empty(len(points), self._kind)
-            records["point"] = points["point"]
-            for name in details.dtype.names or ():
-                records[name] = details[name]
+            records["point"], records["details"] = points["point"], details
             yield records
 
     def common(self) -> int:
@@ -265,14 +260,17 @@ class Workspace:
 
     def common_rows(self) -> list[int]:
         """Own rows whose points met one of the other's, ascending."""
-        rows = np.concatenate([np.empty(0, "u8"), *(records["row"] for records in self._common.arrays())])
+        rows = np.concatenate(
+            [np.empty(0, "u8"), *(records["details"]["row"] for records in self._common.arrays())]
+        )
         found: list[int] = np.sort(rows[rows > 0]).tolist()
         return found
 
     def common_elements(self) -> Iterator[tuple[bytes, bytes, int]]:
         """(doubled point, keyed hash of the own identifier, its row) of what both have."""
         for records in self._common.arrays():
-            for point, row, name in zip(records["point"], records["row"], records["name"], strict=True):
+            details = records["details"]
+            for point, row, name in zip(records["point"], details["row"], details["name"], strict=True):
                 if row:
                     yield point.tobytes(), bytes(name), int(row)
 
@@ -294,6 +292,15 @@ def _numbered(records: Records) -> Iterator[Array]:
         start += len(points)
 
 
+def _first_words(points: Array) -> Array:
+    return points[:, 0].astype("u8")
+
+
+def _like_the_next(ascending: Array) -> Array:
+    alike: Array = ascending[1:] == ascending[:-1]
+    return alike
+
+
 def _sorted(points: Array) -> Array:
     """Their order by all of their bytes; equal ones in the order that they have."""
     return np.lexsort([word.astype("u8") for word in points.T[::-1]])
@@ -309,10 +316,9 @@ def _equal(points: Array, others: Array) -> Array:
 
 def _ascending(points: Array) -> tuple[Array, bool]:
     """The order of points (n × 4 words) by all of their bytes, and whether some of them begin with the same word."""
-    first = points[:, 0].astype("u8")
+    first = _first_words(points)
     order = np.argsort(first)
-    first = first[order]
-    alike = bool((first[1:] == first[:-1]).any())
+    alike = bool(_like_the_next(first[order]).any())
     return _sorted(points) if alike else order, alike
 
 
@@ -325,15 +331,10 @@ def _once(records: Array) -> Array:
     points = records["point"]
     starts = np.flatnonzero(np.concatenate([[True], ~_equal(points[1:], points[:-1])]))
     once = records[starts]
-    once["row"] = np.minimum.reduceat(records["row"], starts)
-    if "value" in (records.dtype.names or ()):
-        once["value"] = np.add.reduceat(records["value"], starts)
+    once["details"]["row"] = np.minimum.reduceat(records["details"]["row"], starts)
+    if "value" in (records["details"].dtype.names or ()):
+        once["details"]["value"] = np.add.reduceat(records["details"]["value"], starts)
     return once
-
-
-def _begin_alike(points: Array) -> bool:
-    first = np.sort(points[:, 0].astype("u8"))
-    return bool((first[1:] == first[:-1]).any())
 
 
 def _met(own: Array, theirs: Array) -> tuple[Array, Array]:
@@ -342,12 +343,12 @@ def _met(own: Array, theirs: Array) -> tuple[Array, Array]:
     Raises `DecodeError` where own ones are not: the other side has doubled two to the same.
     """
     points = np.concatenate([own, theirs])
-    first = points[:, 0].astype("u8")
+    first = _first_words(points)
     # Equal points stand side by side also by the first word alone, unless two of one side share it. Which way is taken shows in
     # the time: it depends on either side's points, and not on what both have.
-    order = _sorted(points) if _begin_alike(own) or _begin_alike(theirs) else np.argsort(first)
-    first = first[order]
-    alike = np.flatnonzero(first[1:] == first[:-1])
+    chosen = any(_like_the_next(np.sort(_first_words(each))).any() for each in (own, theirs))
+    order = _sorted(points) if chosen else np.argsort(first)
+    alike = np.flatnonzero(_like_the_next(first[order]))
     before, after = order[alike], order[alike + 1]
     equal = _equal(points[before], points[after])
     before, after = before[equal], after[equal]
