@@ -1,5 +1,6 @@
 """The demonstration network as processes: the same members, settings and commands as docker-compose.yml."""
 
+import collections
 import contextlib
 import functools
 import json
@@ -42,6 +43,9 @@ STOP_SECONDS = 40.0
 _COMMAND_SECONDS = 1800.0
 _EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _LOWEST = 12_000
+_given: collections.deque[int] = collections.deque(
+    maxlen=256
+)  # ports, on which whoever got one listens only later
 _T = TypeVar("_T")
 _PENDING = re.compile(r"pending\s+approve\s+([0-9a-f]{12})")
 # Whose work a command is; else the operator's.
@@ -160,15 +164,18 @@ def family(pid: int) -> list[int]:
 
 
 def free_port() -> int:
-    """A port of the loopback that nobody listens on, below those that outgoing connections are given."""
+    """A port of the loopback that nobody listens on, below those that outgoing connections are given; none twice in a row of 256."""
     try:
         first = int(_EPHEMERAL.read_text().split()[0])
     except (OSError, ValueError, IndexError):
         first = 32_768
     while True:
         port = _LOWEST + secrets.randbelow(max(first, _LOWEST + 1_000) - _LOWEST)
+        if port in _given:
+            continue
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
+            _given.append(port)
             return port
 
 
