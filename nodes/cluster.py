@@ -80,6 +80,13 @@ def knock(address: str) -> None:
         raise _failed(address, f"does not answer: {error}") from error
 
 
+def _tls() -> str:
+    """Where one side speaks TLS and the other not, neither of them hears anything."""
+    if os.environ.get("RAY_USE_TLS") == "1":
+        return "; does this node use Ray's TLS (RAY_USE_TLS), and it not?"
+    return "; does it use Ray's TLS, and this node not (RAY_USE_TLS)?"
+
+
 def _failed(address: str, why: str) -> NodeError:
     return NodeError(f"the Ray cluster at {address} {why}", "CLUSTER")
 
@@ -108,7 +115,7 @@ class Cluster:
         knock(self.address)
         with self._driver() as (driver, connection):
             self._send(driver, connection, (self.address, function, ahead, _version()))
-            under_way, width = 0, self._receive(driver, connection, _CONNECT_SECONDS)
+            under_way, width = 0, self._receive(driver, connection, _CONNECT_SECONDS, _tls())
             for bundle in itertools.chain([first], bundles):
                 self._send(driver, connection, bundle)
                 under_way += 1
@@ -166,10 +173,12 @@ class Cluster:
             self._receive(driver, connection, 1.0)  # raises what the driver said before it went
             raise self._gone(driver) from error
 
-    def _receive(self, driver: "subprocess.Popen[bytes]", connection: Connection, seconds: float) -> Any:
+    def _receive(
+        self, driver: "subprocess.Popen[bytes]", connection: Connection, seconds: float, advice: str = ""
+    ) -> Any:
         try:
             if not connection.poll(seconds):
-                raise _failed(self.address, f"has said nothing for {seconds:.0f} s")
+                raise _failed(self.address, f"has said nothing for {seconds:.0f} s{advice}")
             failed, said = connection.recv()
         except (OSError, EOFError) as error:
             raise self._gone(driver) from error

@@ -1,6 +1,9 @@
 """Sealing on a Ray cluster: a real head, the driver's process, and a node that seals there."""
 
+import collections
 import contextlib
+import datetime as dt
+import ipaddress
 import os
 import signal
 import socket
@@ -11,6 +14,11 @@ import time
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from nodes import cluster as clusters
 from nodes.cluster import Cluster, check_address
@@ -30,43 +38,60 @@ RAY = str(Path(sys.executable).with_name("ray"))
 
 
 @contextlib.contextmanager
-def head(folder):
-    """A head with two cores, as an institution would start one. On a busy machine Ray may need a second start."""
-    environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(ROOT)}
+def machine(said, *arguments):
+    """A machine of a cluster as an institution would start one, with two cores; its process, which leads a group."""
+    with said.open("ab") as log:
+        process = subprocess.Popen(
+            [RAY, "start", "--block", "--num-cpus=2", "--disable-usage-stats", *arguments],
+            env=os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def counted(pool):
+    """What the cluster counts with; raises as `stream` does."""
+    return list(pool.stream(padding.bucket, [(1_000,)])) == [padding.bucket(1_000)]
+
+
+def patiently(pool, process=None):
+    """Whether the cluster counts before the process ends or time is over."""
+    end = time.monotonic() + 180
+    while time.monotonic() < end and (process is None or process.poll() is None):
+        with contextlib.suppress(NodeError):
+            clusters.knock(pool.address)
+            return counted(pool)
+        time.sleep(0.5)
+    return False
+
+
+@contextlib.contextmanager
+def head(folder, host="127.0.0.1"):
+    """The address of a cluster's first machine. On a busy machine Ray may need a second start."""
     said = folder / "ray.log"
     for _ in range(3):
-        port = free_port()
-        address = f"127.0.0.1:{port}"
-        with said.open("ab") as log:
-            process = subprocess.Popen(
-                [
-                    *(RAY, "start", "--head", "--block", "--num-cpus=2", "--node-ip-address=127.0.0.1"),
-                    *(f"--port={port}", "--include-dashboard=false", "--disable-usage-stats"),
-                ],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        try:
-            end = time.monotonic() + 180
-            while process.poll() is None and time.monotonic() < end:
-                with contextlib.suppress(NodeError):
-                    clusters.knock(address)
-                    pool = Cluster(address, Workers(), at_home=0)
-                    assert list(pool.stream(padding.bucket, [(1_000,)])) == [padding.bucket(1_000)]
-                    yield address
-                    return
-                time.sleep(0.5)
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+        port = next(
+            port for port in iter(free_port, None) if not 10_000 < port < 20_000
+        )  # Ray's workers' are there
+        address = f"{host}:{port}"
+
+        arguments = ("--head", f"--node-ip-address={host}", f"--port={port}", "--include-dashboard=false")
+        with machine(said, *arguments) as process:
+            if patiently(Cluster(address, Workers(), at_home=0), process):
+                yield address
+                return
     raise RuntimeError(f"Ray did not start in three attempts: {said.read_text()[-3000:]}")
 
 
@@ -83,9 +108,8 @@ def pool(address):
     made.close()
 
 
-def test_a_list_is_sealed_on_a_cluster_as_it_is_here(pool, make_holder, tmp_path):  # noqa: F811
-    holder = make_holder()
-    count = 3_000
+def check_sealed_on(pool, holder, copies, count=3_000):
+    """A list that is sealed there opens as one that is sealed here."""
     holder.load(
         *({"kind": "phone", "value": f"139{i:08d}", "category": "mule account"} for i in range(count))
     )
@@ -95,7 +119,7 @@ def test_a_list_is_sealed_on_a_cluster_as_it_is_here(pool, make_holder, tmp_path
     )  # fmt: skip
     (batch,) = epochs.seal_changes("fraud")
     assert batch.sealed == count
-    table = Tables(tmp_path / "copies").get(str(holder.name), "fraud", 1)
+    table = Tables(copies).get(str(holder.name), "fraud", 1)
     table.apply(epochs.batch_path("fraud", 1, 1), 1, (batch.additions, batch.removals))
     identifiers = [f"phone\x1f+86139{i:08d}".encode() for i in range(count)]
     outputs = voprf.evaluate_inputs(epochs.key("fraud", 1).secret, identifiers)
@@ -105,6 +129,10 @@ def test_a_list_is_sealed_on_a_cluster_as_it_is_here(pool, make_holder, tmp_path
         context, [(o, *record) for o, record in zip(outputs, found, strict=True) if record]
     )
     assert len([label for label in labels if isinstance(label, sealed.Label)]) == count
+
+
+def test_a_list_is_sealed_on_a_cluster_as_it_is_here(pool, make_holder, tmp_path):  # noqa: F811
+    check_sealed_on(pool, make_holder(), tmp_path / "copies")
 
 
 def test_results_come_in_order_and_errors_are_raised_here(pool):
@@ -183,6 +211,84 @@ def test_a_local_head_that_other_machines_have_joined_needs_tls_too(monkeypatch)
     clusters.check_machines({"10.0.0.5"})
     with pytest.raises(ConfigError, match=r"several machines: 10\.0\.0\.5, 10\.0\.0\.6"):
         clusters.check_machines({"10.0.0.6", "10.0.0.5"})
+
+
+def test_a_machine_that_joins_without_tls_ends_what_is_under_way(pool, tmp_path):
+    """And no piece of what comes after is sent while it is there."""
+    results, _ = under_way(pool)
+    several = r"without Ray's TLS .* several machines: .*127\.0\.0\.3"
+    with machine(tmp_path / "ray.log", f"--address={pool.address}", "--node-ip-address=127.0.0.3"):
+        with pytest.raises(ConfigError, match=several):
+            list(results)
+        with pytest.raises(ConfigError, match=several):
+            counted(pool)
+    assert patiently(pool)
+
+
+def tls_files(folder, *hosts):
+    """Ray's variables: one certificate that is its own authority's, for all machines."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "cluster")])
+    addresses = [x509.IPAddress(ipaddress.ip_address(host)) for host in hosts]
+    now = dt.datetime.now(dt.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(minutes=5))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName(addresses), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    shown, secret = folder / "cluster.crt", folder / "cluster.key"
+    shown.write_bytes(certificate.public_bytes(Encoding.PEM))
+    secret.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return {
+        "RAY_USE_TLS": "1",
+        "RAY_TLS_SERVER_CERT": str(shown),
+        "RAY_TLS_SERVER_KEY": str(secret),
+        "RAY_TLS_CA_CERT": str(shown),
+    }
+
+
+def where(number):
+    """A piece of work that says in which order it came and which machine did it: by its own Ray daemon."""
+    return (["sh", "-c", f"sleep 0.1; echo {number} $RAY_RAYLET_PID"],)
+
+
+def test_two_machines_under_tls_share_the_work_and_one_may_die(make_holder, tmp_path, monkeypatch):  # noqa: F811
+    hosts = ("127.0.0.2", "127.0.0.3")
+    variables = tls_files(tmp_path, *hosts)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with head(tmp_path, hosts[0]) as address:
+        pool = Cluster(address, Workers(), at_home=0)
+        with monkeypatch.context() as without:
+            without.setattr(clusters, "_CONNECT_SECONDS", 10.0)
+            without.delenv("RAY_USE_TLS")
+            with pytest.raises(
+                NodeError, match=r"said nothing for 10 s; does it use Ray's TLS, and this node not"
+            ):
+                counted(pool)
+        joining = (f"--address={address}", f"--node-ip-address={hosts[1]}")
+        with machine(tmp_path / "joined.log", *joining) as joined:
+            check_sealed_on(pool, make_holder(), tmp_path / "copies")
+            did = collections.Counter()
+            end = time.monotonic() + 180
+            while len(did) < 2 and time.monotonic() < end:
+                did.update(
+                    said.split()[1] for said in pool.stream(subprocess.check_output, map(where, range(40)))
+                )
+            assert len(did) == 2
+            results = pool.stream(subprocess.check_output, map(where, range(200)))
+            said = [next(results) for _ in range(20)]
+            os.killpg(joined.pid, signal.SIGKILL)
+            said += results
+        assert [int(each.split()[0]) for each in said] == list(range(200))
+        assert patiently(pool)
 
 
 def test_a_signal_to_the_driver_does_not_end_the_node(pool):
