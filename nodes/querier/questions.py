@@ -34,7 +34,7 @@ from ..store.writer import GroupWriter
 _PURPOSE = b"asked"
 _POSITION = struct.Struct(">II")  # epoch, batch
 _SMALL = 16  # elements that are recorded in a fraction of a millisecond
-_FEW = 50  # identifiers that are looked for one by one
+_TOGETHER = 200  # identifiers that one statement looks for
 _CACHED = 1_000
 _SALT_AT = 5  # bytes: behind the frame's tag and length
 
@@ -71,11 +71,8 @@ _KNOWN = sa.select(
 ).where(schema.answer.c.job == sa.bindparam("in_job"), schema.answer.c.at > sa.bindparam("in_since"))
 
 
-_KNOWN_ALL = Prepared(_KNOWN)
-
-
-@functools.lru_cache(maxsize=_FEW)
-def _known_few(count: int) -> Prepared:
+@functools.lru_cache(maxsize=_TOGETHER)
+def _known_of(count: int) -> Prepared:
     names: list[sa.BindParameter[bytes]] = [sa.bindparam(f"in_{i}") for i in range(count)]
     return Prepared(_KNOWN.where(schema.answer.c.identifier.in_(names)))
 
@@ -324,21 +321,18 @@ class Questions:
     def _known(
         self, connection: sa.Connection, job: Job, inputs: Sequence[bytes]
     ) -> dict[tuple[str, str], dict[bytes, Answer]]:
-        wanted = {self._vault.index(each): each for each in inputs}
-        values: dict[str, object] = {"in_job": job.id, "in_since": time.time() - self._keep}
-        if len(wanted) <= _FEW:
-            values |= {f"in_{i}": index for i, index in enumerate(wanted)}
-            rows = _known_few(len(wanted)).run(connection, values)
-        else:
-            rows = _KNOWN_ALL.run(connection, values)
+        wanted = dict(zip(self._vault.index_each(inputs), inputs, strict=True))
+        indices, since = list(wanted), time.time() - self._keep
         found: dict[tuple[str, str], dict[bytes, Answer]] = {}
-        for index, outcome, holder, list_name in rows:
-            canonical = wanted.get(index)
-            if canonical is not None:
+        for start in range(0, len(indices), _TOGETHER):
+            piece = indices[start : start + _TOGETHER]
+            values = {f"in_{i}": index for i, index in enumerate(piece)}
+            rows = _known_of(len(piece)).run(connection, values | {"in_job": job.id, "in_since": since})
+            for index, outcome, holder, list_name in rows:
                 plain = self._vault.decrypt(outcome, b"answer" + index)
                 epoch, batch = _POSITION.unpack(plain[:8])
-                answer = Answer(canonical, plain[24:], plain[8:24], epoch, batch)
-                found.setdefault((holder, list_name), {})[canonical] = answer
+                answer = Answer(wanted[index], plain[24:], plain[8:24], epoch, batch)
+                found.setdefault((holder, list_name), {})[answer.identifier] = answer
         return found
 
     def purge(self) -> None:
