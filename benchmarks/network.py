@@ -19,6 +19,7 @@ from typing import Any
 import grpc
 from lianfang.v1 import admin_pb2 as pb
 from lianfang.v1 import admin_pb2_grpc, contract_pb2, ledger_pb2, lookup_pb2, lookup_pb2_grpc
+from transport import Transport
 
 from nodes.cli.lists import Format, _Upload
 from nodes.contracts import draft as drafts
@@ -30,11 +31,12 @@ from nodes.importers.table import Mapping
 from nodes.people.roles import Role
 from nodes.services.lookup import event_fields
 from nodes.services.wire import OPTIONS
-from protocols import group
+from protocols import group, padding
 from protocols.ledger import events
 from protocols.statement import parse
 
 BANKS = ("bank-a", "bank-b", "bank-c")
+TURN = 25
 POLICY = """
 [second_person]
 evaluations_a_day = 1000000000
@@ -134,21 +136,37 @@ def set_tick(network: Network, seconds: float) -> None:
     network.run("centre", "sync")
 
 
-def latency(network: Network, count: int, base: int, **how: Any) -> dict:
-    stub = admin(network, "centre")
-    for i in range(20):
-        ask_once(stub, f"137{base + i:08d}", **how)
-    times = sorted(ask_once(stub, f"138{base + i:08d}", **how) * 1000 for i in range(count))
-    return {f"p{q}_ms": round(times[min(count - 1, count * q // 100)], 2) for q in (50, 95, 99)} | {
-        "count": count
+def quantiles(seconds: list[float]) -> dict[str, float]:
+    ordered = sorted(seconds)
+    return {
+        f"p{q}_ms": round(ordered[min(len(ordered) - 1, len(ordered) * q // 100)] * 1000, 2)
+        for q in (50, 95, 99)
     }
 
 
-class Load(threading.Thread):
-    """bank-c asks bank-a for batches of 10,000 (10,240 as padded), one after another."""
+def latency(
+    network: Network, count: int, base: int, transport: Transport | None = None, **how: Any
+) -> dict[str, Any]:
+    """Of so many questions; with `transport` by turns with as many that nobody works at."""
+    stub = admin(network, "centre")
+    holders = len(how.get("holders") or BANKS)
+    for i in range(20):
+        ask_once(stub, f"137{base + i:08d}", **how)
+    times, floor = [], []
+    for start in range(0, count, TURN):
+        numbers = range(start, min(start + TURN, count))
+        times += [ask_once(stub, f"138{base + i:08d}", **how) for i in numbers]
+        if transport:
+            floor += [transport.ask(holders) for _ in numbers]
+    return quantiles(times) | {"count": count} | ({"transport": quantiles(floor)} if floor else {})
 
-    def __init__(self, network: Network) -> None:
+
+class Load(threading.Thread):
+    """bank-c asks bank-a for batches of so many, as padded, one after another."""
+
+    def __init__(self, network: Network, count: int = 10_000) -> None:
         super().__init__(daemon=True)
+        self.elements = padding.bucket(count)
         from cryptography import x509
 
         folder = network.node("bank-c")
@@ -168,7 +186,7 @@ class Load(threading.Thread):
 
         head = node_pb2_grpc.NodeInfoStub(channel).GetInfo(node_pb2.GetInfoRequest()).lists[0].epochs[-1]
         self.batch = parse(head.head.statement).batch.number
-        self.blinded = group.hash_to_points(secrets.token_bytes(64 * 10_240))
+        self.blinded = group.hash_to_points(secrets.token_bytes(64 * self.elements))
         self.own, self.peer, self.signing = member.id.replace("bank-a", "bank-c"), member.id, keys.signing
         self.stopping, self.evaluations = threading.Event(), 0
 
@@ -197,7 +215,15 @@ class Load(threading.Thread):
         receipt = events.receipt(events.commit(event), int(time.time()) + 60, self.signing)
         request.receipt.CopyFrom(receipt)
         self.stub.Evaluate(request, timeout=120)
-        self.evaluations += 10_240
+        self.evaluations += self.elements
+
+    def per_core(self, process: int, times: int) -> float:
+        """Evaluations a CPU second of the holder, of so many batches."""
+        self.once()
+        before, evaluated = cpu_seconds(process), self.evaluations
+        for _ in range(times):
+            self.once()
+        return (self.evaluations - evaluated) / (cpu_seconds(process) - before)
 
     def run(self) -> None:
         while not self.stopping.is_set():
@@ -294,17 +320,15 @@ def main(entries: int, count: int) -> dict:
         out["copy_file_mb"] = statistics.median(each.stat().st_blocks * 512 for each in tables) / 1e6
         out["one_identifier_three_holders_tick_3_s"] = latency(network, count, 0)
         set_tick(network, 60)
-        out["one_identifier_three_holders"] = latency(network, count, 5_000)
-        out["one_identifier_one_holder"] = latency(network, count, 40_000, holders=BANKS[:1])
+        transport = Transport(network, "centre", BANKS)
+        out["one_identifier_three_holders"] = latency(network, count, 5_000, transport)
+        out["one_identifier_one_holder"] = latency(network, count, 40_000, transport, holders=BANKS[:1])
+        transport.close()
         out["by_stream"] = latency(network, count, 30_000, streamed=True)
+        holder = network.pid("bank-a")
+        out["evaluations_per_core_s_in_hundreds"] = Load(network, 100).per_core(holder, 300)
         load = Load(network)
-        load.once()
-        before, evaluated = cpu_seconds(network.pid("bank-a")), load.evaluations
-        for _ in range(3):
-            load.once()
-        out["evaluations_per_core_s"] = (load.evaluations - evaluated) / (
-            cpu_seconds(network.pid("bank-a")) - before
-        )
+        out["evaluations_per_core_s"] = load.per_core(holder, 3)
         load.start()
         out["while_another_runs_10000_batches"] = latency(network, count, 10_000)
         load.stopping.set()

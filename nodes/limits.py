@@ -4,8 +4,7 @@ from datetime import timedelta
 
 MESSAGE_BYTES = 1 << 20  # largest gRPC message, either way
 BATCH_ELEMENTS = 16_384  # elements of one lookup batch after padding (the protocol allows 65,535)
-BATCH_AT_ONCE = 4  # elements whose arithmetic is done on the event loop, by either side: at most 1 ms
-BATCH_INLINE = 32  # up to so many elements a request has the fast worker, not the bulk ones
+BATCH_INLINE = 32  # up to so many elements a request has a fast thread, not the bulk workers
 SYNC_CHUNK = 256 * 1024  # bytes of batch content in one message of a pull
 QUERY_ITEMS = 200_000  # values in one question of a person
 IMPORT_ROWS = 20_000_000  # rows of one file

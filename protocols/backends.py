@@ -27,6 +27,7 @@ else:
 T = TypeVar("T")
 VARIABLE = "LIANFANG_GROUP"  # names a backend: what to use instead of the fastest
 _PIECE = 1_024  # elements a thread takes at once; the kernel's own blocks are 256
+_AT_ONCE = {"avx512ifma": 128, "avx512": 32}  # see `Backend.at_once`; of others what libsodium does
 
 
 class Backend(Protocol):
@@ -38,6 +39,7 @@ class Backend(Protocol):
 
     name: str
     chunk: int  # elements in a piece of work of about 5 ms
+    at_once: int  # elements that are answered, proof included, within about a millisecond
     threads: int  # of a large call; 1 in a process that is one of as many as there are cores
 
     def valid_points(self, points: bytes) -> int: ...
@@ -69,6 +71,7 @@ class Kernel:
         if name not in _KERNELS:
             raise ValueError(f"this machine has no kernel {name}")
         self.name, self.threads = name, len(os.sched_getaffinity(0))
+        self.at_once = _AT_ONCE.get(name, Sodium.at_once)
         # A vector costs the same however few of its lanes are wanted; this one costs two of libsodium's multiplications.
         self._alone: Backend | None = Sodium() if name == "avx512" else None
 

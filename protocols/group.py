@@ -34,6 +34,7 @@ ORDER = 2**252 + 27742317777372353535851937790883648493
 backend, REASON = backends.choose(os.environ.get(backends.VARIABLE))
 BACKEND = backend.name
 CHUNK = backend.chunk  # elements in a piece of work of about 5 ms
+AT_ONCE = backend.at_once  # elements that are answered within about a millisecond
 BASE = sodium.multiply_base((1).to_bytes(SCALAR, "little")) or IDENTITY  # the generator
 
 

@@ -77,6 +77,7 @@ class Sodium:
 
     name = "libsodium"
     chunk = 32
+    at_once = 4
     threads = 1
 
     def valid_points(self, points: bytes) -> int:

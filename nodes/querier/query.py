@@ -13,7 +13,7 @@ import grpc
 from lianfang.v1 import common_pb2 as common
 from lianfang.v1 import ledger_pb2, lookup_pb2
 
-from protocols import padding, sealed, voprf
+from protocols import group, padding, sealed, voprf
 from protocols.errors import PeerError, SignatureError
 from protocols.label import Label
 from protocols.ledger import events
@@ -318,7 +318,7 @@ class Asker:
 
     async def _run(self, batch: Batch, question: Question, work: Callable[..., _T], *arguments: Any) -> _T:
         """Run `work(*arguments, runner)`; off the event loop, and on the worker processes, as it is larger."""
-        if question.size <= limits.BATCH_AT_ONCE:
+        if question.size <= group.AT_ONCE:
             return work(*arguments, voprf.inline)
         small = len(batch.inputs) <= limits.BATCH_INLINE
         executor = self._fast if small else self._bulk

@@ -31,7 +31,7 @@ from ..policy import BASIS_NAMES, PURPOSE_NAMES
 from ..workers import Workers
 from . import wire
 
-_CHECKED_AT_ONCE = 32  # points that are checked without leaving the event loop: 0.2 ms
+_CHECKED_AT_ONCE = max(32, group.AT_ONCE)  # points that are checked without leaving the event loop: 0.2 ms
 
 
 def request_hash(request: pb.EvaluateRequest) -> bytes:
@@ -97,7 +97,8 @@ def check_event(event: ledger_pb2.Event, expected: dict[str, Any]) -> None:
 
 
 class LookupService(lookup_pb2_grpc.LookupServicer):
-    """Small requests have a thread of their own; large ones share the worker processes in turns."""
+    """The smallest requests are answered on the event loop, small ones have a thread of their own; large ones share
+    the worker processes in turns."""
 
     def __init__(
         self,
@@ -130,7 +131,7 @@ class LookupService(lookup_pb2_grpc.LookupServicer):
         ask = self._ask(request, member, fields)
         contract = self._gate.precheck(ask).contract
         ask = replace(ask, receipt=(request.receipt, self._asked(request, ask, fields)))
-        if count <= limits.BATCH_INLINE:
+        if count <= max(limits.BATCH_INLINE, group.AT_ONCE):
             response = await self._answer(request, ask, contract, self._fast, voprf.inline)
         else:
             if self._under_way[member.id] >= limits.CONCURRENT_BULK:
@@ -186,7 +187,7 @@ class LookupService(lookup_pb2_grpc.LookupServicer):
         receipt = self._log.receipt(entry)  # while the disk is waited for; nothing is sent before
         decision = await deciding
         key = self._epochs.key(request.list, request.epoch)
-        if ask.count <= limits.BATCH_AT_ONCE:
+        if ask.count <= group.AT_ONCE:
             evaluated, proof = lookup.answer(key, request.blinded)
         else:
             evaluated, proof = await loop.run_in_executor(executor, lookup.answer, key, request.blinded, run)
