@@ -37,6 +37,7 @@ MEET = "meet"
 WORK = "work"  # on a vertical job, as its label holder
 SCORE = "score"  # rows by a vertical model
 _DAY = 86_400
+_RENEWALS = 1_000  # remembered
 
 # Built once: at each question, building a statement costs more than running it.
 _KNOWN = Prepared(
@@ -61,16 +62,24 @@ _EPOCHS = Prepared(
 )
 
 
-def _burst() -> sa.Select[tuple[int]]:
-    decision = schema.decision
-    return sa.select(sa.func.coalesce(sa.func.sum(decision.c.count), 0)).where(
+def _burst() -> sa.Select[int]:
+    """Evaluations since a moment: whole seconds from `pace`, and what is left of the moment's own second from the decisions."""
+    pace, decision = schema.pace, schema.decision
+    whole = sa.select(sa.func.coalesce(sa.func.sum(pace.c.evaluations), 0)).where(
+        pace.c.peer == sa.bindparam("in_peer"),
+        pace.c.resource == sa.bindparam("in_resource"),
+        pace.c.second > sa.bindparam("in_second"),
+    )
+    rest = sa.select(sa.func.coalesce(sa.func.sum(decision.c.count), 0)).where(
         decision.c.peer == sa.bindparam("in_peer"),
         decision.c.resource == sa.bindparam("in_resource"),
         decision.c.at > sa.bindparam("in_since"),
+        decision.c.at < sa.bindparam("in_second") + 1,
     )
+    return sa.select(whole.scalar_subquery() + rest.scalar_subquery())
 
 
-def _used() -> sa.Select[tuple[int, int, int, int, int]]:
+def _used() -> sa.Select[int, int, int, int]:
     table = schema.usage
     mine = table.c.peer == sa.bindparam("in_peer")
     current = table.c.epoch >= sa.bindparam("in_first")
@@ -79,25 +88,31 @@ def _used() -> sa.Select[tuple[int, int, int, int, int]]:
     def total(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
         return sa.func.coalesce(sa.func.sum(sa.case((condition, table.c.evaluations), else_=0)), 0)
 
-    burst = _burst().scalar_subquery()
     return sa.select(
         total(mine & current).label("mine"),
         total(mine & today).label("mine_today"),
         total(current).label("everyone"),
         total(today).label("everyone_today"),
-        burst.label("burst"),
-    ).where(table.c.resource == sa.bindparam("in_resource"))
+    ).where(table.c.resource == sa.bindparam("in_resource"), current | today)
 
 
 _USED = Prepared(_used())
 _BURST = Prepared(_burst())
-_CHARGE = Prepared(
-    insert(schema.usage).on_conflict_do_update(
-        index_elements=["peer", "resource", "epoch", "day"],
-        set_={"evaluations": schema.usage.c.evaluations + insert(schema.usage).excluded.evaluations},
-    ),
-    [column.name for column in schema.usage.columns],
-)
+
+
+def _adding(table: sa.Table) -> Prepared:
+    """Add to the evaluations of a table's key."""
+    new = insert(table)
+    return Prepared(
+        new.on_conflict_do_update(
+            index_elements=list(table.primary_key.columns),
+            set_={"evaluations": table.c.evaluations + new.excluded.evaluations},
+        ),
+        [column.name for column in table.columns],
+    )
+
+
+_CHARGE, _PACE = _adding(schema.usage), _adding(schema.pace)
 
 
 Promised = tuple[ledger_pb2.Receipt, Committed]
@@ -151,6 +166,7 @@ class Gate:
     ) -> None:
         self._database, self._writer, self._rules, self._clock = database, writer, rules, clock
         self._log = log
+        self._renewals: dict[tuple[str, str, tuple[int, ...]], int] = {}
 
     def admit(self, ask: Ask) -> Decision:
         """Durably record and grant, or raise `Refused` (recorded too) or `StorageError` (nothing was)."""
@@ -214,6 +230,12 @@ class Gate:
             return pb.Budget()
         with db.reading(self._database) as connection:
             return self._budget(connection, member, resource, terms)
+
+    def purge(self) -> None:
+        """Forget what no burst counts any more."""
+        table, until = schema.pace, int(self._clock()) - limits.BURST_SECONDS - 1
+        with db.writing(self._database) as connection:
+            connection.execute(table.delete().where(table.c.second < until))
 
     # -- in the writer's thread ------------------------------------------------------------------------------
 
@@ -399,23 +421,43 @@ class Gate:
     # -- budgets ---------------------------------------------------------------------------------------------
 
     def _renewal(self, connection: sa.Connection, resource: str, peer: str, epochs: list[int]) -> int:
-        """What the epochs before had metered when the newest one opened: fixed from then on."""
+        """What the epochs before had metered when the newest one opened: fixed from then on, and so counted once."""
         if len(epochs) < 2:
             return 0
-        epoch, decision = schema.epoch, schema.decision
+        key = (resource, peer, tuple(epochs))
+        metered = self._renewals.get(key)
+        if metered is None:
+            if len(self._renewals) > _RENEWALS:
+                self._renewals.clear()
+            metered = self._renewals[key] = self._metered(connection, resource, peer, epochs)
+        return metered
+
+    @staticmethod
+    def _metered(connection: sa.Connection, resource: str, peer: str, epochs: list[int]) -> int:
+        """See `_renewal`: whole days from `usage`, the day on which the newest epoch opened from the decisions."""
+        epoch, decision, usage = schema.epoch, schema.decision, schema.usage
         opened = connection.execute(
             sa.select(epoch.c.opened_at).where(epoch.c.list == resource, epoch.c.number == epochs[-1])
         ).scalar_one()
-        return int(
-            connection.execute(
-                sa.select(sa.func.coalesce(sa.func.sum(decision.c.count), 0)).where(
-                    decision.c.peer == peer,
-                    decision.c.resource == resource,
-                    decision.c.epoch.in_(epochs[:-1]),
-                    decision.c.at < opened,
-                )
-            ).scalar_one()
+        day = int(opened // _DAY)
+        days = sa.select(sa.func.coalesce(sa.func.sum(usage.c.evaluations), 0)).where(
+            usage.c.peer == peer,
+            usage.c.resource == resource,
+            usage.c.epoch.in_(epochs[:-1]),
+            usage.c.day < day,
         )
+        rest = sa.select(sa.func.coalesce(sa.func.sum(decision.c.count), 0)).where(
+            decision.c.peer == peer,
+            decision.c.resource == resource,
+            decision.c.epoch.in_(epochs[:-1]),
+            decision.c.at >= day * _DAY,
+            decision.c.at < opened,
+        )
+        return int(sum(connection.execute(each).scalar_one() for each in (days, rest)))
+
+    def _burst(self, connection: sa.Connection, member: Member, resource: str, since: float) -> int:
+        values = {"in_peer": member.id, "in_resource": resource, "in_since": since, "in_second": int(since)}
+        return int(_BURST.run(connection, values).fetchone()[0])
 
     def _budget(
         self, connection: sa.Connection, member: Member, resource: str, terms: Terms, epoch: int | None = None
@@ -424,15 +466,13 @@ class Gate:
         whole = self._rules.list_budget(resource)
         epochs = [row[0] for row in _EPOCHS.run(connection, {"in_list": resource})]
         now = self._clock()
-        (limit, seconds), *others = terms.bursts
-        mine, mine_today, everyone, everyone_today, burst = _USED.run(
+        mine, mine_today, everyone, everyone_today = _USED.run(
             connection,
             {
                 "in_peer": member.id,
                 "in_resource": resource,
                 "in_first": epochs[0] if epochs else 0,
                 "in_day": int(now // _DAY),
-                "in_since": now - seconds,
             },
         ).fetchone()
         credit = 0
@@ -444,12 +484,9 @@ class Gate:
         def left(limit: int, spent: int) -> int:
             return max(0, limit - spent)
 
-        tightest = (left(limit, burst), limit, seconds)
-        for limit, seconds in others:
-            if seconds != terms.bursts[0][1]:
-                values = {"in_peer": member.id, "in_resource": resource, "in_since": now - seconds}
-                (burst,) = _BURST.run(connection, values).fetchone()
-            tightest = min(tightest, (left(limit, burst), limit, seconds))
+        spans = {seconds for _, seconds in terms.bursts}
+        spent = {each: self._burst(connection, member, resource, now - each) for each in spans}
+        tightest = min((left(limit, spent[seconds]), limit, seconds) for limit, seconds in terms.bursts)
         return pb.Budget(
             epoch_limit=epoch_limit,
             epoch_left=min(left(epoch_limit, mine), left(whole.epoch + credit, everyone)),
@@ -488,6 +525,8 @@ class Gate:
                     f"{ask.count} are needed; more {again}"
                 )
         Gate._add(connection, ask, ask.resource, ask.epoch, now, ask.count)
+        key = {"peer": ask.member.id, "resource": ask.resource, "second": int(now)}
+        _PACE.run(connection, key | {"evaluations": ask.count})
         budget.epoch_left -= ask.count
         budget.day_left -= ask.count
         budget.burst_left -= ask.count

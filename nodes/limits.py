@@ -23,6 +23,7 @@ RECEIPT_SECONDS = (
 QUESTION_AGE = timedelta(days=8)  # of a question that is asked again: answers are kept for a week
 EVENTS_AT_ONCE = 500_000  # of one member in one reconciliation
 EVENTS_BY_ID = 1_000  # asked for at once in a reconciliation
+BURST_SECONDS = 3_600  # longest stretch over which a budget's burst is counted
 RETRIES_ANSWERED = 5  # times one charged question is answered again
 REASONS_A_DAY = 1_000  # distinct refusal records a day and member
 LISTS_A_HOLDER = 16  # that a querier follows

@@ -427,6 +427,7 @@ class Node:
                 except Exception:
                     _log.exception("housekeeping of the list %s failed", name)
             try:
+                await asyncio.to_thread(self.gate.purge)
                 await asyncio.to_thread(self.questions.purge)
                 await asyncio.to_thread(self.contracts.purge)
                 await asyncio.to_thread(self.people.purge)

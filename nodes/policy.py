@@ -9,6 +9,7 @@ from pathlib import Path
 from lianfang.v1 import common_pb2 as pb
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from . import limits
 from .config import explain, read_toml
 from .errors import ConfigError
 from .identity.names import MemberName
@@ -37,7 +38,7 @@ class BudgetRule(_Model):
     epoch: int = Field(200_000, ge=0)
     day: int = Field(60_000, ge=0)
     burst: int = Field(20_000, ge=0)
-    burst_seconds: int = Field(60, ge=1, le=3600)
+    burst_seconds: int = Field(60, ge=1, le=limits.BURST_SECONDS)
 
 
 class ListBudget(_Model):

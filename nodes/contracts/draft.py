@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from protocols.contract import MAX_DAYS, MAX_RETENTION
 
+from .. import limits
 from ..config import explain, read_toml
 from ..errors import ConfigError
 from ..policy import BASES, PURPOSES
@@ -35,7 +36,7 @@ class Allowance(_Model):
     epoch: int = Field(gt=0)
     day: int = Field(gt=0)
     burst: int = Field(gt=0)
-    burst_seconds: int = Field(60, ge=1, le=3_600)
+    burst_seconds: int = Field(60, ge=1, le=limits.BURST_SECONDS)
 
 
 class Grant(_Model):

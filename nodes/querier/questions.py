@@ -10,9 +10,10 @@ import json
 import secrets
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
@@ -39,18 +40,20 @@ _CACHED = 1_000
 _SALT_AT = 5  # bytes: behind the frame's tag and length
 
 # Built once: at each question, building a statement costs more than running it.
-_PENDING = Prepared(
-    sa.select(
-        *(schema.asked.c[name] for name in ("query_id", "holder", "list", "epoch", "asker", "secret"))
-    ).where(schema.asked.c.job == sa.bindparam("in_job"), schema.asked.c.outcome == "pending")
-)
+_OPEN = schema.asked.c.outcome == sa.literal_column(
+    "'pending'"
+)  # in clear, or the index of these does not serve
+_PENDING = sa.select(
+    *(schema.asked.c[name] for name in ("query_id", "holder", "list", "epoch", "asker", "secret"))
+).where(schema.asked.c.job == sa.bindparam("in_job"), _OPEN)
+_PENDING_SEVERAL = Prepared(_PENDING.where(schema.asked.c.sole.is_(None)))
 _BEGIN = Prepared(
     insert(schema.asked).on_conflict_do_nothing(), [column.name for column in schema.asked.columns]
 )
 _END = Prepared(
     schema.asked.update()
     .where(schema.asked.c.query_id == sa.bindparam("in_query_id"))
-    .values(outcome=sa.bindparam("in_outcome"), secret=None)
+    .values(outcome=sa.bindparam("in_outcome"), secret=None, sole=None)
 )
 _new = insert(schema.answer)
 _ANSWERS = Prepared(
@@ -71,10 +74,32 @@ _KNOWN = sa.select(
 ).where(schema.answer.c.job == sa.bindparam("in_job"), schema.answer.c.at > sa.bindparam("in_since"))
 
 
+def _one_of(column: "sa.Column[Any]", count: int) -> sa.ColumnElement[bool]:
+    names: list[sa.BindParameter[bytes]] = [sa.bindparam(f"in_{i}") for i in range(count)]
+    return column.in_(names)
+
+
 @functools.lru_cache(maxsize=_TOGETHER)
 def _known_of(count: int) -> Prepared:
-    names: list[sa.BindParameter[bytes]] = [sa.bindparam(f"in_{i}") for i in range(count)]
-    return Prepared(_KNOWN.where(schema.answer.c.identifier.in_(names)))
+    return Prepared(_KNOWN.where(_one_of(schema.answer.c.identifier, count)))
+
+
+@functools.lru_cache(maxsize=_TOGETHER)
+def _pending_of(count: int) -> Prepared:
+    return Prepared(_PENDING.where(_one_of(schema.asked.c.sole, count)))
+
+
+def _rows_of(
+    statement: Callable[[int], Prepared],
+    connection: sa.Connection,
+    indices: Sequence[bytes],
+    values: dict[str, object],
+) -> Iterator[tuple[Any, ...]]:
+    """What a statement finds for any of the identifiers, in pieces."""
+    for start in range(0, len(indices), _TOGETHER):
+        piece = indices[start : start + _TOGETHER]
+        named = {f"in_{i}": index for i, index in enumerate(piece)}
+        yield from statement(len(piece)).run(connection, values | named)
 
 
 def _end(connection: sa.Connection, query_id: bytes, outcome: str) -> None:
@@ -201,14 +226,16 @@ class Questions:
 
     # -- batches under way -----------------------------------------------------------------------------------
 
-    def _pending(self, connection: sa.Connection, job: Job, wanted: set[bytes]) -> list[Batch]:
-        """Batches that hold any of the wanted identifiers."""
-        rows = _PENDING.run(connection, {"in_job": job.id}).fetchall()
-        batches = []
+    def _pending(self, connection: sa.Connection, job: Job, wanted: Mapping[bytes, bytes]) -> list[Batch]:
+        """Batches that hold any of the wanted identifiers, which go by their keyed index."""
+        values: dict[str, object] = {"in_job": job.id}
+        rows = _PENDING_SEVERAL.run(connection, values).fetchall()
+        rows += _rows_of(_pending_of, connection, list(wanted), values)
+        batches, identifiers = [], set(wanted.values())
         for query_id, holder, list_name, epoch, asker, secret in rows:
             stored = json.loads(self._vault.decrypt(secret, _PURPOSE + query_id))
             inputs = [each.encode() for each in stored["inputs"]]
-            if wanted.isdisjoint(inputs):
+            if identifiers.isdisjoint(inputs):
                 continue
             batches.append(
                 Batch(
@@ -262,6 +289,7 @@ class Questions:
             "at": time.time(),
             "outcome": "pending",
             "secret": self._vault.encrypt(stored.encode(), _PURPOSE + batch.query_id),
+            "sole": self._vault.index(batch.inputs[0]) if len(batch.inputs) == 1 else None,
         }
 
     def end(self, batch: Batch, outcome: str) -> "Future[None]":
@@ -314,25 +342,21 @@ class Questions:
         self, job: Job, inputs: Sequence[bytes], again: bool
     ) -> tuple[dict[tuple[str, str], dict[bytes, Answer]], list[Batch]]:
         """(answers kept for a rerun, by (holder, list) and identifier; batches without an answer yet)."""
+        wanted = dict(zip(self._vault.index_each(inputs), inputs, strict=True))
         with self._reader.reading() as connection:
-            kept = {} if again else self._known(connection, job, inputs)
-            return kept, self._pending(connection, job, set(inputs))
+            kept = {} if again else self._known(connection, job, wanted)
+            return kept, self._pending(connection, job, wanted)
 
     def _known(
-        self, connection: sa.Connection, job: Job, inputs: Sequence[bytes]
+        self, connection: sa.Connection, job: Job, wanted: Mapping[bytes, bytes]
     ) -> dict[tuple[str, str], dict[bytes, Answer]]:
-        wanted = dict(zip(self._vault.index_each(inputs), inputs, strict=True))
-        indices, since = list(wanted), time.time() - self._keep
+        values: dict[str, object] = {"in_job": job.id, "in_since": time.time() - self._keep}
         found: dict[tuple[str, str], dict[bytes, Answer]] = {}
-        for start in range(0, len(indices), _TOGETHER):
-            piece = indices[start : start + _TOGETHER]
-            values = {f"in_{i}": index for i, index in enumerate(piece)}
-            rows = _known_of(len(piece)).run(connection, values | {"in_job": job.id, "in_since": since})
-            for index, outcome, holder, list_name in rows:
-                plain = self._vault.decrypt(outcome, b"answer" + index)
-                epoch, batch = _POSITION.unpack(plain[:8])
-                answer = Answer(wanted[index], plain[24:], plain[8:24], epoch, batch)
-                found.setdefault((holder, list_name), {})[answer.identifier] = answer
+        for index, outcome, holder, list_name in _rows_of(_known_of, connection, list(wanted), values):
+            plain = self._vault.decrypt(outcome, b"answer" + index)
+            epoch, batch = _POSITION.unpack(plain[:8])
+            answer = Answer(wanted[index], plain[24:], plain[8:24], epoch, batch)
+            found.setdefault((holder, list_name), {})[answer.identifier] = answer
         return found
 
     def purge(self) -> None:
@@ -343,6 +367,6 @@ class Questions:
             connection.execute(schema.answer.delete().where(schema.answer.c.at < now - self._keep))
             connection.execute(
                 asked.update()
-                .where(asked.c.outcome == "pending", asked.c.at < now - max(self._keep, 86_400))
-                .values(outcome="void", secret=None)
+                .where(_OPEN, asked.c.at < now - max(self._keep, 86_400))
+                .values(outcome="void", secret=None, sole=None)
             )

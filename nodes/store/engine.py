@@ -20,7 +20,7 @@ sqlite3.register_adapter(type(None), lambda none: none)
 _guard = threading.Lock()
 _locks: "weakref.WeakKeyDictionary[sa.Engine, threading.Lock]" = weakref.WeakKeyDictionary()
 
-HEADS = {"node": "0005", "lists": "0004", "mirrors": "0001"}
+HEADS = {"node": "0006", "lists": "0004", "mirrors": "0001"}
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _LOG_HEADER, _FRAME_HEADER = 32, 24  # bytes: of a write-ahead log, and before each page in it
 _KEPT = 2  # connections of a reader

@@ -58,6 +58,16 @@ usage = Table(
     Index("usage_list", "resource", "epoch"),
     Index("usage_day", "resource", "day"),
 )
+pace = Table(  # of the last hour: what a burst is counted from
+    "pace",
+    node,
+    Column("peer", Text),
+    Column("resource", Text),
+    Column("second", Integer),  # since 1970
+    Column("evaluations", Integer, nullable=False),
+    PrimaryKeyConstraint("peer", "resource", "second"),
+    sqlite_with_rowid=False,
+)
 refusal = Table(
     "refusal",
     node,
@@ -169,7 +179,10 @@ asked = Table(
     Column("at", Float, nullable=False),
     Column("outcome", Text, nullable=False),  # pending, answered, refused, void
     Column("secret", LargeBinary),  # seed and identifiers, encrypted; erased with the answer
-    Index("asked_pending", "job", "outcome"),
+    Column(
+        "sole", LargeBinary
+    ),  # keyed index of the only identifier; empty where there are several, and once it is answered
+    Index("asked_open", "job", "sole", sqlite_where=text("outcome = 'pending'")),
 )
 job = Table(
     "job",
@@ -257,6 +270,7 @@ ledger_entry = Table(
     Index("ledger_peer", "peer", "at"),
     Index("ledger_event", "event_id"),
     Index("ledger_case", "case_commitment", sqlite_where=text("case_commitment != x''")),
+    Index("ledger_age", "at", sqlite_where=text("opening IS NOT NULL")),
 )
 contract = Table(
     "contract",
@@ -330,6 +344,7 @@ promise = Table(
     Column("position", Integer),  # where the peer's log holds it
     Index("promise_open", "peer", "include_by", sqlite_where=text("position IS NULL")),
     Index("promise_event", "event_id"),
+    Index("promise_age", "include_by"),
 )
 
 # -- people ------------------------------------------------------------------------------------------------------

@@ -122,6 +122,26 @@ def test_burst_day_and_epoch_budgets(gate, members, clock):
     assert "epoch" in str(refused(gate, ask(centre, 1)))
 
 
+@pytest.mark.parametrize("into_the_second", [0.0, 0.25, 0.999])
+def test_a_burst_is_counted_to_the_moment(gate, members, clock, into_the_second):
+    """It is added up by the second, and the second in which its stretch begins by the decision."""
+    centre, began = members["centre"], clock.now + into_the_second
+    for after, count in ((0.0, 10), (0.5, 20), (1.0, 10)):
+        clock.now = began + after
+        gate.admit(ask(centre, count))
+    for after, left in ((59.9, 0), (60.1, 10), (60.4, 10), (60.6, 30), (60.9, 30), (61.1, 40)):
+        clock.now = began + after
+        assert gate.budget(centre, "fraud").burst_left == left
+        assert refused(gate, ask(centre, left + 1)).reason == "BUDGET"
+    gate.purge()
+    clock.now = began + 59.5
+    assert gate.budget(centre, "fraud").burst_left == 0, "what a burst may still count is kept"
+    clock.now += limits.BURST_SECONDS + 2
+    gate.purge()
+    with gate._database.connect() as connection:
+        assert connection.execute(sa.select(schema.pace)).all() == []
+
+
 def test_a_refused_charge_costs_nothing(gate, members):
     refused(gate, ask(members["centre"], 41))
     assert gate.budget(members["centre"], "fraud").epoch_left == 100
@@ -167,6 +187,29 @@ def test_renewal_credit_is_what_the_old_epoch_had_metered_and_for_the_new_one_on
     clock.now += 86_400
     assert "10 evaluations left" in str(refused(gate, ask(centre, 11, epoch=1)))  # the plain limit
     gate.admit(ask(centre, 20, epoch=2))  # the credit too
+
+
+def test_renewal_credit_counts_days_and_the_day_of_the_opening(
+    make_gate, policy_file, members, holder, clock
+):
+    opening = time.time()
+    rules = policy_file(
+        POLICY.replace("epoch = 150\nday = 120", "epoch = 900\nday = 900\nrenewal_credit = 900")
+    )
+    holder.load({"kind": "phone", "value": "13800138000"})
+    holder.epochs.seal_changes("fraud")
+    gate, centre = make_gate(rules, clock=clock), members["centre"]
+    for days, count in ((3, 12), (2, 9), (1, 7)):
+        clock.now = opening - days * 86_400
+        gate.admit(ask(centre, count))
+    clock.now = opening - 2
+    gate.admit(ask(centre, 5))
+    gate.admit(ask(members["bank-b"], 50))
+    holder.epochs.rotate("fraud", close_now=False)
+    clock.now = time.time() + 2
+    gate.admit(ask(centre, 11, epoch=1))  # too late for a credit
+    assert gate.budget(centre, "fraud").epoch_limit == 100 + 12 + 9 + 7 + 5
+    assert make_gate(rules, clock=clock).budget(centre, "fraud").epoch_limit == 133
 
 
 def test_an_idle_member_earns_no_credit(make_gate, policy_file, members, holder, clock):

@@ -1,0 +1,153 @@
+"""What a question and the housekeeping cost does not grow with what was asked before: nothing looks through a whole table."""
+
+import asyncio
+import re
+import secrets
+
+import pytest
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from lianfang.v1 import ledger_pb2
+
+from nodes import gate as gates
+from nodes.people.tally import Tally
+from nodes.querier.questions import Answer, Questions
+from nodes.store import engine as db
+from nodes.store import schema
+from nodes.store.prepared import Prepared
+from nodes.store.writer import GroupWriter
+from protocols.ledger import events
+from tests.nodes.test_gate import POLICY, Clock, ask
+from tests.nodes.test_questions import job
+
+GROWING = {"decision", "usage", "asked", "answer", "hit", "ledger_entry", "promise"}
+
+
+@pytest.fixture
+def plans(monkeypatch):
+    """How SQLite goes about every statement that runs from now on: (what it does, statement)."""
+    found: list[tuple[str, str]] = []
+
+    def explain(execute, text, values):
+        if not text.startswith(("PRAGMA", "BEGIN", "COMMIT", "ROLLBACK", "EXPLAIN")):
+            found.extend((row[3], text) for row in execute("EXPLAIN QUERY PLAN " + text, values).fetchall())
+
+    run, run_many = Prepared.run, Prepared.run_many
+
+    def explained(prepared, connection, values):
+        text, ordered, own = prepared._compiled
+        explain(db.driver(connection).execute, text, ordered({**own, **values}))
+        return run(prepared, connection, values)
+
+    def each_explained(prepared, connection, rows):
+        text, ordered, own = prepared._compiled
+        for row in rows[:1]:
+            explain(db.driver(connection).execute, text, ordered({**own, **row}))
+        run_many(prepared, connection, rows)
+
+    monkeypatch.setattr(Prepared, "run", explained)
+    monkeypatch.setattr(Prepared, "run_many", each_explained)
+
+    def before(_connection, cursor, statement, parameters, _context, executemany):
+        rows = parameters if executemany else [parameters]
+        explain(cursor.connection.execute, statement, rows[0] if rows else ())
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", before)
+    yield found
+    sa.event.remove(sa.Engine, "before_cursor_execute", before)
+
+
+def looked_through(plans):
+    """What goes through a table that grows; the index of what has no answer yet holds little."""
+    scans = ((re.match(r"SCAN (\w+)(?! USING INDEX asked_open)", done), text) for done, text in plans)
+    return [(scan[0], text) for scan, text in scans if scan and scan[1] in GROWING]
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def gate(make_gate, policy_file, clock, holder):
+    holder.load({"kind": "phone", "value": "13800138000"})
+    holder.epochs.seal_changes("fraud")
+    return make_gate(policy_file(POLICY + "renewal_credit = 15\n"), clock=clock)
+
+
+def test_a_holder_finds_by_index_what_it_decides_by(gate, members, holder, clock, plans):
+    gate.admit(ask(members["centre"], 5))
+    holder.epochs.rotate("fraud", close_now=False)
+    clock.now += 61.5
+    plans.clear()
+    gate.admit(ask(members["centre"], 5, epoch=2))
+    gate.purge()
+    assert len(plans) > 8
+    assert looked_through(plans) == []
+
+
+def promised(holder):
+    event = ledger_pb2.Event(log="spiffe://test.example/bank/a", type=1, id=secrets.token_bytes(16), at=1)
+    committed = events.commit(event)
+    return events.receipt(committed, 1, holder.keys.signing), committed
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_an_asker_finds_by_index_what_it_knows_and_tidies(holder, plans, count):
+    writer = GroupWriter(holder.database)
+    questions = Questions(
+        holder.database, writer, holder.keys.vault, 24.0, holder.log, Tally(holder.database)
+    )  # fmt: skip
+    identifiers = [f"phone\x1f+86138{i:08d}".encode() for i in range(count)]
+    batch = questions.prepare(job(1), "a", "fraud", 1, identifiers)
+    entry = holder.log.prepare(ledger_pb2.EVENT_TYPE_QUERY_ASKED, "a", batch.query_id)
+
+    async def ask_and_answer():
+        await questions.begin(job(1), [(batch, count, entry)])
+        assert questions.recall(job(1), identifiers[:1], False)[1] == [batch]
+        assert questions.recall(job(2), identifiers, False) == ({}, [])
+        assert questions.recall(job(1), [b"phone\x1f+8613999999999"], False) == ({}, [])
+        answers = [Answer(each, bytes(48), bytes(16), 1, 1) for each in identifiers]
+        outcome = questions.outcome(job(1), batch, answers, b"", promised(holder))
+        await questions.answered([outcome])
+
+    asyncio.run(ask_and_answer())
+    known, pending = questions.recall(job(1), identifiers, False)
+    assert len(known["a", "fraud"]) == count
+    assert pending == []
+    questions.purge()
+    holder.log.erase(1.0)
+    assert len(plans) > 10
+    assert looked_through(plans) == []
+    with db.reading(holder.database) as connection:
+        assert connection.execute(sa.select(schema.asked.c.secret, schema.asked.c.sole)).all() == [
+            (None, None)
+        ]
+    questions.close()
+    writer.close()
+
+
+def test_a_database_of_before_knows_its_bursts(tmp_path):
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/node.db")
+    config = Config()
+    config.set_main_option("script_location", str(db._MIGRATIONS / "node"))
+    now = gates.time.time()
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0005")
+        for at, count in ((now - 9_000, 7), (now - 30.5, 2), (now - 30.4, 3), (now, 0)):
+            names = [column.name for column in schema.decision.columns if column.name != "id"]
+            row = dict.fromkeys(names, b"") | {
+                "query_id": secrets.token_bytes(16), "peer": "a", "action": "evaluate", "resource": "fraud",
+                "epoch": 1, "purpose": 1, "basis": 1, "count": count, "at": at, "repeats": 0,
+            }  # fmt: skip
+            connection.execute(schema.decision.insert().values(row))
+    engine.dispose()
+    upgraded = db.connect(tmp_path / "node.db", "node")
+    with db.reading(upgraded) as connection:
+        rows = connection.execute(sa.select(schema.pace)).all()
+        assert sum(row.evaluations for row in rows) == 5
+        for since, expected in ((now - 60, 5), (now - 30.45, 3), (now - 30.0, 0)):
+            values = {"in_peer": "a", "in_resource": "fraud", "in_since": since, "in_second": int(since)}
+            assert gates._BURST.run(connection, values).fetchone() == (expected,)
