@@ -25,6 +25,7 @@ from .contracts.rules import Rules, Terms
 from .errors import Refused
 from .identity.members import Member
 from .ledger.book import Entry, LogBook, derived_id
+from .pace import Pace
 from .store import engine as db
 from .store import schema
 from .store.prepared import Prepared
@@ -62,23 +63,6 @@ _EPOCHS = Prepared(
 )
 
 
-def _burst() -> sa.Select[int]:
-    """Evaluations since a moment: whole seconds from `pace`, and what is left of the moment's own second from the decisions."""
-    pace, decision = schema.pace, schema.decision
-    whole = sa.select(sa.func.coalesce(sa.func.sum(pace.c.evaluations), 0)).where(
-        pace.c.peer == sa.bindparam("in_peer"),
-        pace.c.resource == sa.bindparam("in_resource"),
-        pace.c.second > sa.bindparam("in_second"),
-    )
-    rest = sa.select(sa.func.coalesce(sa.func.sum(decision.c.count), 0)).where(
-        decision.c.peer == sa.bindparam("in_peer"),
-        decision.c.resource == sa.bindparam("in_resource"),
-        decision.c.at > sa.bindparam("in_since"),
-        decision.c.at < sa.bindparam("in_second") + 1,
-    )
-    return sa.select(whole.scalar_subquery() + rest.scalar_subquery())
-
-
 def _used() -> sa.Select[int, int, int, int]:
     table = schema.usage
     mine = table.c.peer == sa.bindparam("in_peer")
@@ -97,22 +81,13 @@ def _used() -> sa.Select[int, int, int, int]:
 
 
 _USED = Prepared(_used())
-_BURST = Prepared(_burst())
-
-
-def _adding(table: sa.Table) -> Prepared:
-    """Add to the evaluations of a table's key."""
-    new = insert(table)
-    return Prepared(
-        new.on_conflict_do_update(
-            index_elements=list(table.primary_key.columns),
-            set_={"evaluations": table.c.evaluations + new.excluded.evaluations},
-        ),
-        [column.name for column in table.columns],
-    )
-
-
-_CHARGE, _PACE = _adding(schema.usage), _adding(schema.pace)
+_CHARGE = Prepared(
+    insert(schema.usage).on_conflict_do_update(
+        index_elements=["peer", "resource", "epoch", "day"],
+        set_={"evaluations": schema.usage.c.evaluations + insert(schema.usage).excluded.evaluations},
+    ),
+    [column.name for column in schema.usage.columns],
+)
 
 
 Promised = tuple[ledger_pb2.Receipt, Committed]
@@ -166,6 +141,8 @@ class Gate:
     ) -> None:
         self._database, self._writer, self._rules, self._clock = database, writer, rules, clock
         self._log = log
+        self._pace = Pace()
+        writer.undone.append(self._pace.forget)
         self._renewals: dict[tuple[str, str, tuple[int, ...]], int] = {}
 
     def admit(self, ask: Ask) -> Decision:
@@ -231,12 +208,6 @@ class Gate:
         with db.reading(self._database) as connection:
             return self._budget(connection, member, resource, terms)
 
-    def purge(self) -> None:
-        """Forget what no burst counts any more."""
-        table, until = schema.pace, int(self._clock()) - limits.BURST_SECONDS - 1
-        with db.writing(self._database) as connection:
-            connection.execute(table.delete().where(table.c.second < until))
-
     # -- in the writer's thread ------------------------------------------------------------------------------
 
     def _decide(self, connection: sa.Connection, ask: Ask, entry: Entry | None) -> Decision:
@@ -289,10 +260,12 @@ class Gate:
             _REPEATED.run(connection, {"in_id": known[0], "in_repeats": known[2] + 1})
             budget = self._budget(connection, ask.member, ask.resource, terms)
             return Decision(True, budget, self._log.record(connection, entry))
+        self._pace.load(connection, ask.member.id, ask.resource, now)
         budget = self._budget(connection, ask.member, ask.resource, terms, ask.epoch)
         if ask.count:
             self._charge(connection, ask, now, budget)
         self._insert(connection, ask, now, ask.query_id)
+        self._pace.add(ask.member.id, ask.resource, now, ask.count)
         if ask.receipt is not None:
             self._log.record_promise(connection, *ask.receipt)
         return Decision(False, budget, self._log.record(connection, entry))
@@ -455,10 +428,6 @@ class Gate:
         )
         return int(sum(connection.execute(each).scalar_one() for each in (days, rest)))
 
-    def _burst(self, connection: sa.Connection, member: Member, resource: str, since: float) -> int:
-        values = {"in_peer": member.id, "in_resource": resource, "in_since": since, "in_second": int(since)}
-        return int(_BURST.run(connection, values).fetchone()[0])
-
     def _budget(
         self, connection: sa.Connection, member: Member, resource: str, terms: Terms, epoch: int | None = None
     ) -> pb.Budget:
@@ -485,7 +454,7 @@ class Gate:
             return max(0, limit - spent)
 
         spans = {seconds for _, seconds in terms.bursts}
-        spent = {each: self._burst(connection, member, resource, now - each) for each in spans}
+        spent = {each: self._pace.since(connection, member.id, resource, now - each) for each in spans}
         tightest = min((left(limit, spent[seconds]), limit, seconds) for limit, seconds in terms.bursts)
         return pb.Budget(
             epoch_limit=epoch_limit,
@@ -525,8 +494,6 @@ class Gate:
                     f"{ask.count} are needed; more {again}"
                 )
         Gate._add(connection, ask, ask.resource, ask.epoch, now, ask.count)
-        key = {"peer": ask.member.id, "resource": ask.resource, "second": int(now)}
-        _PACE.run(connection, key | {"evaluations": ask.count})
         budget.epoch_left -= ask.count
         budget.day_left -= ask.count
         budget.burst_left -= ask.count

@@ -427,7 +427,6 @@ class Node:
                 except Exception:
                     _log.exception("housekeeping of the list %s failed", name)
             try:
-                await asyncio.to_thread(self.gate.purge)
                 await asyncio.to_thread(self.questions.purge)
                 await asyncio.to_thread(self.contracts.purge)
                 await asyncio.to_thread(self.people.purge)

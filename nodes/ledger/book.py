@@ -40,6 +40,7 @@ from ..store.prepared import Prepared
 from ..store.writer import GroupWriter
 from .mark import Mark
 
+_STRETCH = 5_000  # promises looked at together
 STEP = 2_048  # leaves appended in one transaction: bounds how long others wait
 HEADS_KEPT = 1_000
 _PATIENCE_TICKS, _PATIENCE_SECONDS = 3, 15.0  # without a published head before the quorum counts as lost
@@ -492,8 +493,21 @@ class LogBook:
                 .where(table.c.opening.is_not(None), table.c.at < limit, table.c.position.is_not(None))
                 .values(opening=None, peer="", event_id=b"", case_commitment=b"")
             )
-            connection.execute(schema.promise.delete().where(schema.promise.c.include_by < limit // 1000))
+        self._forget_promises(limit // 1000)
         return erased.rowcount
+
+    def _forget_promises(self, before: int) -> None:
+        """The oldest first, as they came; each promised its entry within hours."""
+        table = schema.promise
+        row_id: sa.ColumnClause[int] = sa.literal_column("rowid")
+        oldest = sa.select(row_id, table.c.include_by).select_from(table).order_by(row_id).limit(_STRETCH)
+        while True:
+            with db.reading(self._database) as connection:
+                due = [number for number, include_by in connection.execute(oldest) if include_by < before]
+            if not due:
+                return
+            with db.writing(self._database) as connection:
+                connection.execute(table.delete().where(row_id <= due[-1], table.c.include_by < before))
 
     def adopt(self, leaves: Sequence[bytes]) -> None:
         """Take back own entries that a restored database lacks, from a copy of this log, up to the mark.

@@ -58,16 +58,6 @@ usage = Table(
     Index("usage_list", "resource", "epoch"),
     Index("usage_day", "resource", "day"),
 )
-pace = Table(  # of the last hour: what a burst is counted from
-    "pace",
-    node,
-    Column("peer", Text),
-    Column("resource", Text),
-    Column("second", Integer),  # since 1970
-    Column("evaluations", Integer, nullable=False),
-    PrimaryKeyConstraint("peer", "resource", "second"),
-    sqlite_with_rowid=False,
-)
 refusal = Table(
     "refusal",
     node,
@@ -294,6 +284,9 @@ ledger_tree = Table(
     node,
     Column("id", Integer, primary_key=True),  # 1
     Column("size", Integer, nullable=False),
+    Column(
+        "erased", Integer, nullable=False, server_default=text("0")
+    ),  # entries up to this id are as they stay
 )
 ledger_tile = Table(
     "ledger_tile",
@@ -344,7 +337,6 @@ promise = Table(
     Column("position", Integer),  # where the peer's log holds it
     Index("promise_open", "peer", "include_by", sqlite_where=text("position IS NULL")),
     Index("promise_event", "event_id"),
-    Index("promise_age", "include_by"),
 )
 
 # -- people ------------------------------------------------------------------------------------------------------

@@ -40,6 +40,9 @@ class GroupWriter:
         self._turn = db.turn(database)
         self._ended, self._wary_until = 0.0, 0.0  # by the monotonic clock
         self._slow = 0  # commits, one after the other
+        self.undone: list[
+            Callable[[], None]
+        ] = []  # who is told, within the turn, that a group's transaction has failed
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
 
@@ -131,15 +134,20 @@ class GroupWriter:
                     except NodeError as error:
                         outcomes.append(error)
         except StorageError as error:
-            outcomes = [error] * len(group)
+            outcomes = self._undo(error, group)
         except Exception as error:  # a defect must not leave callers waiting for ever
             _log.exception("a transaction failed")
-            outcomes = [NodeError(f"the node's store failed: {type(error).__name__}")] * len(group)
+            outcomes = self._undo(NodeError(f"the node's store failed: {type(error).__name__}"), group)
         self._ended = time.monotonic()
         self._slow = self._slow + 1 if self._ended - started > _FAST_SECONDS * len(group) else 0
         if self._slow >= _SLOW_COMMITS:
             self._wary_until = self._ended + _WARY_SECONDS
         return outcomes
+
+    def _undo(self, error: Exception, group: list[_Work]) -> list[Any]:
+        for tell in self.undone:
+            tell()
+        return [error] * len(group)
 
 
 def _settle_each(group: list[_Work], outcomes: list[Any]) -> None:

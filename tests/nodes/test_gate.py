@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from nodes import gate as gates
 from nodes import limits
-from nodes.errors import Refused, StorageError
+from nodes.errors import NodeError, Refused, StorageError
 from nodes.gate import Ask
 from nodes.store import schema
 
@@ -133,13 +133,34 @@ def test_a_burst_is_counted_to_the_moment(gate, members, clock, into_the_second)
         clock.now = began + after
         assert gate.budget(centre, "fraud").burst_left == left
         assert refused(gate, ask(centre, left + 1)).reason == "BUDGET"
-    gate.purge()
-    clock.now = began + 59.5
-    assert gate.budget(centre, "fraud").burst_left == 0, "what a burst may still count is kept"
-    clock.now += limits.BURST_SECONDS + 2
-    gate.purge()
-    with gate._database.connect() as connection:
-        assert connection.execute(sa.select(schema.pace)).all() == []
+
+
+def test_a_burst_is_known_after_a_restart_and_after_a_failed_commit(
+    gate, make_gate, policy_file, members, clock
+):
+    centre = members["centre"]
+    gate.admit(ask(centre, 10))
+    again = make_gate(policy_file(POLICY), clock=clock)
+    assert again.budget(centre, "fraud").burst_left == 30
+    again.admit(ask(centre, 5))
+
+    def fail(_connection):
+        raise RuntimeError("a defect")
+
+    async def together():
+        """One transaction, which the second piece undoes."""
+        begun, busy = threading.Event(), threading.Event()
+        held = again._writer.write(lambda _connection: begun.set() or busy.wait(10))
+        await asyncio.to_thread(begun.wait, 10)
+        pieces = [again.decide(ask(centre, 25)), again._writer.write(fail)]
+        busy.set()
+        await held
+        return await asyncio.gather(*pieces, return_exceptions=True)
+
+    assert all(isinstance(each, NodeError) for each in asyncio.run(together()))
+    assert again.budget(centre, "fraud").burst_left == 25
+    assert again.admit(ask(centre, 25)).budget.burst_left == 0
+    assert refused(again, ask(centre, 1)).reason == "BUDGET"
 
 
 def test_a_refused_charge_costs_nothing(gate, members):

@@ -6,11 +6,8 @@ import secrets
 
 import pytest
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
 from lianfang.v1 import ledger_pb2
 
-from nodes import gate as gates
 from nodes.people.tally import Tally
 from nodes.querier.questions import Answer, Questions
 from nodes.store import engine as db
@@ -59,8 +56,9 @@ def plans(monkeypatch):
 
 
 def looked_through(plans):
-    """What goes through a table that grows; the index of what has no answer yet holds little."""
-    scans = ((re.match(r"SCAN (\w+)(?! USING INDEX asked_open)", done), text) for done, text in plans)
+    """What goes through a table that grows. The index of what has no answer yet holds little; of the oldest so many are taken."""
+    whole = ((done, text) for done, text in plans if "\n LIMIT " not in text)
+    scans = ((re.match(r"SCAN (\w+)(?! USING INDEX asked_open)", done), text) for done, text in whole)
     return [(scan[0], text) for scan, text in scans if scan and scan[1] in GROWING]
 
 
@@ -82,8 +80,7 @@ def test_a_holder_finds_by_index_what_it_decides_by(gate, members, holder, clock
     clock.now += 61.5
     plans.clear()
     gate.admit(ask(members["centre"], 5, epoch=2))
-    gate.purge()
-    assert len(plans) > 8
+    assert len(plans) > 5
     assert looked_through(plans) == []
 
 
@@ -126,28 +123,3 @@ def test_an_asker_finds_by_index_what_it_knows_and_tidies(holder, plans, count):
         ]
     questions.close()
     writer.close()
-
-
-def test_a_database_of_before_knows_its_bursts(tmp_path):
-    engine = sa.create_engine(f"sqlite:///{tmp_path}/node.db")
-    config = Config()
-    config.set_main_option("script_location", str(db._MIGRATIONS / "node"))
-    now = gates.time.time()
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0005")
-        for at, count in ((now - 9_000, 7), (now - 30.5, 2), (now - 30.4, 3), (now, 0)):
-            names = [column.name for column in schema.decision.columns if column.name != "id"]
-            row = dict.fromkeys(names, b"") | {
-                "query_id": secrets.token_bytes(16), "peer": "a", "action": "evaluate", "resource": "fraud",
-                "epoch": 1, "purpose": 1, "basis": 1, "count": count, "at": at, "repeats": 0,
-            }  # fmt: skip
-            connection.execute(schema.decision.insert().values(row))
-    engine.dispose()
-    upgraded = db.connect(tmp_path / "node.db", "node")
-    with db.reading(upgraded) as connection:
-        rows = connection.execute(sa.select(schema.pace)).all()
-        assert sum(row.evaluations for row in rows) == 5
-        for since, expected in ((now - 60, 5), (now - 30.45, 3), (now - 30.0, 0)):
-            values = {"in_peer": "a", "in_resource": "fraud", "in_since": since, "in_second": int(since)}
-            assert gates._BURST.run(connection, values).fetchone() == (expected,)

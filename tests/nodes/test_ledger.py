@@ -1,6 +1,7 @@
 """A log, its witnesses and its mirrors: what is durable, what is refused, and what is caught."""
 
 import base64
+import functools
 import hashlib
 import json
 import shutil
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from lianfang.v1 import common_pb2, ledger_pb2
 
 from nodes.errors import NodeError, NotFound, Refused
-from nodes.ledger import bundle
+from nodes.ledger import book, bundle
 from nodes.ledger.book import random_id
 from nodes.ledger.bundle import BundleError, Case, Evidence, Evidences
 from nodes.querier.peers import PeerFailed
@@ -176,6 +177,40 @@ def test_erasure_destroys_the_opening_and_leaves_the_tree(cluster):
     assert party.log.signed.checkpoint == head.checkpoint
     cluster.tick("bank-a")
     assert party.log.published_size > head.checkpoint.size
+
+
+def test_erasure_takes_what_is_due_whatever_a_wrong_clock_dated(cluster):
+    party, day = cluster.parties["bank-a"], 86_400
+    began = cluster.now
+    for number in range(12):  # one of them dated a year ahead, one a year back
+        cluster.now = began + number * day + {4: 365 * day, 7: -365 * day}.get(number, 0)
+        party.append(resource=f"day-{number}")
+        cluster.now = began + number * day
+        cluster.tick("bank-a")
+
+    def left():
+        return {int(each.committed.event.resource[4:]) for each in party.log.find(since=-(1 << 62))}
+
+    for age, gone in ((12, {7}), (9.5, {0, 1, 7}), (5.5, {0, 1, 2, 3, 5, 7}), (1.5, {*range(10)} - {4})):
+        party.log.erase(age)
+        assert left() == {*range(12)} - gone
+        assert party.log.erase(age) == 0
+
+
+def test_promises_are_forgotten_with_their_day(cluster, monkeypatch):
+    monkeypatch.setattr(book, "_STRETCH", 3)
+    party, day = cluster.parties["bank-a"], 86_400
+    ids = [random_id() for _ in range(10)]
+    for number, event_id in enumerate(ids):
+        event = ledger_pb2.Event(log="spiffe://y", type=1, id=event_id, at=1)
+        committed = events.commit(event)
+        receipt = events.receipt(committed, int(cluster.now) + number * day, party.keys.signing)
+        keep = functools.partial(party.log.record_promise, receipt=receipt, committed=committed)
+        party.writer.submit(lambda connection, keep=keep: keep(connection)).result()
+    cluster.now += 9 * day
+    for age, gone in ((9.5, 0), (4.5, 5), (0.5, 9), (-0.5, 10)):
+        party.log.erase(age)
+        assert [bool(party.log.promised(each)) for each in ids] == [False] * gone + [True] * (10 - gone)
 
 
 # -- crashes and backups -----------------------------------------------------------------------------------------------
