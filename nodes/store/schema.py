@@ -284,9 +284,6 @@ ledger_tree = Table(
     node,
     Column("id", Integer, primary_key=True),  # 1
     Column("size", Integer, nullable=False),
-    Column(
-        "erased", Integer, nullable=False, server_default=text("0")
-    ),  # entries up to this id are as they stay
 )
 ledger_tile = Table(
     "ledger_tile",
