@@ -61,6 +61,7 @@ bench: $(STAMP)
 	.venv-peer/bin/python -m pip install -q --disable-pip-version-check openmined.psi==2.0.6
 	$(BIN)/python benchmarks/kernel.py
 	$(BIN)/python benchmarks/lookup.py --peer-python .venv-peer/bin/python
+	$(BIN)/python benchmarks/history.py
 	$(BIN)/python benchmarks/horizontal.py
 	$(BIN)/python benchmarks/ledger.py
 	$(BIN)/python benchmarks/psi.py --peer-python .venv-peer/bin/python

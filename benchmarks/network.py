@@ -47,11 +47,13 @@ day = 1000000000
 """
 
 
-def agree(network: Network) -> None:
+def agree(network: Network, burst_seconds: int = 1) -> None:
     """A contract that lets everybody ask as much as these measurements do."""
     draft = drafts.load(CONTRACT)
     for grant in draft.lookup.grants:
-        grant.budget.CopyFrom(contract_pb2.Allowance(epoch=10**8, day=10**8, burst=10**8, burst_seconds=1))
+        grant.budget.CopyFrom(
+            contract_pb2.Allowance(epoch=10**8, day=10**8, burst=10**8, burst_seconds=burst_seconds)
+        )
     network.agree(draft, "bank-a")
 
 

@@ -15,7 +15,7 @@ from nodes.store import schema
 from nodes.store.prepared import Prepared
 from nodes.store.writer import GroupWriter
 from protocols.ledger import events
-from tests.nodes.test_gate import POLICY, Clock, ask
+from tests.nodes.test_gate import ask, clock, gate  # noqa: F401  (fixtures)
 from tests.nodes.test_questions import job
 
 GROWING = {"decision", "usage", "asked", "answer", "hit", "ledger_entry", "promise"}
@@ -62,19 +62,7 @@ def looked_through(plans):
     return [(scan[0], text) for scan, text in scans if scan and scan[1] in GROWING]
 
 
-@pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture
-def gate(make_gate, policy_file, clock, holder):
-    holder.load({"kind": "phone", "value": "13800138000"})
-    holder.epochs.seal_changes("fraud")
-    return make_gate(policy_file(POLICY + "renewal_credit = 15\n"), clock=clock)
-
-
-def test_a_holder_finds_by_index_what_it_decides_by(gate, members, holder, clock, plans):
+def test_a_holder_finds_by_index_what_it_decides_by(gate, members, holder, clock, plans):  # noqa: F811
     gate.admit(ask(members["centre"], 5))
     holder.epochs.rotate("fraud", close_now=False)
     clock.now += 61.5
