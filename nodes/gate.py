@@ -64,10 +64,15 @@ _EPOCHS = Prepared(
 
 
 def _used() -> sa.Select[int, int, int, int]:
-    table = schema.usage
-    mine = table.c.peer == sa.bindparam("in_peer")
-    current = table.c.epoch >= sa.bindparam("in_first")
-    today = table.c.day == sa.bindparam("in_day")
+    """Of the epochs that count, and of today: each by its index."""
+    usage = schema.usage
+    here = usage.c.resource == sa.bindparam("in_resource")
+    first, day = sa.bindparam("in_first", type_=sa.Integer), sa.bindparam("in_day", type_=sa.Integer)
+    part = sa.select(usage.c.peer, usage.c.epoch, usage.c.day, usage.c.evaluations)
+    # "+ 0": or the planner goes through all epochs of before to find today's.
+    of_today = part.where(here, usage.c.day == day, usage.c.epoch + 0 < first)
+    table = sa.union_all(part.where(here, usage.c.epoch >= first), of_today).subquery()
+    mine, current, today = table.c.peer == sa.bindparam("in_peer"), table.c.epoch >= first, table.c.day == day
 
     def total(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
         return sa.func.coalesce(sa.func.sum(sa.case((condition, table.c.evaluations), else_=0)), 0)
@@ -77,7 +82,7 @@ def _used() -> sa.Select[int, int, int, int]:
         total(mine & today).label("mine_today"),
         total(current).label("everyone"),
         total(today).label("everyone_today"),
-    ).where(table.c.resource == sa.bindparam("in_resource"), current | today)
+    )
 
 
 _USED = Prepared(_used())

@@ -1,5 +1,8 @@
 """How much members have asked lately: what bursts are counted from, without a look through every decision of the hour."""
 
+import bisect
+from typing import NamedTuple
+
 import sqlalchemy as sa
 
 from . import limits
@@ -22,6 +25,12 @@ _BETWEEN = Prepared(
     )
 )
 _EVER = 1e12  # seconds
+_ROOM = 600  # seconds more than the longest stretch, so that the old ones go a few at a time
+
+
+class _Counts(NamedTuple):
+    start: float  # all decisions later than this are counted
+    seconds: list[tuple[int, int]]  # (second, evaluations), ascending
 
 
 class Pace:
@@ -32,15 +41,15 @@ class Pace:
     """
 
     def __init__(self) -> None:
-        self._counts: dict[tuple[str, str], list[tuple[int, int]]] = {}  # (second, evaluations), newest last
+        self._known: dict[tuple[str, str], _Counts] = {}
 
     def since(self, connection: sa.Connection, peer: str, resource: str, moment: float) -> int:
         """Evaluations later than `moment`, to the decision. For everybody, in any thread."""
-        counts = self._counts.get((peer, resource))
-        if counts is None:
+        known = self._known.get((peer, resource))
+        if known is None or moment < known.start:
             return self._between(connection, peer, resource, moment, _EVER)
         total, first = 0, int(moment)
-        for second, count in reversed(counts):
+        for second, count in reversed(known.seconds):
             if second <= first:
                 if second == first:  # it counts in part
                     total += self._between(connection, peer, resource, moment, first + 1)
@@ -50,24 +59,28 @@ class Pace:
 
     def load(self, connection: sa.Connection, peer: str, resource: str, now: float) -> None:
         """Know of a member and resource from here on. With the turn to write."""
-        if (peer, resource) not in self._counts:
-            values = {"in_peer": peer, "in_resource": resource, "in_since": now - limits.BURST_SECONDS - 1}
-            self._counts[peer, resource] = _SECONDS.run(connection, values).fetchall()
+        start = now - limits.BURST_SECONDS
+        known = self._known.get((peer, resource))
+        if known is None or start < known.start:  # also where the clock was set back
+            values = {"in_peer": peer, "in_resource": resource, "in_since": start}
+            self._known[peer, resource] = _Counts(start, _SECONDS.run(connection, values).fetchall())
 
     def add(self, peer: str, resource: str, now: float, count: int) -> None:
         """A decision that is being recorded. With the turn to write, after `load`."""
-        counts, second = self._counts[peer, resource], int(now)
-        if counts and counts[-1][0] == second:
-            counts[-1] = (second, counts[-1][1] + count)
-            return
-        counts.append((second, count))
-        if len(counts) > 2 * limits.BURST_SECONDS:
-            oldest = second - limits.BURST_SECONDS - 1
-            self._counts[peer, resource] = [each for each in counts if each[0] >= oldest]
+        known, second = self._known[peer, resource], int(now)
+        counts = known.seconds
+        place = bisect.bisect_left(counts, (second,))  # the end, but for a clock that was set back
+        if place < len(counts) and counts[place][0] == second:
+            counts[place] = (second, counts[place][1] + count)
+        else:
+            counts.insert(place, (second, count))
+        if len(counts) > limits.BURST_SECONDS + _ROOM:
+            start = max(known.start, now - limits.BURST_SECONDS)
+            self._known[peer, resource] = _Counts(start, counts[bisect.bisect_left(counts, (int(start),)) :])
 
     def forget(self) -> None:
         """A commit failed: the decisions say what holds. With the turn to write."""
-        self._counts = {}
+        self._known = {}
 
     @staticmethod
     def _between(connection: sa.Connection, peer: str, resource: str, moment: float, until: float) -> int:

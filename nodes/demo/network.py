@@ -43,9 +43,8 @@ STOP_SECONDS = 40.0
 _COMMAND_SECONDS = 1800.0
 _EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _LOWEST = 12_000
-_given: collections.deque[int] = collections.deque(
-    maxlen=256
-)  # ports, on which whoever got one listens only later
+# Ports that were handed out: whoever got one listens there only later.
+_given: collections.deque[int] = collections.deque(maxlen=256)
 _T = TypeVar("_T")
 _PENDING = re.compile(r"pending\s+approve\s+([0-9a-f]{12})")
 # Whose work a command is; else the operator's.

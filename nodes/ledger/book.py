@@ -497,17 +497,22 @@ class LogBook:
         return erased.rowcount
 
     def _forget_promises(self, before: int) -> None:
-        """The oldest first, as they came; each promised its entry within hours."""
-        table = schema.promise
+        """In the order in which they came, until a stretch has none that is due.
+
+        Of a question that was asked again days later a receipt may go so much later.
+        """
+        table, done, due = schema.promise, 0, True
         row_id: sa.ColumnClause[int] = sa.literal_column("rowid")
         oldest = sa.select(row_id, table.c.include_by).select_from(table).order_by(row_id).limit(_STRETCH)
-        while True:
+        while due:
             with db.reading(self._database) as connection:
-                due = [number for number, include_by in connection.execute(oldest) if include_by < before]
-            if not due:
-                return
-            with db.writing(self._database) as connection:
-                connection.execute(table.delete().where(row_id <= due[-1], table.c.include_by < before))
+                rows = connection.execute(oldest.where(row_id > done)).all()
+            if due := any(include_by < before for _, include_by in rows):
+                until = rows[-1][0]
+                stretch = (row_id > done, row_id <= until, table.c.include_by < before)
+                with db.writing(self._database) as connection:
+                    connection.execute(table.delete().where(*stretch))
+                done = until
 
     def adopt(self, leaves: Sequence[bytes]) -> None:
         """Take back own entries that a restored database lacks, from a copy of this log, up to the mark.

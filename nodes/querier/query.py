@@ -40,6 +40,7 @@ from .tables import Tables
 
 _T = TypeVar("_T")
 _log = logging.getLogger("lianfang.ask")
+_AT_ONCE = max(4, group.AT_ONCE // 4)  # elements that are finished within a millisecond: tables are read, too
 _SECONDS_PER_ELEMENT = 0.004  # allowed on top of the deadline for a batch's own arithmetic
 
 
@@ -318,9 +319,9 @@ class Asker:
 
     async def _run(self, batch: Batch, question: Question, work: Callable[..., _T], *arguments: Any) -> _T:
         """Run `work(*arguments, runner)`; off the event loop, and on the worker processes, as it is larger."""
-        if question.size <= group.AT_ONCE:
+        if question.size <= _AT_ONCE:
             return work(*arguments, voprf.inline)
-        small = len(batch.inputs) <= limits.BATCH_INLINE
+        small = question.size <= max(limits.BATCH_INLINE, group.AT_ONCE)
         executor = self._fast if small else self._bulk
         run = voprf.inline if small else self._workers.run
         call = functools.partial(work, *arguments, run)

@@ -1,7 +1,8 @@
 """What the node remembers of its own questions: jobs, batches under way, answers for a rerun, hits.
 
 Until its answer is in, a batch keeps its blinding seed and identifiers, encrypted, so that after a crash the same
-bytes are sent again and charged once. With the answer they are erased: OPRF outputs are never stored.
+bytes are sent again and charged once; one of a single identifier is found by its keyed index. With the answer all of
+that is erased: OPRF outputs are never stored.
 """
 
 import asyncio
@@ -40,9 +41,8 @@ _CACHED = 1_000
 _SALT_AT = 5  # bytes: behind the frame's tag and length
 
 # Built once: at each question, building a statement costs more than running it.
-_OPEN = schema.asked.c.outcome == sa.literal_column(
-    "'pending'"
-)  # in clear, or the index of these does not serve
+# Written out, not bound: the index of these serves no other statement.
+_OPEN = schema.asked.c.outcome == sa.literal_column("'pending'")
 _PENDING = sa.select(
     *(schema.asked.c[name] for name in ("query_id", "holder", "list", "epoch", "asker", "secret"))
 ).where(schema.asked.c.job == sa.bindparam("in_job"), _OPEN)

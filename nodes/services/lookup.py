@@ -131,7 +131,7 @@ class LookupService(lookup_pb2_grpc.LookupServicer):
         ask = self._ask(request, member, fields)
         contract = self._gate.precheck(ask).contract
         ask = replace(ask, receipt=(request.receipt, self._asked(request, ask, fields)))
-        if count <= max(limits.BATCH_INLINE, group.AT_ONCE):
+        if count <= limits.BATCH_INLINE:
             response = await self._answer(request, ask, contract, self._fast, voprf.inline)
         else:
             if self._under_way[member.id] >= limits.CONCURRENT_BULK:
@@ -141,7 +141,8 @@ class LookupService(lookup_pb2_grpc.LookupServicer):
                     grpc.StatusCode.RESOURCE_EXHAUSTED,
                 )
             self._under_way[member.id] += 1
-            work = asyncio.ensure_future(self._answer(request, ask, contract, self._bulk, self._workers.run))
+            where = (self._bulk, self._workers.run if count > group.AT_ONCE else voprf.inline)
+            work = asyncio.ensure_future(self._answer(request, ask, contract, *where))
             work.add_done_callback(lambda _: self._ended(member.id))
             response = await asyncio.shield(work)  # a caller that goes leaves its work in the count
         self._capture.record("out", "Evaluate", member.id, response)

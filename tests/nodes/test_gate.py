@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
@@ -18,6 +18,7 @@ from nodes import gate as gates
 from nodes import limits
 from nodes.errors import NodeError, Refused, StorageError
 from nodes.gate import Ask
+from nodes.pace import Pace
 from nodes.store import schema
 
 POLICY = """
@@ -133,6 +134,53 @@ def test_a_burst_is_counted_to_the_moment(gate, members, clock, into_the_second)
         clock.now = began + after
         assert gate.budget(centre, "fraud").burst_left == left
         assert refused(gate, ask(centre, left + 1)).reason == "BUDGET"
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.sampled_from([0.0, 0.3, 1.0, 7.25, 59.5, 600.0, 3_000.0, 4_000.0, -0.4, -65.0, -5_000.0]),
+            st.integers(0, 9),
+            st.sampled_from(["", "", "", "forget", "restart"]),
+        ),
+        max_size=25,
+    )
+)
+def test_a_pace_is_what_the_decisions_add_up_to_whatever_the_clock_does(holder, steps):
+    pace, now, resource = Pace(), NOW, secrets.token_hex(8)
+    connection = holder.database.connect()
+    for wait, count, event in steps:
+        now += wait
+        pace = Pace() if event == "restart" else pace
+        if event == "forget":
+            pace.forget()
+        pace.load(connection, "a", resource, now)
+        for span in (1, 60, 3_600):
+            rows = connection.execute(
+                sa.select(schema.decision.c.count).where(
+                    schema.decision.c.resource == resource, schema.decision.c.at > now - span
+                )
+            ).scalars()
+            assert pace.since(connection, "a", resource, now - span) == sum(rows)
+        row = dict.fromkeys((c.name for c in schema.decision.columns if c.name != "id"), b"") | {
+            "query_id": secrets.token_bytes(16), "peer": "a", "action": gates.EVALUATE, "resource": resource,
+            "epoch": 1, "purpose": 1, "basis": 1, "count": count, "at": now, "repeats": 0,
+        }  # fmt: skip
+        connection.execute(schema.decision.insert().values(row))
+        pace.add("a", resource, now, count)
+    connection.rollback()
+    connection.close()
+
+
+def test_old_seconds_leave_the_memory_of_a_pace(holder):
+    pace = Pace()
+    with holder.database.connect() as connection:
+        pace.load(connection, "a", "x", NOW)
+        for i in range(10_000):
+            pace.add("a", "x", NOW + i, 1)
+        assert len(pace._known["a", "x"].seconds) <= limits.BURST_SECONDS + 700
+        assert pace.since(connection, "a", "x", NOW + 9_999 - 3_599) == 3_599
 
 
 def test_a_burst_is_known_after_a_restart_and_after_a_failed_commit(

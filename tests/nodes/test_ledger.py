@@ -213,6 +213,26 @@ def test_promises_are_forgotten_with_their_day(cluster, monkeypatch):
         assert [bool(party.log.promised(each)) for each in ids] == [False] * gone + [True] * (10 - gone)
 
 
+def test_promises_that_came_out_of_order_are_forgotten_a_stretch_at_a_time(cluster, monkeypatch):
+    monkeypatch.setattr(book, "_STRETCH", 4)
+    party, day = cluster.parties["bank-a"], 86_400
+    ages = [9, 1, 9, 9, 9, 1, 9, 9, 1, 1, 1, 1, 9, 1, 1, 1, 9]
+    ids = []
+    for age in ages:
+        ids.append(random_id())
+        committed = events.commit(ledger_pb2.Event(log="spiffe://y", type=1, id=ids[-1], at=1))
+        receipt = events.receipt(committed, int(cluster.now) - age * day, party.keys.signing)
+        keep = functools.partial(party.log.record_promise, receipt=receipt, committed=committed)
+        party.writer.submit(lambda connection, keep=keep: keep(connection)).result()
+    party.log.erase(5)
+    # The third stretch has none that is due: what came behind it waits for that one.
+    left = [age for age, each in zip(ages, ids, strict=True) if party.log.promised(each)]
+    assert left == [1, 1, 1, 1, 1, 1, 9, 1, 1, 1, 9]
+    cluster.now += 6 * day
+    party.log.erase(5)
+    assert not any(map(party.log.promised, ids))
+
+
 # -- crashes and backups -----------------------------------------------------------------------------------------------
 
 _CHILD = """

@@ -8,6 +8,7 @@ from nodes.people.tally import Tally
 from nodes.querier import questions as module
 from nodes.querier.questions import Answer, Job, Questions
 from nodes.store import engine as db
+from nodes.store import schema
 from nodes.store.writer import GroupWriter
 
 KNOWN, NEW = 450, 130
@@ -53,3 +54,36 @@ def test_each_jobs_own_answers_are_found_whatever_their_number(questions):
         }
         assert pending == []
     assert questions.recall(job(1), identifiers, again=True) == ({}, [])
+
+
+def begin(questions, job, batch):
+    """As `begin` records a batch, without the log's event."""
+    with db.writing(questions._database) as connection:
+        module._BEGIN.run_many(connection, [questions._row(job, batch, len(batch.inputs))])
+
+
+def test_each_jobs_own_open_batches_are_found_whatever_is_asked_with_them(questions):
+    identifiers = [f"phone\x1f+86138{i:08d}".encode() for i in range(KNOWN)]
+    batches = [
+        questions.prepare(job(1), "a", "fraud", 1, inputs)
+        for inputs in (identifiers[:1], identifiers[300:301], identifiers[5:7], identifiers[440:441])
+    ]
+    for batch in batches:
+        begin(questions, job(1), batch)
+    before = questions.prepare(job(1), "b", "fraud", 1, identifiers[1:2])
+    begin(questions, job(1), before)
+    with db.writing(questions._database) as connection:  # of a version that kept no index
+        asked = schema.asked
+        connection.execute(asked.update().where(asked.c.query_id == before.query_id).values(sole=None))
+
+    def found(number, inputs):
+        return {each.query_id for each in questions.recall(job(number), inputs, again=False)[1]}
+
+    ids = [each.query_id for each in batches]
+    assert found(1, identifiers) == {*ids, before.query_id}
+    assert found(1, identifiers[2:430]) == {ids[1], ids[2]}
+    assert found(1, identifiers[6:7]) == {ids[2]}
+    assert found(1, identifiers[1:2]) == {before.query_id}
+    assert found(2, identifiers) == set()
+    questions.end(batches[1], "refused").result()
+    assert found(1, identifiers) == {ids[0], ids[2], ids[3], before.query_id}
