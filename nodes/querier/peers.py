@@ -2,6 +2,7 @@
 gRPC checks the DNS name, never the SPIFFE URI, so the pin is what tells one member from another."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -24,6 +25,9 @@ from ..identity.members import Member, MemberBook
 from ..services import wire
 
 _T = TypeVar("_T")
+_NEXT_ATTEMPT = (
+    2.5  # seconds, within which gRPC tries again where it could not connect (`wire.CLIENT_OPTIONS`)
+)
 
 
 class PeerFailed(NodeError):
@@ -92,6 +96,7 @@ class Peers:
         us, and call again. Raises `PeerFailed`.
         """
         peer = self.get(member)
+        await self._tried_again(peer, timeout)
         try:
             try:
                 return await call(peer)
@@ -103,6 +108,15 @@ class Peers:
                 return await call(peer)
         except grpc.aio.AioRpcError as error:
             raise failed(member, error) from error
+
+    @staticmethod
+    async def _tried_again(peer: Peer, timeout: float) -> None:
+        """A member that was away when it was last tried may be back: a call would fail without another try."""
+        away = grpc.ChannelConnectivity.TRANSIENT_FAILURE
+        if peer.channel.get_state(try_to_connect=True) is away:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(timeout, _NEXT_ATTEMPT)):
+                    await peer.channel.wait_for_state_change(away)
 
     def others(self, own_id: str) -> list[Member]:
         """All members but this node."""

@@ -84,6 +84,18 @@ def test_a_dead_holder_is_named_and_comes_back(broken):
     assert set(outcomes(again, "bank-b").values()) == {"miss"}
 
 
+def test_a_member_that_is_back_is_reached_at_once(broken):
+    """Not only when gRPC tries to connect the next time."""
+    for _ in range(2):
+        broken.kill("bank-b")
+        for _ in range(3):
+            away = broken.run("centre", "sync", "bank-b", check=False)
+            assert "cannot be reached" in away.stdout + away.stderr
+        broken.start_member(broken.member("bank-b"))
+        broken.wait("bank-b", published=False)
+        broken.run("centre", "sync", "bank-b")
+
+
 def test_a_caller_that_hangs_up_stops_nothing(broken):
     """Forty pulls and questions that are cancelled at once: the next one is answered all the same."""
     wire = Wire(broken, "centre")
