@@ -1,4 +1,4 @@
-"""Whether a question takes longer after many others: one holder, one case. Real processes, by turns of before and after.
+"""Whether a question takes longer after many others: one holder, one case. Real processes; before and after follow each other in time.
 
 python benchmarks/history.py [--evaluations 20000] [--answers 10000] [--unanswered 1000]
 """

@@ -25,9 +25,8 @@ from ..identity.members import Member, MemberBook
 from ..services import wire
 
 _T = TypeVar("_T")
-_NEXT_ATTEMPT = (
-    2.5  # seconds, within which gRPC tries again where it could not connect (`wire.CLIENT_OPTIONS`)
-)
+# Seconds within which gRPC tries again where it could not connect (`wire.CLIENT_OPTIONS`).
+_NEXT_ATTEMPT = 2.5
 
 
 class PeerFailed(NodeError):

@@ -87,7 +87,6 @@ def head(folder, host="127.0.0.1"):
         if port is None:
             pytest.skip("Ray's own ports leave none to it")
         address = f"{host}:{port}"
-
         arguments = ("--head", f"--node-ip-address={host}", f"--port={port}", "--include-dashboard=false")
         with machine(said, *arguments) as process:
             if patiently(Cluster(address, Workers(), at_home=0), process):
