@@ -35,8 +35,8 @@ class Format(StrEnum):
 class _Upload:
     """Reads the file and sends rows; remembers what the reader refused, and what was sent where it matters."""
 
-    def __init__(self, path: Path, kind: Format, mapping: Mapping) -> None:
-        self.path, self.kind, self.mapping = path, kind, mapping
+    def __init__(self, path: Path, kind: Format, mapping: Mapping, overflow: Path | None = None) -> None:
+        self.path, self.kind, self.mapping, self.overflow = path, kind, mapping, overflow
         self.refused: list[BadCell] = []
         self.items: dict[int, ReadRow] = {}  # OFAC only: several identifiers a record
         self.count = 0
@@ -44,7 +44,11 @@ class _Upload:
 
     def parsed(self) -> Iterator[ReadRow]:
         """Good rows; the others are kept aside."""
-        source = ofac.rows(self.path) if self.kind is Format.OFAC_SDN else table.rows(self.path, self.mapping)
+        source = (
+            ofac.rows(self.path, self.overflow)
+            if self.kind is Format.OFAC_SDN
+            else table.rows(self.path, self.mapping)
+        )
         for row in source:
             if isinstance(row, BadCell):
                 self.refused.append(row)
@@ -150,6 +154,10 @@ def import_file(
         str, typer.Option(help=t("of phone numbers without country code", "无国家码号码的地区"))
     ] = "",
     bad_file: Annotated[Path | None, typer.Option(help=t("where bad rows go", "坏行文件"))] = None,
+    overflow: Annotated[
+        Path | None,
+        typer.Option(help=t("SDN_COMMENTS.CSV to OFAC's SDN.CSV", "OFAC 名单的 SDN_COMMENTS.CSV")),
+    ] = None,
     config: Config = HERE,
     json: Json = False,
 ) -> None:
@@ -157,7 +165,7 @@ def import_file(
     with errors():
         if bad_file is not None and bad_file.exists() and file.exists() and bad_file.samefile(file):
             raise CommandError(t("--bad-file is the file itself", "--bad-file 与原文件相同"))
-        upload = _Upload(file, kind, Mapping.load(mapping) if mapping else Mapping())
+        upload = _Upload(file, kind, Mapping.load(mapping) if mapping else Mapping(), overflow)
         rows = upload.parsed()
         first = next(rows, None)  # so that a file that is none fails before the node is asked
         start = pb.ImportStart(

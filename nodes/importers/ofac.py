@@ -3,6 +3,9 @@
 Source: "SDN.CSV" and "dat_spec.txt" of the US Treasury. Taken are passports, national and tax IDs with their
 countries, telephone numbers, e-mail addresses, websites and crypto addresses; not fax numbers, company registers,
 vessels and aircraft. A remark names its country in brackets; where it names none, the row is reported, not guessed.
+
+The column holds at most 1,000 characters. The Treasury puts what is longer into SDN_COMMENTS.CSV (record number, rest);
+without that file the last part of a full column is reported, since half a value may be somebody else's.
 """
 
 import csv
@@ -13,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from protocols.identifiers import Kind, checksums
+from protocols.identifiers.countries import country_code
 
 from .table import BadCell, FileError, Parsed, ReadRow
 
@@ -33,6 +37,8 @@ _OWN_COUNTRY = {
     "Turkish Identification Number": ("TR", Kind.FOREIGN_ID),
     "Kenyan ID No.": ("KE", Kind.FOREIGN_ID),
     "Bosnian Personal ID No.": ("BA", Kind.FOREIGN_ID),
+    "Hong Kong ID": ("HK", Kind.FOREIGN_ID),
+    "Macau ID": ("MO", Kind.FOREIGN_ID),
     "SSN": ("US", Kind.FOREIGN_ID),
     "US FEIN": ("US", Kind.TAX_ID),
     "Italian Fiscal Code": ("IT", Kind.TAX_ID),
@@ -47,53 +53,14 @@ _DOCUMENTS = [
     )
 ]
 _REST = re.compile(
-    r"(?P<number>[^()]+?)(?: \((?P<country>[^()]*)\))?(?: (?:issued|expires|Valid) .*| \([^()]*\).*)?"
+    r"(?P<number>[^()]+?(?:\([0-9A-Z]\))?)(?P<brackets>(?: ?\([^()]*\))*)(?: (?:issued|expires|Valid) .*)?"
 )
 _PHONE = re.compile(r"(?:Telephone(?: No\.)?|Phone Number|Phone No\.|PHONE):? (?P<value>.+)")
-_EMAIL = re.compile(r"(?:Email Address|Email|EMAIL):? (?P<value>\S+)")
-_WEBSITE = re.compile(r"Website:? +(?P<value>\S+)")
-_CRYPTO = re.compile(r"Digital Currency Address - [A-Z0-9]+ (?P<value>\S+)")
-
-_ALIASES = {
-    "Burma": "MM",
-    "Korea, North": "KP",
-    "Korea, South": "KR",
-    "Congo, Democratic Republic of the": "CD",
-    "Congo, Republic of the": "CG",
-    "Palestinian": "PS",
-    "North Macedonia, The Republic of": "MK",
-    "Gambia, The": "GM",
-    "Bahamas, The": "BS",
-    "Hong Kong": "HK",
-    "Macau": "MO",
-    "Cote d Ivoire": "CI",
-    "Cote d'Ivoire": "CI",
-    "Czech Republic": "CZ",
-    "Bosnia and Herzegovina": "BA",
-    "Saint Kitts and Nevis": "KN",
-    "Antigua and Barbuda": "AG",
-    "Trinidad and Tobago": "TT",
-    "Saint Vincent and the Grenadines": "VC",
-    "Sao Tome and Principe": "ST",
-    "Swaziland": "SZ",
-    "Cape Verde": "CV",
-    "Cabo Verde": "CV",
-    "Syria": "SY",
-    "Turkey": "TR",
-    "Virgin Islands, British": "VG",
-    "Kosovo": "XK",
-}
-
-
-def _countries() -> dict[str, str]:
-    """English country names to ISO codes, from the phone library's data."""
-    from phonenumbers.geodata.locale import LOCALE_DATA
-
-    names = {}
-    for code, by_language in LOCALE_DATA.items():
-        name = by_language.get("en", "*aa")
-        names[by_language.get(name[1:], "") if name.startswith("*") else name] = code
-    return names | _ALIASES
+_EMAIL = re.compile(r"(?:Email Address|Email|EMAIL):? (?P<value>.+)")
+_WEBSITE = re.compile(r"Website:? +(?P<value>.+)")
+_CRYPTO = re.compile(r"Digital Currency Address - [A-Z0-9]+ (?P<value>.+)")
+_BETWEEN = re.compile(r"\s*(?:,|\band\b|\bor\b|\s/\s)\s*|\s+")  # several values in one part
+_REMARK_CHARACTERS = 1_000
 
 
 class Found(NamedTuple):
@@ -104,51 +71,59 @@ class Found(NamedTuple):
     country: str = ""
 
 
-def parse_remark(remark: str, countries: dict[str, str]) -> Found | None:
-    """The identifier in one part of a remarks column, or None."""
+def parse_remark(remark: str) -> list[Found]:
+    """The identifiers in one part of a remarks column; mostly one, or none."""
     text = re.sub(r"^[Aa]lt\. ", "", remark.strip())
     for name, (code, kind) in _OWN_COUNTRY.items():
         if text.startswith(name + " "):
             rest = _REST.fullmatch(text[len(name) + 1 :])
-            return Found(kind, rest["number"] if rest else text[len(name) + 1 :], code)
+            return [Found(kind, rest["number"] if rest else text[len(name) + 1 :], code)]
     for pattern, kind in _DOCUMENTS:
         match = pattern.fullmatch(text)
         if match is not None:
-            return _document(kind, match["rest"], countries)
+            return [_document(kind, match["rest"])]
     for pattern, kind in ((_EMAIL, Kind.EMAIL), (_WEBSITE, Kind.DOMAIN), (_CRYPTO, Kind.CRYPTO)):
         match = pattern.match(text)
         if match is not None:
-            return _contact(kind, match["value"].rstrip(".,;"))
+            return _contacts(kind, match["value"])
     match = _PHONE.fullmatch(text)
     if match is not None:
-        # The list gives numbers with their country code, often without a plus.
-        digits = re.sub(r"[^\d+/]", "", match["value"])
-        digits = re.sub(r"^\+?00", "+", digits)
-        return Found(Kind.PHONE, digits if digits.startswith("+") else f"+{digits}")
-    return None
+        return [_phone(each) for each in re.split(r"\s/\s|,\s", match["value"])]
+    return []
 
 
-def _document(kind: Kind, rest: str, countries: dict[str, str]) -> Found:
+def _phone(text: str) -> Found:
+    """The list gives numbers with their country code, often without a plus."""
+    digits = re.sub(r"[^\d+/]", "", text)
+    digits = re.sub(r"^\+?00", "+", digits)
+    return Found(Kind.PHONE, digits if digits.startswith("+") else f"+{digits}")
+
+
+def _document(kind: Kind, rest: str) -> Found:
     match = _REST.fullmatch(rest)
     if match is None:
         return Found(kind, rest)
     number = match["number"].strip().lstrip("# ").split(",")[0]
-    country = (match["country"] or "").strip()
-    code = countries.get(country, "")
+    named = [country_code(each) for each in re.findall(r"\(([^()]*)\)", match["brackets"])]
+    code = next((each for each in named if each), "")
     if kind is Kind.FOREIGN_ID and code == "CN" and checksums.resident_id(number.upper()):
         return Found(Kind.RESIDENT_ID, number)
     return Found(kind, number, code)
 
 
-def _contact(kind: Kind, value: str) -> Found:
-    if kind is Kind.DOMAIN:
-        value = re.sub(r"^[a-z]+://", "", value, flags=re.IGNORECASE)
-        value = re.split(r"[/?#:]", value, maxsplit=1)[0]
-    return Found(kind, value)
+def _contacts(kind: Kind, text: str) -> list[Found]:
+    found = []
+    for word in _BETWEEN.split(re.sub(r"\s\([^()]*\)", "", text)):
+        value = word.rstrip(".,;")
+        if kind is Kind.DOMAIN:
+            value = re.sub(r"^[a-z]+://", "", value, flags=re.IGNORECASE)
+            value = re.split(r"[/?#:]", value, maxsplit=1)[0]
+        if value:
+            found.append(Found(kind, value))
+    return found
 
 
-def rows(path: Path) -> Iterator[Parsed]:
-    """Every identifier of the file as a row of its own, numbered by the file's record."""
+def _text_of(path: Path) -> str:
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -157,20 +132,47 @@ def rows(path: Path) -> Iterator[Parsed]:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
         text = data.decode("latin-1")  # older versions are published so
-    countries = _countries()
-    records = csv.reader(io.StringIO(text.rstrip("\x1a\r\n"), newline=""))
+    return text.rstrip("\x1a\r\n")
+
+
+def _overflow(path: Path) -> dict[str, str]:
+    """What SDN_COMMENTS.CSV adds to each record's remarks."""
+    more: dict[str, str] = {}
+    for number, cells in enumerate(csv.reader(io.StringIO(_text_of(path), newline="")), 1):
+        if len(cells) != 2 or not cells[0].strip().isdigit():
+            raise FileError(
+                path,
+                f"line {number}: not OFAC's SDN_COMMENTS.CSV: a record's number and the rest of its remarks",
+            )
+        more[cells[0].strip()] = more.get(cells[0].strip(), "") + cells[1]
+    return more
+
+
+def _parts(remarks: str, rest: str) -> tuple[list[str], bool]:
+    """(parts that are whole, whether something may be cut off)."""
+    parts = re.split(r";\s*", (remarks + rest).strip().removesuffix("."))
+    is_full = len(remarks) >= _REMARK_CHARACTERS and not rest
+    return parts[:-1] if is_full else parts, is_full
+
+
+def rows(path: Path, overflow: Path | None = None) -> Iterator[Parsed]:
+    """Every identifier of the file as a row of its own, numbered in the file's order.
+
+    `overflow` is the Treasury's SDN_COMMENTS.CSV. Raises `FileError`.
+    """
+    more = _overflow(overflow) if overflow else {}
+    records = csv.reader(io.StringIO(_text_of(path), newline=""))
     count = 0
     for number, cells in enumerate(records, 1):
+        place = f"record {number}"
         if len(cells) != _COLUMNS or not cells[0].strip().isdigit():
             if number == 1:
                 raise FileError(path, "not OFAC's SDN.CSV: 12 columns without a header, a number first")
             count += 1
-            yield BadCell(count, "", f"{len(cells)} cells, SDN.CSV has {_COLUMNS}", f"record {number}")
+            yield BadCell(count, "", f"{len(cells)} cells, SDN.CSV has {_COLUMNS}", place)
             continue
-        for part in re.split(r";\s*", cells[11].strip().removesuffix(".")):
-            found = parse_remark(part, countries)
-            if found is None:
-                continue
+        parts, is_cut = _parts(cells[11], more.get(cells[0].strip(), ""))
+        for found in (each for part in parts for each in parse_remark(part)):
             count += 1
             yield ReadRow(
                 count,
@@ -185,7 +187,16 @@ def rows(path: Path) -> Iterator[Parsed]:
                     "reason": "sanctions-programme",
                     "reference": f"OFAC {cells[0].strip()}",
                 },
-                f"record {number}",
+                place,
+            )
+        if is_cut:
+            count += 1
+            yield BadCell(
+                count,
+                "remarks",
+                "the column is full (1,000 characters), so its last part may be cut and is not read: "
+                "give the Treasury's SDN_COMMENTS.CSV with --overflow",
+                place,
             )
     if not count:
         raise FileError(path, "no identifier in it")

@@ -16,8 +16,9 @@ from protocols.identifiers import (
     Kind,
     canonical_each,
     checksums,
-    kinds,
+    forms,
     normalise,
+    phones,
     recognise,
 )
 
@@ -78,13 +79,13 @@ def test_the_fast_path_for_mainland_mobiles_agrees_with_the_library(pytestconfig
     for _ in range(1_000_000 if pytestconfig.getoption("--thorough") else 20_000):
         number = f"1{rng.randrange(10**10):010d}"
         text, region = rng.choice(((number, "CN"), ("+86" + number, ""), (number, "US")))
-        found = outcome(kinds._phone_by_library, text, region)
-        assert outcome(kinds._phone, text, region) == found
+        found = outcome(phones.by_library, text, region)
+        assert outcome(phones.phone, text, region) == found
         if region == "CN" and found.startswith("+861"):
             column.append(text)
             wanted.append(f"phone\x1f{found}".encode())
     # A column of nothing else is looked at as a whole.
-    assert kinds._MOBILES_CN.fullmatch("\n".join(column))
+    assert phones.MOBILES_CN.fullmatch("\n".join(column))
     assert canonical_each(Kind.PHONE, column) == wanted
 
 
@@ -127,7 +128,15 @@ def test_luhn_digits_check_out_and_single_errors_do_not(digits):
         ("6222021234567890128", [Kind.CARD]),
         ("11010519491231002X", [Kind.RESIDENT_ID]),
         ("9113100033607322XK", [Kind.USCC]),
-        ("490154203237518", [Kind.CARD, Kind.DEVICE]),
+        ("490154203237518", [Kind.CARD, Kind.ACCOUNT, Kind.DEVICE]),
+        # Digits that pass Luhn by chance: outside the issuers' ranges they may as well be an account, or a phone.
+        ("0041213119757", [Kind.CARD, Kind.ACCOUNT, Kind.PHONE]),
+        ("1234567890123452", [Kind.CARD, Kind.ACCOUNT]),
+        ("01062771234", [Kind.PHONE]),
+        ("GB82 WEST 1234 5698 7654 32", [Kind.ACCOUNT]),
+        ("aabb.ccdd.ee0f", [Kind.DEVICE]),
+        ("098B716B8Aaf21512996dC57EB0615e2383E2f96", [Kind.DEVICE, Kind.CRYPTO]),
+        ("shop.no-such-suffix", []),
         ("someone@qq.com", [Kind.EMAIL]),
         ("example.org", [Kind.DOMAIN]),
         ("8.8.8.8", [Kind.IP]),
@@ -149,3 +158,20 @@ def test_recognising(value, found):
 def test_what_is_recognised_can_be_normalised(text):
     for kind in recognise(text):
         normalise(kind, text)
+
+
+def test_what_stands_beside_a_value_may_make_it_a_second_kind():
+    assert recognise("6222021234567890128", institution="ICBKCNBJ") == [Kind.CARD, Kind.ACCOUNT]
+    assert Kind.PASSPORT in recognise("A1084010", country="EG")
+
+
+def test_the_form_names_version_and_data_and_changes_with_either(monkeypatch):
+    assert forms.form()[:2] == VERSION.to_bytes(2, "big")
+    assert forms.form_text(forms.form()) == f"{VERSION}:{forms.data_hash()[:4].hex()}"
+    before = forms.data_hash()
+    monkeypatch.setattr(forms.shared, "SHARED_DOMAINS", forms.shared.SHARED_DOMAINS | {"new.example"})
+    forms.data_hash.cache_clear()
+    try:
+        assert forms.data_hash() != before
+    finally:
+        forms.data_hash.cache_clear()
