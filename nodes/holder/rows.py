@@ -13,7 +13,7 @@ from lianfang.v1 import admin_pb2 as pb
 from protocols import label as labels
 from protocols import sealed
 from protocols.errors import IdentifierError
-from protocols.identifiers import Kind, normalise
+from protocols.identifiers import Kind, normalise, recognise
 from protocols.label import Basis, Category, Reason, Status
 
 from .. import words
@@ -131,8 +131,7 @@ def _word(column: str, text: str, default: int) -> int:
     table = _TABLES[column]
     found = table.get(words.key(text))
     if found is None:
-        choices = ", ".join(name for name in table if name.isascii())
-        raise _BadField(column, f"not one of {choices}")
+        raise _BadField(column, words.one_of(column))
     return int(found)
 
 
@@ -156,12 +155,23 @@ def _read(row: RawRow, vault: Vault, options: RowOptions) -> _Read | Bad:
         return Bad(row.number, column, str(error))
 
 
+def _kind(row: RawRow, region: str) -> Kind:
+    """The kind that the row names, or the only one that its value can be."""
+    if row.kind.strip():
+        kind = words.kind_of(row.kind)
+        if kind is None:
+            raise _BadField("kind", words.one_of("kind"))
+        return kind
+    kinds = recognise(row.value, row.country, row.institution, region)
+    if len(kinds) > 1:
+        raise _BadField("kind", f"it may be {' or '.join(kinds)}: give the kind")
+    if not kinds:
+        raise _BadField("kind", "not recognised: give the kind")
+    return kinds[0]
+
+
 def _parse(row: RawRow, vault: Vault, options: RowOptions) -> _Read:
-    if not row.kind.strip():
-        raise _BadField("kind", "no kind")
-    kind = words.kind_of(row.kind)
-    if kind is None:
-        raise _BadField("kind", f"not one of {', '.join(Kind)}")
+    kind = _kind(row, options.default_region)
     identifier = normalise(kind, row.value, row.country, row.institution, options.default_region)
     try:
         details = _details(row, options, identifier.kind)
@@ -173,8 +183,8 @@ def _parse(row: RawRow, vault: Vault, options: RowOptions) -> _Read:
 
 def _details(row: RawRow, options: RowOptions, kind: Kind) -> tuple[int, ...]:
     category = _word("category", row.category, Category.OTHER)
-    severity = _number("severity", row.severity, 1, 5, 3)
-    confidence = _number("confidence", row.confidence, 0, 100, 50)
+    severity = words.SEVERITIES.get(words.key(row.severity)) or _number("severity", row.severity, 1, 5, 3)
+    confidence = _number("confidence", row.confidence.strip().removesuffix("%"), 0, 100, 50)
     basis = _word("basis", row.basis, Basis.OFFICIAL_LIST if options.official else Basis.REPORT)
     status = _word("status", row.status, Status.ACTIVE)
     reason = _word("reason", row.reason, Reason.NONE)

@@ -1,15 +1,15 @@
 """What every reader gives: rows as text by field, and rows that it had to refuse, with number, column and reason."""
 
 import contextlib
-import datetime as dt
 import itertools
 import secrets
 import tomllib
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TextIO
+from typing import NamedTuple, Protocol, TextIO
+
+from federation.files import NATURAL, Reading
 
 from .. import limits, words
 from ..errors import NodeError
@@ -29,42 +29,43 @@ FIELDS = (
     "reference",
     "institution",
 )
+AMOUNT = "amount"  # a column of numbers that are added up, beside the fields
+DATES = frozenset({"observed_on", "valid_until"})
 REASON_COLUMN = "lianfang_reason"  # of a file of bad rows; ignored when the mended file comes back
 
 _HEADERS = {
     "kind": (
-        "kind",
-        "type",
-        "identifier type",
-        "id type",
-        "类型",
-        "类别代码",
-        "标识类型",
-        "证件类型",
-        "标识种类",
+        "kind", "type", "identifier type", "id type", "value type", "类型", "类别代码", "标识类型", "证件类型", "标识种类", "种类",
+        "号码类型", "数据类型",
     ),
-    "value": ("value", "identifier", "number", "id", "值", "标识", "号码", "标识值", "证件号码"),
-    "country": ("country", "issuing country", "国家", "签发国", "国家代码"),
-    "category": ("category", "risk", "risk category", "风险类别", "类别", "风险类型", "涉案类型"),
-    "severity": ("severity", "level", "严重程度", "风险等级", "等级"),
-    "confidence": ("confidence", "score", "置信度", "可信度"),
-    "basis": ("basis", "source", "依据", "认定依据", "来源"),
+    "value": (
+        "value", "identifier", "number", "id", "id number", "值", "标识", "号码", "标识值", "证件号码", "证件号", "账号或号码", "涉案标识",
+    ),
+    "country": ("country", "issuing country", "country code", "nationality", "国家", "签发国", "国家代码", "国籍", "签发国家", "国家地区"),
+    "category": (
+        "category", "risk", "risk category", "risk type", "fraud type", "风险类别", "类别", "风险类型", "涉案类型", "案件类型", "诈骗类型",
+    ),
+    "severity": ("severity", "level", "risk level", "严重程度", "风险等级", "等级", "程度", "风险级别", "级别"),
+    "confidence": ("confidence", "score", "certainty", "置信度", "可信度", "可信程度"),
+    "basis": ("basis", "source", "legal basis", "依据", "认定依据", "来源", "认定单位", "认定机关", ),
     "observed_on": (
-        "observed on",
-        "observed",
-        "date",
-        "observed date",
-        "观察日期",
-        "发现日期",
-        "日期",
-        "案发日期",
+        "observed on", "observed", "date", "observed date", "seen on", "valid from", "观察日期", "发现日期", "日期", "案发日期", "观察", "发现时间",
+        "案发时间", "认定日期", "入库日期",
     ),
-    "valid_until": ("valid until", "expires", "expiry", "有效期至", "失效日期", "到期日"),
-    "status": ("status", "状态"),
-    "reason": ("reason", "reason code", "原因", "原因代码"),
-    "reference": ("reference", "case", "case number", "own reference", "案件编号", "参考号", "案号"),
-    "institution": ("institution", "bank", "bank code", "bic", "机构代码", "开户行", "银行代码", "联行号"),
-}
+    "valid_until": (
+        "valid until", "valid to", "expires", "expiry", "expiry date", "valid through", "有效期至", "失效日期", "到期日", "有效至", "到期日期",
+        "有效期", "截止日期", "有效期限",
+    ),
+    "status": ("status", "state", "状态", "条目状态", "名单状态"),
+    "reason": ("reason", "reason code", "原因", "原因代码", "列入原因"),
+    "reference": (
+        "reference", "case", "case number", "case id", "own reference", "案件编号", "参考号", "案号", "案件号", "文号",
+    ),
+    "institution": (
+        "institution", "bank", "bank code", "bic", "swift", "institution code", "机构代码", "开户行", "银行代码", "联行号", "开户机构", "行号",
+        "支付行号", "清算行号", "开户银行",
+    ),
+}  # fmt: skip
 _BY_HEADER = {words.key(name): target for target, names in _HEADERS.items() for name in names}
 
 
@@ -91,6 +92,7 @@ class ReadRow(NamedTuple):
     number: int
     fields: dict[str, str]
     place: str = ""
+    further: dict[str, str] = {}  # noqa: RUF012  # the file's own further columns, by header, where asked for
 
 
 Parsed = ReadRow | BadCell
@@ -110,7 +112,10 @@ class Mapping:
 
     columns: dict[str, str] = field(default_factory=dict)  # header → field
     constants: dict[str, str] = field(default_factory=dict)  # also where a cell is empty
-    needed: tuple[str, ...] = ("value", "kind")
+    needed: tuple[str, ...] = ("value",)
+    reading: Reading = NATURAL
+    keep_further: bool = False  # hand on the columns that are no field
+    unread: list[str] = field(default_factory=list)  # headers that stand for no field, once the file is open
 
     @classmethod
     def load(cls, path: Path) -> "Mapping":
@@ -139,6 +144,8 @@ class Mapping:
             key = words.key(header)
             targets.append(self.columns.get(key) or (None if self.columns else _BY_HEADER.get(key)))
         constants = dict(self.constants)
+        if targets and headers[-1] == REASON_COLUMN:
+            targets[-1] = None
         if "value" not in targets:
             # One column that is named like a kind ("手机号") holds values of that kind.
             named = [
@@ -160,12 +167,26 @@ class Mapping:
         if twice:
             raise FileError(path, f"two columns for {', '.join(sorted(twice))}; give --mapping")
         self.constants = constants
+        self.unread = [
+            header
+            for header, target in zip(headers, targets, strict=True)
+            if target is None and header.strip() and header != REASON_COLUMN
+        ]
         return targets
 
 
 def mapped(targets: "list[str | None]") -> list[tuple[int, str]]:
     """(column's place, field) of the columns that are read at all."""
     return [(place, target) for place, target in enumerate(targets) if target is not None]
+
+
+def further_of(targets: "list[str | None]", headers: Sequence[str]) -> list[tuple[int, str]]:
+    """(column's place, header) of the columns that are no field."""
+    return [
+        (place, header)
+        for place, (target, header) in enumerate(zip(targets, headers, strict=True))
+        if target is None and header.strip() and header != REASON_COLUMN
+    ]
 
 
 def fields_of(columns: list[tuple[int, str]], cells: list[str], constants: dict[str, str]) -> dict[str, str]:
@@ -175,25 +196,6 @@ def fields_of(columns: list[tuple[int, str]], cells: list[str], constants: dict[
         if place < len(cells) and (cells[place].strip() or target not in out):
             out[target] = cells[place]
     return out
-
-
-def excel_text(value: Any) -> tuple[str, str]:
-    """(text, trouble) of a spreadsheet cell: what a program may have changed is not trusted."""
-    if value is None:
-        return "", ""
-    if isinstance(value, bool):
-        return str(value), ""
-    if isinstance(value, int):
-        if abs(value) >= 10**15:
-            return "", "a numeric cell past 15 digits: re-export the column as text"
-        return str(value), ""
-    if isinstance(value, float):
-        if not value.is_integer() or abs(value) >= 10**15:
-            return "", "a numeric cell that is no whole number of 15 digits: re-export the column as text"
-        return str(int(value)), ""
-    if isinstance(value, dt.datetime | dt.date):
-        return value.isoformat()[:10], ""
-    return unicodedata.normalize("NFC", str(value)), ""
 
 
 @contextlib.contextmanager
@@ -211,7 +213,7 @@ def private_file(path: Path) -> Iterator[TextIO]:
 
 
 def rows(path: Path, mapping: Mapping) -> Iterator[Parsed]:
-    """Read a CSV or XLSX file by its ending; raises `FileError`."""
+    """Read a CSV, XLSX or Parquet file by its ending; raises `FileError`."""
     return _reader(path).rows(path, mapping)
 
 
@@ -231,15 +233,15 @@ def by_column(parsed: Iterator[Parsed], fields: Sequence[str]) -> Iterator[Colum
         )
 
 
-def write_bad(source: Path, target: Path, bad: dict[int, str]) -> None:
+def write_bad(source: Path, target: Path, bad: dict[int, str], mapping: Mapping | None = None) -> None:
     """Write the bad rows of a file with their reasons as CSV, readable by its owner alone, to be mended."""
-    _reader(source).write_bad(source, target, bad)
+    _reader(source).write_bad(source, target, bad, mapping or Mapping())
 
 
 class _Reader(Protocol):
     def rows(self, path: Path, mapping: Mapping) -> Iterator[Parsed]: ...
     def columns(self, path: Path, mapping: Mapping, fields: Sequence[str]) -> Iterator[Columns]: ...
-    def write_bad(self, source: Path, target: Path, bad: dict[int, str]) -> None: ...
+    def write_bad(self, source: Path, target: Path, bad: dict[int, str], mapping: Mapping) -> None: ...
 
 
 def _reader(path: Path) -> _Reader:
@@ -252,6 +254,10 @@ def _reader(path: Path) -> _Reader:
         from . import xlsx_file
 
         return xlsx_file
+    if path.suffix.lower() in (".parquet", ".pq"):
+        from . import parquet_file
+
+        return parquet_file
     from . import csv_file
 
     return csv_file

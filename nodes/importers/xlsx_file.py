@@ -1,16 +1,15 @@
-"""XLSX: the first sheet; cells that a spreadsheet may have turned into numbers are not trusted past 15 digits."""
+"""Workbooks, their columns mapped to fields; cells that a spreadsheet may have changed are not trusted."""
 
 import csv
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-import openpyxl
-from openpyxl.utils.exceptions import InvalidFileException
+from federation.files import UnreadableFile
+from federation.files.xlsx_file import EMPTY, Cell, Record, header, records
 
-from .. import limits
 from .table import (
+    AMOUNT,
+    DATES,
     REASON_COLUMN,
     BadCell,
     Columns,
@@ -19,48 +18,55 @@ from .table import (
     Parsed,
     ReadRow,
     by_column,
-    excel_text,
     fields_of,
+    further_of,
     mapped,
     private_file,
 )
 
 
-def _records(path: Path) -> Iterator[tuple[int, tuple[Any, ...]]]:
+def _records(path: Path, mapping: Mapping) -> Iterator[Record]:
     try:
-        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
-    except (InvalidFileException, zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
-        raise FileError(path, "not an XLSX workbook") from error
-    try:
-        sheet = book.worksheets[0]
-        if (sheet.max_column or 0) > limits.IMPORT_COLUMNS:
-            raise FileError(path, f"{sheet.max_column} columns; at most {limits.IMPORT_COLUMNS}")
-        for number, cells in enumerate(sheet.iter_rows(values_only=True), 1):
-            if any(cell is not None and str(cell).strip() for cell in cells):
-                yield number, cells
-    finally:
-        book.close()
+        yield from records(path, mapping.reading)
+    except UnreadableFile as error:
+        raise FileError(error.path, error.message) from error
 
 
 def rows(path: Path, mapping: Mapping) -> Iterator[Parsed]:
     """Rows, numbered as the sheet shows them."""
-    records = _records(path)
-    header = [excel_text(cell)[0] for cell in next(records, (0, ()))[1]]
-    if not any(header):
-        raise FileError(path, "the first sheet is empty")
-    targets = mapping.resolve(path, header)
+    every = _records(path, mapping)
+    names = header(next(every, (0, [EMPTY]))[1])
+    if not any(names):
+        raise FileError(path, "the sheet is empty")
+    targets = mapping.resolve(path, names)
     columns = mapped(targets)
-    for number, cells in records:
-        texts = [excel_text(cell) for cell in cells]
-        wrong = [
-            (targets[i] or header[i], trouble)
-            for i, (_, trouble) in enumerate(texts[: len(targets)])
-            if trouble and targets[i]
-        ]
+    others = further_of(targets, names) if mapping.keep_further else []
+    for number, cells in every:
+        wrong = next(_wrong(targets, names, cells), None)
         if wrong:
-            yield BadCell(number, *wrong[0])
-        else:
-            yield ReadRow(number, fields_of(columns, [text for text, _ in texts], mapping.constants))
+            yield BadCell(number, *wrong)
+            continue
+        texts = [cell.text for cell in cells]
+        further = {name: texts[place] for place, name in others if place < len(texts)}
+        yield ReadRow(number, fields_of(columns, texts, mapping.constants), "", further)
+
+
+def _wrong(targets: "list[str | None]", names: list[str], cells: list[Cell]) -> Iterator[tuple[str, str]]:
+    """(column, why) of cells that cannot be taken as they are."""
+    for place, cell in enumerate(cells):
+        if place >= len(targets):
+            if cell.text or cell.trouble:
+                yield "", f"a value beyond the header's {len(targets)} columns"
+            continue
+        target = targets[place]
+        if target is None:
+            continue
+        if cell.trouble:
+            yield target, cell.trouble
+        elif cell.kind == "date" and target not in DATES:
+            yield target, "a date: re-export the column as text"
+        elif cell.kind == "number" and target != AMOUNT and not cell.text.lstrip("-").isdigit():
+            yield target, "a numeric cell that is no whole number of 15 digits: re-export the column as text"
 
 
 def columns(path: Path, mapping: Mapping, fields: Sequence[str]) -> Iterator[Columns]:
@@ -68,12 +74,14 @@ def columns(path: Path, mapping: Mapping, fields: Sequence[str]) -> Iterator[Col
     return by_column(rows(path, mapping), fields)
 
 
-def write_bad(source: Path, target: Path, bad: dict[int, str]) -> None:
+def write_bad(source: Path, target: Path, bad: dict[int, str], mapping: Mapping) -> None:
     """Write the bad rows as CSV with their reasons, readable by their owner alone, to be mended."""
-    records = _records(source)
+    every = _records(source, mapping)
     with private_file(target) as file:
         writer = csv.writer(file)
-        writer.writerow([*("" if cell is None else str(cell) for cell in next(records)[1]), REASON_COLUMN])
-        for number, cells in records:
+        names = header(next(every)[1])
+        writer.writerow([*names, REASON_COLUMN])
+        for number, cells in every:
             if number in bad:
-                writer.writerow([*("" if cell is None else str(cell) for cell in cells), bad[number]])
+                texts = [cell.text for cell in cells][: len(names)]
+                writer.writerow([*texts, *[""] * (len(names) - len(texts)), bad[number]])

@@ -14,7 +14,6 @@ from .. import words
 from ..importers import table
 from ..importers.table import FileError, Mapping
 
-_VALUES = "amount"  # what the reader calls the column of values
 _AMOUNT = re.compile(r"(\d{1,18})(?:\.(\d{1,6}))?", re.ASCII)
 
 
@@ -55,7 +54,7 @@ class Column:
         kind = Kind(self.kind)
         for numbers, (cells, *values), bad in self._columns():
             for each in bad:
-                if each.column == _VALUES:
+                if each.column == table.AMOUNT:
                     raise FileError(self.path, f"row {each.number}: {self.values}: {each.reason}")
             found = canonical_each(kind, cells, self.region)
             if not (bad or values or None in found):
@@ -87,8 +86,8 @@ class Column:
     def _columns(self) -> Iterator[table.Columns]:
         columns, fields = {words.key(self.name): "value"}, ["value"]
         if self.values:
-            columns[words.key(self.values)] = _VALUES
-            fields.append(_VALUES)
+            columns[words.key(self.values)] = table.AMOUNT
+            fields.append(table.AMOUNT)
         return table.columns(self.path, Mapping(columns=columns, needed=tuple(fields)), fields)
 
     def _value(self, number: int, text: str) -> int:

@@ -9,6 +9,7 @@ MAX_LENGTH = 200  # characters of a raw value
 STOPS = str.maketrans(
     "。", "."
 )  # an ideographic full stop where a Latin dot is meant (U+FF61 becomes U+3002 by NFKC)
+_MARKED = frozenset("='`")
 _MARKS = r"[*•●×✱■]|\?{3,}"
 _MASK = re.compile(_MARKS)
 _MASK_WITH_X = re.compile(rf"{_MARKS}|(?<![0-9A-Za-z])[xX]{{3,}}|[0-9][xX]{{3,}}")
@@ -27,6 +28,8 @@ def clean(value: str) -> str:
     """NFKC without surrounding space. Raises `IdentifierError` for what no kind can take."""
     text = value if value.isascii() else unicodedata.normalize("NFKC", value).strip("\u200b\ufeff")
     text = text.strip()
+    if text[:1] in _MARKED:
+        text = _unmarked(text)
     if not text:
         raise refuse("empty", "no value")
     if len(text) > MAX_LENGTH:
@@ -34,6 +37,13 @@ def clean(value: str) -> str:
     if not text.isprintable():
         raise refuse("control", "contains control characters")
     return text
+
+
+def _unmarked(text: str) -> str:
+    """What stands behind the marks by which programs make a spreadsheet keep digits as text: `="0123"`, '0123, `0123."""
+    if text[:2] == '="' and text[-1] == '"' and len(text) > 2:
+        return text[2:-1].replace('""', '"').strip()
+    return text[1:] if text[0] in "'`" and text[1:].isdigit() else text
 
 
 def check_whole(text: str, x_may_stand: bool) -> None:

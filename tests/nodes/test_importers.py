@@ -1,15 +1,18 @@
 """Reading people's files, and rubbish."""
 
 import csv
+import datetime as dt
 import re
+import zipfile
 
 import openpyxl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from federation.files import Reading
 from nodes import limits
-from nodes.importers import csv_file, ofac, table, xlsx_file
+from nodes.importers import csv_file, ofac, table
 from nodes.importers.table import BadCell, FileError, Mapping, ReadRow
 from protocols.identifiers import normalise
 
@@ -210,8 +213,6 @@ def test_a_workbook_with_floats_where_card_numbers_were(tmp_path):
 
 
 def test_dates_of_a_workbook(tmp_path):
-    import datetime as dt
-
     rows = read(
         workbook(
             tmp_path,
@@ -226,7 +227,7 @@ def test_dates_of_a_workbook(tmp_path):
 def test_bad_rows_are_written_mended_and_read_again(tmp_path):
     path = write(tmp_path, 'kind,value,note\nphone,13800138000,a\nphone,"1,38",b\nphone,x\n')
     bad = tmp_path / "bad.csv"
-    csv_file.write_bad(path, bad, {3: "not a phone number", 4: "2 cells"})
+    table.write_bad(path, bad, {3: "not a phone number", 4: "2 cells"})
     assert bad.stat().st_mode & 0o777 == 0o600
     with bad.open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.reader(file))
@@ -234,13 +235,14 @@ def test_bad_rows_are_written_mended_and_read_again(tmp_path):
     assert rows[1] == ["phone", "1,38", "b", "not a phone number"]
     assert [row.fields["value"] for row in read(bad)] == ["1,38", "x"]
     again = tmp_path / "again.csv"
-    csv_file.write_bad(bad, again, {2: "still not"})
+    table.write_bad(bad, again, {2: "still not"})
     assert list(csv.reader(again.open(encoding="utf-8-sig", newline="")))[0] == rows[0]
 
 
 def test_bad_rows_of_a_workbook_become_csv(tmp_path):
     path = workbook(tmp_path, ("kind", "value"), ("phone", 13800138000), ("card", 6222021234567890128))
-    xlsx_file.write_bad(path, tmp_path / "bad.csv", {3: "past 15 digits"})
+    table.write_bad(path, tmp_path / "bad.csv", {3: "past 15 digits"})
+    assert "6.22202123456789" in (tmp_path / "bad.csv").read_text("utf-8-sig")
     assert "past 15 digits" in (tmp_path / "bad.csv").read_text("utf-8-sig")
 
 
@@ -314,8 +316,6 @@ def test_remarks_that_hold_no_identifier_of_ours(remark):
 
 def test_the_real_lists_are_read(shared):
     """Counted here by a regular expression that knows nothing of the importer."""
-    import re
-
     for name in ("ofac_sdn_2022-01.csv", "ofac_sdn_2024-05-03.csv"):
         path = shared / "data" / name
         text = path.read_text("utf-8")
@@ -379,3 +379,226 @@ def test_another_format_is_not_taken_for_the_sdn_list(tmp_path):
     for data in ("kind,value\nphone,1\n", "", "1,2,3\n"):
         with pytest.raises(FileError):
             list(ofac.rows(write(tmp_path, data)))
+
+
+# -- files that lie, or that programs have changed ------------------------------------------------------------------
+
+
+def altered(path, change, part="xl/worksheets/sheet1.xml"):
+    """The workbook with one part of it changed."""
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    parts[part] = change(parts[part])
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+    return path
+
+
+TEN = [("kind", "value", "category"), *(("phone", f"1390000000{i}", "mule-account") for i in range(10))]
+
+
+@pytest.mark.parametrize("said", ["A1", "A1:C4", "A1:B11", "A1:XFD1048576", None])
+def test_a_sheets_dimension_is_not_believed(tmp_path, said):
+    """Three of ten rows were read, and `--replace` withdrew the other seven."""
+    new = b"" if said is None else f'<dimension ref="{said}"/>'.encode()
+    path = altered(workbook(tmp_path, *TEN), lambda xml: re.sub(rb"<dimension [^>]*/>", new, xml))
+    rows = read(path)
+    assert [row.fields["value"] for row in rows] == [f"1390000000{i}" for i in range(10)]
+    assert all(row.fields["category"] == "mule-account" for row in rows)
+
+
+def second_sheet(tmp_path, hidden=()):
+    book = openpyxl.Workbook()
+    for sheet, phone in ((book.active, "13900000001"), (book.create_sheet("二"), "13900000002")):
+        sheet.append(("kind", "value"))
+        sheet.append(("phone", phone))
+    for name in hidden:
+        book[name].sheet_state = "hidden"
+    path = tmp_path / "two.xlsx"
+    book.save(path)
+    return path
+
+
+@pytest.mark.parametrize("hidden", [(), ("Sheet",), ("二",)])
+def test_a_sheet_is_never_chosen_in_silence(tmp_path, hidden):
+    path = second_sheet(tmp_path, hidden)
+    with pytest.raises(FileError, match=r"Sheet.*二.*--sheet"):
+        read(path)
+    for name, phone in (("Sheet", "13900000001"), ("二", "13900000002")):
+        rows = read(path, Mapping(reading=Reading(sheet=name)))
+        assert [row.fields["value"] for row in rows] == [phone]
+    with pytest.raises(FileError, match=r"no sheet '三'.*二"):
+        read(path, Mapping(reading=Reading(sheet="三")))
+
+
+def test_data_behind_empty_sheets_is_found_and_a_hidden_sheet_has_to_be_named(tmp_path):
+    book = openpyxl.Workbook()
+    book.create_sheet("data").append(("kind", "value"))
+    book["data"].append(("phone", "13900000001"))
+    book.save(tmp_path / "second.xlsx")
+    assert len(read(tmp_path / "second.xlsx")) == 1
+    book["data"].sheet_state = "hidden"
+    book.save(tmp_path / "hidden.xlsx")
+    with pytest.raises(FileError, match="hidden.*--sheet"):
+        read(tmp_path / "hidden.xlsx")
+
+
+def formatted(tmp_path, value, form, column="value"):
+    book = openpyxl.Workbook()
+    book.active.append(("kind", column, "institution"))
+    book.active.append(("account", value, "ICBKCNBJ"))
+    book.active["B2"].number_format = form
+    path = tmp_path / "formatted.xlsx"
+    book.save(path)
+    return read(path)[0]
+
+
+@pytest.mark.parametrize(
+    ("value", "form", "text"),
+    [
+        (123456, "00000000", "00123456"),
+        (123456, "General", "123456"),
+        (123456, "#,##0", "123456"),
+        (123456, "0", "123456"),
+        (123456, "0.00", "123456"),
+    ],
+)
+def test_numbers_are_taken_as_the_sheet_shows_them(tmp_path, value, form, text):
+    assert formatted(tmp_path, value, form).fields["value"] == text
+
+
+@pytest.mark.parametrize("form", ['"A"000000', "0000-0000", "000 000 000", "0%", "0.00E+00", "000000.00"])
+def test_numbers_shown_in_a_mask_are_refused(tmp_path, form):
+    bad = formatted(tmp_path, 123456, form)
+    assert isinstance(bad, BadCell)
+    assert "re-export" in bad.reason
+
+
+def test_a_date_where_an_account_number_was_is_refused(tmp_path):
+    bad = formatted(tmp_path, dt.date(2026, 1, 2), "yyyy-mm-dd")
+    assert isinstance(bad, BadCell)
+    assert "a date" in bad.reason
+
+
+def test_dates_with_times_are_iso_dates(tmp_path):
+    path = workbook(
+        tmp_path, ("kind", "value", "observed on"), ("phone", "1", dt.datetime(2026, 8, 1, 13, 30))
+    )
+    assert read(path)[0].fields["observed_on"] == "2026-08-01"
+
+
+def test_damaged_workbooks_end_in_one_line_that_names_them(tmp_path):
+    whole = workbook(tmp_path, *TEN).read_bytes()
+    for name, content in (("cut", whole[:-200]), ("zip", b"PK\x03\x04" + whole[50:])):
+        path = write(tmp_path, content, f"{name}.xlsx")
+        with pytest.raises(FileError, match=re.escape(str(path))):
+            read(path)
+    changes = {
+        "empty fill": ("xl/styles.xml", lambda xml: re.sub(rb"<fill>.*?</fill>", b"<fill/>", xml)),
+        "cut sheet": ("xl/worksheets/sheet1.xml", lambda xml: xml[: len(xml) // 2]),
+        "strict": (
+            "xl/workbook.xml",
+            lambda xml: xml.replace(
+                b"http://schemas.openxmlformats.org/spreadsheetml/2006/main",
+                b"http://purl.oclc.org/ooxml/spreadsheetml/main",
+            ),
+        ),
+        "no result": (
+            "xl/worksheets/sheet1.xml",
+            lambda xml: re.sub(rb"(?s)<c r=\"B2\".*?</c>", b'<c r="B2"><f>1+1</f><v/></c>', xml, count=1),
+        ),
+    }
+    for part, change in changes.values():
+        path = altered(workbook(tmp_path, *TEN), change, part)
+        with pytest.raises(FileError, match=re.escape(str(path))) as caught:
+            read(path)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_value_beyond_the_headers_columns_is_reported(tmp_path):
+    (bad,) = read(workbook(tmp_path, ("kind", "value"), ("phone", "1", "x")))
+    assert isinstance(bad, BadCell)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\r\nkind;value\r\nphone;13900000001\r\n",
+        b"\n\nkind\tvalue\nphone\t13900000001\n",
+        b"sep=;\r\nkind;value\r\nphone;13900000001\r\n",
+        b"sep=,\r\nkind,value\r\nphone,13900000001\r\n",
+        b"SEP=|\nkind|value\nphone|13900000001\n",
+        b"\xef\xbb\xbf\xef\xbb\xbfkind,value\nphone,13900000001\n",
+        b'\xef\xbb\xbf\xef\xbb\xbf"kind","value"\n"phone","13900000001"\n',
+        "kind\u00a0,value\u200b\nphone,13900000001\n".encode(),
+        b'kind,value\nphone,="13900000001"\n',
+        b'kind,value\nphone,"=""13900000001"""\n',
+    ],
+)
+def test_what_programs_put_around_a_csv(tmp_path, data):
+    (row,) = read(write(tmp_path, data))
+    assert row.fields == {"kind": "phone", "value": "13900000001"}
+
+
+@pytest.mark.parametrize("mark", ["'", "`", "\t", '="'])
+def test_marks_that_keep_digits_as_text_are_no_part_of_them(mark):
+    value = f"{mark}6222021234567890128" + ('"' if mark == '="' else "")
+    assert normalise("card", value).value == "6222021234567890128"
+
+
+NAMES = {
+    "big5": "王小明",
+    "shift_jis": "山田太郎",
+    "euc_kr": "김철수",
+    "euc_jp": "山田太郎",
+    "cp1251": "Иванов Иван",
+    "koi8_r": "Иванов Иван",
+    "cp1252": "Müller Jörg",
+}
+
+
+@pytest.mark.parametrize("encoding", NAMES)
+def test_other_encodings_have_to_be_named(tmp_path, encoding):
+    path = write(tmp_path, f"kind,value\nname-birth,{NAMES[encoding]} 1980-01-01\n".encode(encoding))
+    with pytest.raises(FileError, match="line 2.*--encoding"):
+        read(path)
+    (row,) = read(path, Mapping(reading=Reading(encoding=encoding)))
+    assert row.fields["value"] == f"{NAMES[encoding]} 1980-01-01"
+
+
+@pytest.mark.parametrize("names", [["王小明"], ["李四", "王五"], ["张伟", "欧阳娜娜", "陈奕迅", "赵丽颖"]])
+def test_gb18030_is_taken_by_itself_also_below_an_ascii_header(tmp_path, names):
+    text = "kind,value\n" + "".join(f"name-birth,{name} 1980-01-01\n" for name in names)
+    rows = read(write(tmp_path, text.encode("gb18030")))
+    assert [row.fields["value"] for row in rows] == [f"{name} 1980-01-01" for name in names]
+
+
+def test_utf8_with_one_bad_byte_is_refused_with_its_line(tmp_path):
+    """It was read as GB18030, and all names became others."""
+    data = "kind,value,reference\nname-birth,李四 1981-01-01,\nname-birth,王五 1982-01-01,\n".encode()
+    with pytest.raises(FileError, match="line 4 is not UTF-8"):
+        read(write(tmp_path, data + b"phone,13900000001,x\xa0\xa0\n"))
+
+
+def test_the_programs_own_words_are_known_as_headers_and_unknown_ones_are_told(tmp_path):
+    mapping = Mapping()
+    path = write(tmp_path, "种类,值,程度,有效至,备注,姓名\nphone,13900000001,4,2027-01-01,x,y\n")
+    (row,) = read(path, mapping)
+    assert row.fields["severity"] == "4"
+    assert row.fields["valid_until"] == "2027-01-01"
+    assert mapping.unread == ["备注", "姓名"]
+    (row,) = read(path, Mapping(keep_further=True))
+    assert row.further == {"备注": "x", "姓名": "y"}
+
+
+def test_parquet_is_read_as_csv_is(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet
+
+    table_ = pa.table(
+        {"类型": ["phone", "phone"], "号码": ["13900000001", "013800138000"], "note": [1, None]}
+    )
+    pyarrow.parquet.write_table(table_, tmp_path / "list.parquet")
+    rows = read(tmp_path / "list.parquet")
+    assert rows[1] == ReadRow(3, {"kind": "phone", "value": "013800138000"})

@@ -82,17 +82,20 @@ def test_each_counts_once_with_its_first_row_and_its_sum(tmp_path, monkeypatch, 
     space.close()
 
 
-def test_a_workbooks_value_that_is_no_text_or_whole_number_is_named(tmp_path):
+def test_a_workbooks_amounts_with_cents_add_up_exactly(tmp_path):
     path = tmp_path / "column.xlsx"
     book = openpyxl.Workbook()
-    for row in (("mobile", "loss"), ("13900000000", 5), ("13900000001", 12.5)):
+    amounts = (5, 1234.56, 0.1 + 0.2, 70368744177.17)
+    for row in (("mobile", "loss"), *((f"1390000000{i}", amount) for i, amount in enumerate(amounts))):
         book.active.append(row)
     book.save(path)
-    with pytest.raises(NodeError, match="row 3: loss: a numeric cell"):
-        elements(plan(path, "loss"), Counts())
-    counts = Counts()
-    assert len(elements(plan(path, ""), counts)) == 2
-    assert counts.bad == 0
+    column = Column(path, "mobile", "phone", "CN", "loss", 2)
+    values = [value for _, _, values in column.elements(Counts()) for value in values]
+    assert values == [500, 123456, 30, 7036874417717]
+    book.active["B3"] = "1.234,56"
+    book.save(path)
+    with pytest.raises(NodeError, match="row 3: loss is not a number"):
+        list(column.elements(Counts()))
 
 
 def test_repetitions_and_broken_rows_leave_whole_pieces(tmp_path, monkeypatch):
