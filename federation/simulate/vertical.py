@@ -109,19 +109,22 @@ def world(config: VerticalConfig, seed: int) -> World:
         names = list(generate.FEATURES)
         block = Block("label holder", whole.x[:, :half], whole.y)
         return World(names[:half], block, ["partner"], [whole.x[:, half:]], [names[half:]])
-    table = data.read_table(config.data)
+    table = data.read_table(config.data, config.id)
     keys = [_keys(config.data, table, config.id)]
     features = data.feature_names(table, config.label, [config.id, *config.drop])
     block = data.to_block(config.data, table, features, config.label, "label holder")
     theirs, their_features = [], []
     for path in config.partners:
-        table = data.read_table(path)
+        table = data.read_table(path, config.id)
         keys.append(_keys(path, table, config.id))
         their_features.append(data.feature_names(table, config.label, [config.id, *config.drop]))
         theirs.append(data.to_matrix(path, table, their_features[-1]))
     common = sorted(set(keys[0]).intersection(*keys[1:]))
     if not common:
         raise DataError(f"{config.data} and its partners have no {config.id} in common")
+    for path, x in zip(config.partners, theirs, strict=True):
+        if not any(len(np.unique(column[~np.isnan(column)])) > 1 for column in x.T):
+            raise DataError(f"{path}: no column has two different values: there is nothing to learn from")
     order = [np.array([places[key] for key in common]) for places in keys]
     files = zip([config.data, *config.partners], keys, strict=True)
     notes = [f"{len(common):,} of {len(places):,} rows of {path} are in common" for path, places in files]
@@ -136,12 +139,19 @@ def world(config: VerticalConfig, seed: int) -> World:
 
 
 def _keys(path: Path, table: Any, name: str) -> dict[str, int]:
+    """Each ID's row. IDs are text, compared as they stand there. Raises `DataError` for one that repeats."""
     if name not in table.column_names:
         raise DataError(f"{path}: no column {name}")
     places: dict[str, int] = {}
     for row, value in enumerate(table.column(name).to_pylist()):
-        if value is not None:
-            places.setdefault(str(value), row)
+        if value is None or not value.strip():
+            continue
+        first = places.setdefault(value.strip(), row)
+        if first != row:
+            raise DataError(
+                f"{path}: rows {data.row_of(path, first)} and {data.row_of(path, row)} have the same {name}: "
+                "each row is about one of its own"
+            )
     return places
 
 

@@ -52,7 +52,7 @@ def _blocks(config: SimulationConfig, seed: int) -> tuple[tuple[str, ...], list[
         whole, features = amlsim.load(config.path), amlsim.FEATURES
         kind = "iid" if config.split == "time" else config.split
         return features, split.divide(whole, config.banks, kind, seed, config.dirichlet), None
-    table = data.read_table(config.path)
+    table = data.read_table(config.path, config.column)
     skipped = [*config.drop, *(each for each in (config.column, config.time) if each)]
     names = config.features or data.feature_names(table, config.label, skipped)
     whole = data.to_block(config.path, table, names, config.label, "file", config.time)
@@ -62,7 +62,10 @@ def _blocks(config: SimulationConfig, seed: int) -> tuple[tuple[str, ...], list[
     if config.split == "column":
         if config.column not in table.column_names:
             raise DataError(f"{config.path}: no column {config.column}")
-        owners = [str(each) for each in table.column(config.column).to_pylist()]
+        owners = [(each or "").strip() for each in table.column(config.column).to_pylist()]
+        if "" in owners:
+            row = data.row_of(config.path, owners.index(""))
+            raise DataError(f"{config.path}: row {row}: column {config.column} names no bank")
         return tuple(names), split.by_column(whole, owners), test
     kind = "iid" if config.split == "time" else config.split
     return tuple(names), split.divide(whole, config.banks, kind, seed, config.dirichlet), test

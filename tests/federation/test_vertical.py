@@ -581,7 +581,7 @@ def files(tmp_path, rows=160):
     holder.write_text("\n".join(["id,a,b,y", *lines, "only-here,1,2,0"]) + "\n")
     lines = [f"c{i},{a},{b}" for i, (a, b) in enumerate(other)]
     rng.shuffle(lines)
-    theirs.write_text("\n".join(["id,c,d", "only-there,1,2", *lines, lines[0]]) + "\n")
+    theirs.write_text("\n".join(["id,c,d", "only-there,1,2", *lines]) + "\n")
     return holder, theirs
 
 
@@ -625,3 +625,21 @@ def test_rubbish_is_named(tmp_path):
     apart.write_text("id,c\nx,1\n")
     with pytest.raises(DataError, match="no id in common"):
         vertical.world(vertical.configure({"data": holder, "partners": [apart]}), 0)
+
+
+def test_ids_are_text_and_a_repeated_one_is_refused_with_its_rows(tmp_path):
+    """Ids like `000` and `0`, or `1e0001` and `10`, were one; repetitions were dropped unsaid."""
+    holder, theirs = tmp_path / "bank.csv", tmp_path / "telecom.csv"
+    ids = ["000", "0", "1e0001", "10", "0102", "102"]
+    holder.write_text("id,a,y\n" + "".join(f"{each},{i},{i % 2}\n" for i, each in enumerate(ids)))
+    theirs.write_text("id,b\n" + "".join(f"{each},{i}\n" for i, each in enumerate(reversed(ids))))
+    chosen = vertical.configure({"data": holder, "partners": [theirs]})
+    found = vertical.world(chosen, 0)
+    assert len(found.block.y) == len(ids)
+    assert (found.block.x[:, 0] == len(ids) - 1 - found.theirs[0][:, 0]).all()
+    theirs.write_text("id,b\n7,1\n0,2\n7,3\n")
+    with pytest.raises(DataError, match=r"telecom\.csv: rows 2 and 4 have the same id"):
+        vertical.world(chosen, 0)
+    theirs.write_text("id,b,c\n" + "".join(f"{each},7,\n" for each in ids))
+    with pytest.raises(DataError, match=r"telecom\.csv: no column has two different values"):
+        vertical.world(chosen, 0)
