@@ -50,6 +50,10 @@ class Model(Part):
         """Per feature; empty where the model has no such notion."""
         return {}
 
+    def notes(self) -> list[str]:
+        """What a person should know before using the model."""
+        return []
+
     def predict(self, x: Matrix) -> Scores:
         """Probability of fraud, shape (rows,)."""
         return sigmoid(self.margin(x))

@@ -17,6 +17,7 @@ Floats = npt.NDArray[np.float64]
 
 
 _GRID = 2.0**24  # coefficients are multiples of 1/_GRID
+_EQUAL = 1e-9  # of a loss: what rounding may add
 
 
 class LinearSettings(BaseModel):
@@ -24,7 +25,7 @@ class LinearSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    steps: int = Field(8, ge=1, le=100, description="Newton steps at most")
+    steps: int = Field(40, ge=1, le=100, description="Newton steps at most, halved ones included")
     l2: float = Field(1.0, gt=0)
     tolerance: float = Field(1e-4, gt=0, description="stop once no coefficient moves by more")
     positive_weight: base.PositiveWeight = 1.0
@@ -35,8 +36,17 @@ class LinearModel(Model):
 
     kind = "linear"
 
-    def __init__(self, features: Sequence[str], scale: Scaling, coefficients: Floats) -> None:
+    def __init__(
+        self, features: Sequence[str], scale: Scaling, coefficients: Floats, converged: bool = True
+    ) -> None:
         self.features, self.scale, self.coefficients = tuple(features), scale, coefficients
+        self.converged = converged
+
+    def notes(self) -> list[str]:
+        """Whether training ended before it had converged."""
+        if self.converged:
+            return []
+        return ["the linear model has not converged: give it more steps, or a larger l2"]
 
     def margin(self, x: Matrix) -> Scores:
         """Log-odds."""
@@ -54,6 +64,7 @@ class LinearModel(Model):
             "features": list(self.features),
             "scaling": self.scale.to_document(),
             "coefficients": self.coefficients.tolist(),
+            "converged": self.converged,
         }
 
     @classmethod
@@ -62,42 +73,57 @@ class LinearModel(Model):
         base.known(document, cls.kind)
         features = document["features"]
         coefficients = base.numbers(document["coefficients"], (len(features) + 1,))
-        return cls(features, Scaling.from_document(document["scaling"], len(features)), coefficients)
+        scale = Scaling.from_document(document["scaling"], len(features))
+        return cls(features, scale, coefficients, bool(document["converged"]))
 
 
 def learn(
     blocks: list[Block], features: Sequence[str], settings: LinearSettings, seed: int, parties: int
 ) -> Learner[LinearModel]:
-    """The learner of one party."""
+    """The learner of one party: Newton's method, each step halved until the loss falls (Boyd and
+    Vandenberghe, "Convex Optimization", §9.5.2, with the decrease itself as the test).
+    """
     none = [np.zeros(len(block.y), dtype=bool) for block in blocks]
     shape = yield from base.find_shape(blocks, none, parties)
     pooled = pool(blocks)
     x, y = pooled.x, pooled.y.astype(np.float64)
-    scale = yield from scaling.find(x)
+    scale = yield from scaling.find(x, parties)
     weight = base.weight_of_positives(settings.positive_weight, shape)
     design = np.concatenate([np.ones((len(x), 1)), scale.apply(x)], axis=1)
     weights = np.where(y > 0, weight, 1.0)
     size = design.shape[1]
     upper = np.triu_indices(size)
     fixed = fixed_point(shape.rows * max(weight, 1.0) * LIMIT * LIMIT, parties)
-    coefficients = np.zeros(size)
-    coefficients[0] = shape.base
     ridge = np.full(size, settings.l2)
     ridge[0] = 0.0
+    at = np.zeros(size)
+    at[0] = shape.base
+    best, lowest = at, np.inf
     for step in range(settings.steps):
-        probability = base.sigmoid(design @ coefficients)
+        margin = design @ at
+        probability = base.sigmoid(margin)
+        losses = np.minimum(np.logaddexp(0.0, np.where(y > 0, -margin, margin)), LIMIT * LIMIT)
         gradient = design.T @ (weights * (probability - y))
         curvature = design.T @ (design * (weights * probability * (1 - probability))[:, None])
-        asked = quantise(np.concatenate([gradient, curvature[upper]]), fixed)
+        asked = quantise(np.concatenate([gradient, curvature[upper], [weights @ losses]]), fixed)
         total = base.checked((yield Ask(asked, f"step {step + 1}")), asked.size, "step") / fixed
+        loss = float(total[-1] + 0.5 * (ridge * at * at).sum())
+        if loss > lowest * (1 + _EQUAL):
+            at = _on_grid((at + best) / 2)  # too far: what the quadratic promised did not come
+            if np.abs(at - best).max() < settings.tolerance:
+                return LinearModel(features, scale, best)
+            continue
+        best, lowest = at, loss
         hessian = np.zeros((size, size))
-        hessian[upper] = total[size:]
+        hessian[upper] = total[size:-1]
         hessian = hessian + np.triu(hessian, 1).T + np.diag(ridge + 1e-6)
-        move = np.linalg.solve(hessian, total[:size] + ridge * coefficients)
-        # A step that long leaves the range where the quadratic holds.
-        coefficients = coefficients - move * min(1.0, 10.0 / max(float(np.abs(move).max()), 1e-12))
-        # Linear algebra differs in the last bits between processors; the banks' models must not.
-        coefficients = np.rint(coefficients * _GRID) / _GRID
+        move = np.linalg.solve(hessian, total[:size] + ridge * at)
+        at = _on_grid(at - move)
         if np.rint(np.abs(move).max() * _GRID) < settings.tolerance * _GRID:
-            break
-    return LinearModel(features, scale, coefficients)
+            return LinearModel(features, scale, at)
+    return LinearModel(features, scale, best, converged=False)
+
+
+def _on_grid(coefficients: Floats) -> Floats:
+    """Linear algebra differs in the last bits between processors; the banks' models must not."""
+    return np.rint(coefficients * _GRID) / _GRID

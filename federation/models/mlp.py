@@ -98,7 +98,7 @@ def learn(
     shape = yield from base.find_shape(blocks, none, parties)
     pooled = pool(blocks)
     x, y = pooled.x, pooled.y.astype(np.float64)
-    scale = yield from scaling.find(x)
+    scale = yield from scaling.find(x, parties)
     scaled = scale.apply(x)
     weights = np.where(y > 0, base.weight_of_positives(settings.positive_weight, shape), 1.0)
     rng = base.public_rng(seed, "weights")

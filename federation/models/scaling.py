@@ -1,4 +1,8 @@
-"""Features on one scale for models that need it: centre and spread from public bin edges, alike at every bank."""
+"""Features on one scale for models that need it: mean and standard deviation over all banks, alike at every bank.
+
+The median bin edge is a first centre. Then two sums: counts of the distances from it by powers of two, which give each
+feature's largest distance, and in units of that the first two moments.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,11 +12,12 @@ import numpy.typing as npt
 
 from .. import bins as binning
 from ..data import Matrix
-from ..steps import Learner
+from ..steps import Ask, Learner, fixed_point, quantise
 from . import base
 
-LIMIT = 5.0  # scaled values are clipped to +-LIMIT
+LIMIT = 10.0  # scaled values are clipped to +-LIMIT
 _BINS = 32
+_LOWEST, _HIGHEST = -150, 129  # powers of two of float32 distances, subnormal ones included
 
 Floats = npt.NDArray[np.float64]
 
@@ -41,13 +46,27 @@ class Scaling:
         )
 
 
-def find(x: Matrix) -> Learner[Scaling]:
-    """Median and interquartile range of the edges of at most 32 bins; 0 and 1 for a constant feature."""
+def find(x: Matrix, parties: int) -> Learner[Scaling]:
+    """Mean and standard deviation of the values that are there; 1 for the spread of a constant feature."""
     found = yield from binning.find(x, _BINS)
-    centre, spread = np.zeros(x.shape[1]), np.ones(x.shape[1])
-    for index, edges in enumerate(found.edges):
-        if not len(edges):
-            continue
-        low, centre[index], high = np.quantile(edges.astype(np.float64), (0.25, 0.5, 0.75), method="nearest")
-        spread[index] = high - low or (abs(centre[index]) or 1.0)
-    return Scaling(centre, spread)
+    centre = np.array([float(edges[len(edges) // 2]) if len(edges) else 0.0 for edges in found.edges])
+    distance = x.astype(np.float64) - centre
+    there = ~np.isnan(distance)
+    distance[~there] = 0.0
+    # frexp: |distance| = fraction · 2^power with a fraction from 1/2 to 1, so 2^power bounds it.
+    powers = np.where(distance == 0, _LOWEST, np.frexp(distance)[1]) - _LOWEST
+    width = _HIGHEST - _LOWEST + 1
+    counts = np.stack([np.bincount(powers[there[:, i], i], minlength=width) for i in range(x.shape[1])])
+    total = base.checked((yield Ask(counts.ravel().astype(np.int64), "scales")), counts.size, "scales")
+    held = total.reshape(counts.shape) > 0
+    rows = np.maximum(total.reshape(counts.shape).sum(axis=1), 1)
+    largest = 2.0 ** (_LOWEST + width - 1 - np.argmax(held[:, ::-1], axis=1))
+    unit = distance / largest
+    fixed = fixed_point(float(rows.max()), parties)
+    moments = np.stack([unit.sum(axis=0), (unit**2).sum(axis=0)])
+    asked = quantise(moments, fixed)
+    sums = base.checked((yield Ask(asked, "moments")), asked.size, "moments").reshape(2, -1) / fixed
+    mean, square = sums / rows
+    spread = np.sqrt(np.maximum(square - mean**2, 0.0)) * largest
+    spread[~held[:, 1:].any(axis=1) | (spread < np.abs(centre) * 1e-12)] = 1.0
+    return Scaling(centre + mean * largest, np.where(spread > 0, spread, 1.0))

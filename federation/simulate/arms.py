@@ -97,6 +97,8 @@ def _one_seed(
     score = model.predict(test.x)
     results.add(seed, "federated", "", metrics.measure(test.y, score))
     _curves(results, seed, "federated", test, score)
+    results.notes += [f"seed {seed}: {note}" for note in model.notes()]
+    results.notes += _beaten(results, seed)
     if results.model is None:
         results.model = model
     for bank, cost in costs.items():
@@ -107,6 +109,20 @@ def _one_seed(
         for phase, size in (("sent", cost.sent), ("received", cost.received)):
             results.costs.append({"seed": seed, "bank": bank, "phase": phase, "seconds": 0.0, "bytes": size})
     results.costs.append({"seed": seed, "bank": "", "phase": "wall", "seconds": seconds, "bytes": 0})
+
+
+def _beaten(results: Results, seed: int) -> list[str]:
+    """What says so where the federation was no better than its best bank alone."""
+    of_seed = [row for row in results.scores if row["seed"] == seed and row["metric"] == "auprc"]
+    together = next(row["value"] for row in of_seed if row["arm"] == "federated")
+    alone = [(row["value"], row["bank"]) for row in of_seed if row["arm"] == "local"]
+    if not alone or max(alone)[0] <= together:
+        return []
+    value, bank = max(alone)
+    return [
+        f"seed {seed}: the federated model is worse than {bank} alone (AUPRC {together:.4f}, alone {value:.4f}): "
+        "learning together does not pay with these settings"
+    ]
 
 
 def _alone(config: SimulationConfig, world: World, blocks: list[Block], seed: int, parties: int) -> Model:

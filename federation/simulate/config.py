@@ -10,8 +10,6 @@ from ..errors import JobError
 from ..job import explain
 from ..models import registry
 
-_TREES = {"trees": 20, "depth": 4}
-
 
 class SimulationConfig(BaseModel):
     """One simulation."""
@@ -34,9 +32,7 @@ class SimulationConfig(BaseModel):
     dirichlet: float = Field(0.5, gt=0, description="of the label and quantity skews; smaller is more uneven")
     test_share: float = Field(0.3, gt=0, lt=1)
     model: Literal["trees", "linear", "mlp"] = "trees"
-    settings: dict[str, float | int | str] = Field(
-        {}, description="trees: 20 of depth 4 unless said otherwise"
-    )
+    settings: dict[str, float | int | str] = Field({}, description="default: those of the model")
     encryption: Literal["full", "masks", "none"] = "full"
     engine: Literal["inline", "ray"] = "inline"
     seeds: list[Annotated[int, Field(ge=0, lt=2**31)]] = Field([0], min_length=1, max_length=100)
@@ -56,6 +52,8 @@ class SimulationConfig(BaseModel):
             raise JobError(f"data: {self.data!r} is not one of generated, amlsim, file")
         if self.split == "column" and not self.column:
             raise JobError("the split by column needs the name of the column")
+        if self.split == "column" and "banks" in self.model_fields_set:
+            raise JobError("banks: the split by column has as many as the column names")
         if self.split == "column" and self.data != "file":
             raise JobError("the split by column is for data from a file")
         if self.split == "time" and self.data == "file" and not self.time:
@@ -91,8 +89,6 @@ def load(path: Path | None, overrides: dict[str, Any]) -> SimulationConfig:
         values["settings"] = settings
     if values.get("data") not in (None, "generated", "amlsim", "file"):
         values["path"], values["data"] = values.get("path") or Path(str(values["data"])), "file"
-    if values.get("model", "trees") == "trees":
-        values["settings"] = {**_TREES, **dict(values.get("settings", {}))}
     try:
         return SimulationConfig(**values).check()
     except ValidationError as error:

@@ -23,6 +23,11 @@ TITLES = {
     "recall_at_1_percent": "Recall at 1 % alerts",
     "calibration": "Calibration error",
 }
+OUTPUTS = (
+    *(f"{name}.parquet" for name in ("scores", "costs", "banks", "curves")),
+    *("summary.json", "model.json", "model.xgboost.json", "report.html"),
+    *(f"{name}.png" for name in ("quality", "curves", "costs")),
+)
 _COLOURS = {"local": "#9aa5b1", "federated": "#1f6feb", "pooled": "#2d333b"}
 _PAGE = Path(__file__).with_name("report.html.jinja")
 
@@ -32,9 +37,22 @@ def save(config: SimulationConfig, results: Results) -> list[Path]:
     out = config.out
     try:
         out.mkdir(parents=True, exist_ok=True)
+        for name in OUTPUTS:  # an earlier run's would pass for this one's
+            (out / name).unlink(missing_ok=True)
         return _save(config, results, out)
     except OSError as error:
         raise JobError(f"{error.filename or out}: {error.strerror}") from error
+
+
+def in_json(summary: dict[str, dict[str, dict[str, float]]]) -> dict[str, Any]:
+    """A summary as JSON has it: null for what is not known of one seed alone."""
+    return {
+        arm: {
+            metric: {name: None if np.isnan(value) else value for name, value in values.items()}
+            for metric, values in each.items()
+        }
+        for arm, each in summary.items()
+    }
 
 
 def _save(config: SimulationConfig, results: Results, out: Path) -> list[Path]:
@@ -45,15 +63,10 @@ def _save(config: SimulationConfig, results: Results, out: Path) -> list[Path]:
             written.append(out / f"{name}.parquet")
             pyarrow.parquet.write_table(pa.Table.from_pylist(rows), written[-1])
     summary = results.summary()
+    names = {row["bank"] for row in results.banks}
     document = {
-        "config": config.model_dump(mode="json", exclude={"out"}),
-        "summary": {
-            arm: {
-                metric: {k: None if np.isnan(v) else v for k, v in values.items()}
-                for metric, values in each.items()
-            }
-            for arm, each in summary.items()
-        },
+        "config": config.model_dump(mode="json", exclude={"out"}) | {"banks": len(names)},
+        "summary": in_json(summary),
         "notes": results.notes,
         "model_hash": results.model.hash() if results.model else "",
     }

@@ -362,7 +362,7 @@ class LinearHolder:
         """The aligned rows, in the order of their ids. Raises `JobError` for rows of one class."""
         (shape,) = one_by_one([base.find_shape([block], [np.zeros(len(block.y), dtype=np.bool_)], 1)])
         weight = base.weight_of_positives(self._settings.positive_weight, shape)
-        (scale,) = one_by_one([scaling.find(block.x)])
+        (scale,) = one_by_one([scaling.find(block.x, 1)])
         own = np.column_stack([np.ones(len(block.y)), scale.apply(block.x)])
         y, weights = block.y.astype(np.float64), np.where(block.y > 0, weight, 1.0)
         ready = (yield from self._key.start(1, shape.rows, _WIDTH, self._ids))[0]

@@ -154,7 +154,7 @@ def _whole(value: Any) -> Any:
 
 def print_json(document: Any) -> None:
     """JSON on standard output."""
-    sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=2) + "\n")
+    sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
     sys.stdout.flush()
 
 

@@ -103,6 +103,22 @@ def simulate(
 ) -> None:
     """Compare local, federated and pooled models of simulated banks; no node is needed."""
     if vertical:
+        _refuse(
+            "--vertical",
+            {
+                "--config": config,
+                "--banks": banks,
+                "--path": path,
+                "--test-path": test_path,
+                "--split": split,
+                "--column": column,
+                "--time": time,
+                "--delay-days": delay_days,
+                "--dirichlet": dirichlet,
+                "--encryption": encryption,
+                "--engine": engine,
+            },
+        )
         chosen_ = {
             "data": Path(data) if data not in (None, "generated") else None,
             "partners": partner,
@@ -117,6 +133,7 @@ def simulate(
         }
         _simulate_vertical(chosen_, json)
         return
+    _refuse("", {"--partner": partner, "--id": id_column})
     with learning():
         from federation.simulate import arms, report
         from federation.simulate import config as configs
@@ -151,7 +168,13 @@ def simulate(
         written = report.save(chosen, results)
         summary = results.summary()
         if json:
-            print_json({"summary": summary, "files": [str(each) for each in written], "notes": results.notes})
+            print_json(
+                {
+                    "summary": report.in_json(summary),
+                    "files": [str(each) for each in written],
+                    "notes": results.notes,
+                }
+            )
             return
         shown = common.table("", t("mean over seeds", "各种子均值"), *summary)
         for metric, title in report.TITLES.items():
@@ -164,6 +187,15 @@ def simulate(
         for note in results.notes:
             err.print(note, markup=False)
         out.print(t(f"report: {written[-1]}", f"报告：{written[-1]}"), markup=False)
+
+
+def _refuse(with_: str, given: dict[str, Any]) -> None:
+    """Raise a usage error for options that would be ignored."""
+    ignored = [name for name, value in given.items() if value is not None]
+    if ignored:
+        english = f"goes not with {with_}" if with_ else "goes with --vertical alone"
+        chinese = f"不能与 {with_} 同用" if with_ else "只能与 --vertical 同用"
+        raise typer.BadParameter(t(english, chinese), param_hint=", ".join(ignored))
 
 
 def _simulate_vertical(given: dict[str, Any], json: bool) -> None:

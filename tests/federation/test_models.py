@@ -7,8 +7,11 @@ import pytest
 import xgboost
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from federation import bins, data, metrics, steps
 from federation.data import Block
@@ -192,7 +195,7 @@ def test_settings_matter():
     for values in (
         {"l2": 5.0},
         {"l1": 1.0},
-        {"learning_rate": 0.1},
+        {"learning_rate": 0.3},
         {"min_child_weight": 20.0},
         {"rows": 0.5},
     ):
@@ -234,7 +237,7 @@ def test_logistic_regression_agrees_with_scikit_learn():
     chosen = registry.settings_for("linear", {"steps": 30, "l2": 2.0})
     model = steps.one_by_one([registry.learner("linear", chosen, [b], NAMES, 0, 3) for b in parts])[0]
     pooled = data.pool(parts)
-    (scale,) = steps.one_by_one([scaling.find(pooled.x)])
+    (scale,) = steps.one_by_one([scaling.find(pooled.x, 1)])
     peer = LogisticRegression(C=1 / 2.0, tol=1e-8, max_iter=1000).fit(scale.apply(pooled.x), pooled.y)
     assert model.coefficients[1:] == pytest.approx(peer.coef_[0], abs=1e-3)
     assert model.coefficients[0] == pytest.approx(peer.intercept_[0], abs=1e-3)
@@ -323,3 +326,45 @@ def test_settings_out_of_range_are_named():
         registry.settings_for("trees", {"depth": 99})
     with pytest.raises(JobError, match="not one of trees, linear, mlp"):
         registry.settings_for("forest", {})
+
+
+def toys():
+    """Rows on which undamped Newton steps, or a scale from quantiles, went wrong."""
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(422, 3))
+    yield "separable", x, (x[:, 0] + 0.1 * x[:, 1] > 0.4).astype(np.uint8)
+    yield "few positives", x, (x[:, 0] > 2.0).astype(np.uint8)
+    zeros = np.where(rng.random((3000, 2)) < 0.98, 0.0, rng.lognormal(3, 2, size=(3000, 2)))
+    noise = rng.normal(size=3000)
+    yield "mostly zeros", np.column_stack([zeros, noise]), (zeros[:, 0] + 5 * noise > 9).astype(np.uint8)
+    amount = rng.lognormal(4, 1.5, size=(3000, 1))
+    other = rng.normal(1.7e9, 1e5, size=(3000, 1))  # a time: large mean, small spread
+    far = np.column_stack([amount, other, rng.random(3000) < 0.002])
+    score = np.log(amount[:, 0]) + (other[:, 0] - 1.7e9) / 1e5 + rng.logistic(size=3000)
+    yield "large mean", far, (score > 6).astype(np.uint8)
+    gap = rng.normal(size=(2000, 2))
+    gap[rng.random((2000, 2)) < 0.3] = np.nan
+    yield "missing", gap, (np.nan_to_num(gap[:, 0]) + rng.logistic(size=2000) > 1).astype(np.uint8)
+
+
+@pytest.mark.parametrize(("name", "x", "y"), list(toys()), ids=[each[0] for each in toys()])
+def test_the_linear_model_is_never_much_below_scikit_learns_plain_pipeline(name, x, y):
+    x = x.astype(np.float32)
+    half = np.arange(len(y)) % 2 == 0
+    third = np.arange(int(half.sum())) % 3
+    parts = [Block(f"b{i}", x[half][third == i], y[half][third == i]) for i in range(3)]
+    names = [f"f{i}" for i in range(x.shape[1])]
+    chosen = registry.settings_for("linear", {})
+    model = steps.one_by_one([registry.learner("linear", chosen, [b], names, 0, 3) for b in parts])[0]
+    assert model.notes() == []
+    imputed = make_pipeline(SimpleImputer(), StandardScaler(), LogisticRegression(max_iter=5000))
+    peer = roc_auc_score(y[~half], imputed.fit(x[half], y[half]).predict_proba(x[~half])[:, 1])
+    assert roc_auc_score(y[~half], model.predict(x[~half])) >= peer - 0.005
+
+
+def test_a_linear_model_that_has_not_converged_says_so():
+    parts = blocks(3, rows=300)
+    chosen = registry.settings_for("linear", {"steps": 1})
+    model = steps.one_by_one([registry.learner("linear", chosen, [b], NAMES, 0, 3) for b in parts])[0]
+    assert "not converged" in model.notes()[0]
+    assert registry.read(model.to_bytes()).notes() == model.notes()

@@ -156,7 +156,7 @@ def test_a_file_split_by_a_column_with_a_toml_beside_it(tmp_path):
     (tmp_path / "rows.csv").write_text("\n".join(lines) + "\n")
     (tmp_path / "run.toml").write_text(
         'data = "rows.csv"\nlabel = "fraud"\nsplit = "column"\ncolumn = "bank"\nseeds = [0]\n'
-        'encryption = "masks"\n[settings]\ntrees = 3\ndepth = 2\n'
+        'encryption = "masks"\n[settings]\ntrees = 3\ndepth = 2\nlearning_rate = 0.3\n'
     )
     chosen = config.load(tmp_path / "run.toml", {"out": tmp_path / "out"})
     world = worlds.make(chosen, 0)
@@ -165,6 +165,24 @@ def test_a_file_split_by_a_column_with_a_toml_beside_it(tmp_path):
     results = arms.run(chosen, quiet)
     auroc = next(r["value"] for r in results.scores if r["arm"] == "federated" and r["metric"] == "auroc")
     assert auroc > 0.75
+    # What stands in the folder is this run's: its number of banks, and no file of the run before.
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "model.xgboost.json").write_text("of an earlier run")
+    linear = chosen.model_copy(update={"model": "linear", "settings": {}})
+    report.save(linear, arms.run(linear, quiet))
+    assert not (tmp_path / "out" / "model.xgboost.json").exists()
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["config"]["banks"] == 3
+    with pytest.raises(JobError, match="as many as the column names"):
+        config.load(tmp_path / "run.toml", {"banks": 4})
+
+
+def test_a_federation_that_loses_to_one_bank_alone_says_so():
+    results = arms.Results()
+    for arm, bank, value in (("local", "bank-1", 0.5), ("local", "bank-2", 0.6), ("federated", "", 0.55)):
+        results.scores.append({"seed": 0, "arm": arm, "bank": bank, "metric": "auprc", "value": value})
+    assert "worse than bank-2 alone" in arms._beaten(results, 0)[0]
+    results.scores[-1]["value"] = 0.7
+    assert arms._beaten(results, 0) == []
 
 
 @pytest.mark.parametrize(
