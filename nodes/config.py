@@ -61,7 +61,10 @@ class AskSection(_Section):
         24, gt=0, description="an older copy of a list is synced before it is used"
     )
     keep_answers_hours: float = Field(24, ge=0, le=168, description="for a rerun of the same question")
-    sync_every_minutes: float = Field(0, ge=0, description="0: only on demand")
+    follow: bool = Field(
+        True, description="keep copies up to date: each holder says when there is something new"
+    )
+    sync_every_minutes: float = Field(0, ge=0, description="also at a fixed interval; 0: not")
 
 
 class DatasetSection(_Section):

@@ -35,6 +35,8 @@ CONCURRENT_CALLS = 2_000  # under way at once, all members together
 CONCURRENT_CALLS_A_MEMBER = 32
 STRANGERS = 8  # introductions under way at once
 CONCURRENT_BULK = 4  # large evaluations under way at once for one member
+HEARTBEAT_SECONDS = 20  # between two words of a holder to who follows its lists
+HEARD_SECONDS = 60  # since the last one, within which a kept answer counts
 KEEPALIVE = timedelta(seconds=30)
 GRACE = timedelta(seconds=20)  # for calls in flight at shutdown
 LINGER = timedelta(seconds=1)  # for their answers to arrive

@@ -61,6 +61,7 @@ from .people.actions import Actions
 from .people.book import PeopleBook
 from .people.guard import PeopleOnly
 from .policy import PolicyFile
+from .querier.follow import Follower
 from .querier.peers import Peers
 from .querier.pins import Pins
 from .querier.query import Asker
@@ -197,6 +198,7 @@ class Node:
             self.pins,
             self.mirrors,
         )
+        self.follower = Follower(str(home.name), self.peers, self.book, self.syncer)
         vault = self.keys.vault
         self.people = PeopleBook(
             self.database,
@@ -228,6 +230,7 @@ class Node:
             self.capture,
             self.log,
             self.rules,
+            self.follower,
         )
         self.courier = Courier(self.contracts, self.peers, str(home.name))
         self._authenticator = wire.Authenticator(self.book)
@@ -270,8 +273,10 @@ class Node:
             self._newer_list.set,
         )
         node_pb2_grpc.add_NodeInfoServicer_to_server(info, server)
-        sync = ListSyncService(self._authenticator, self.epochs, self.gate, self.capture)
-        sync_pb2_grpc.add_ListSyncServicer_to_server(sync, server)
+        self._sync = ListSyncService(
+            self._authenticator, self.lists, self.epochs, self.gate, self.capture, self.log
+        )
+        sync_pb2_grpc.add_ListSyncServicer_to_server(self._sync, server)
         lookup_pb2_grpc.add_LookupServicer_to_server(self._lookup, server)
         ledger_pb2_grpc.add_LedgerServicer_to_server(LedgerService(self._authenticator, self.log), server)
         contract_pb2_grpc.add_ContractsServicer_to_server(
@@ -316,6 +321,7 @@ class Node:
                 self.publisher.run(),
                 self.mirrors.run(),
                 self.courier.run(),
+                *([self.follower.run()] if self.home.config.ask.follow else []),
             )
         ]
         return f"{address.rpartition(':')[0]}:{port}"
@@ -374,6 +380,7 @@ class Node:
     async def stop(self) -> None:
         """Refuse new calls, let those in flight end, close the stores."""
         await self._health.enter_graceful_shutdown()
+        self._sync.stop()
         if self._learning is not None:
             await self._learning.close()
         grace = limits.GRACE.total_seconds()

@@ -71,6 +71,8 @@ def status(node: "Node") -> dict[str, Any]:
                 "batch": copy.batch,
                 "entries": node.tables.get(copy.holder, copy.list, copy.epoch).entries,
                 "checked_at": iso(copy.checked_at),
+                "as_of": iso(node.follower.as_of(copy)),
+                "newest": node.follower.confirms(copy),
             }
             for copy in node.syncer.copies()
         ],

@@ -17,6 +17,7 @@ from .sealed import ListEpoch
 
 _DOMAIN = "lianfang/v1/statement"
 MAX_STATEMENT = 1_024
+FORM = 18  # bytes that name a normal form
 LIST_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 
 
@@ -44,9 +45,12 @@ def _new(where: ListEpoch, made_at: int, **body: Any) -> pb.Statement:
     )
 
 
-def epoch_opened(where: ListEpoch, made_at: int, public_key: bytes, closes_at: int) -> pb.Statement:
-    """`closes_at` in seconds since 1970."""
-    return _new(where, made_at, epoch_opened=pb.EpochOpened(public_key=public_key, closes_at=closes_at))
+def epoch_opened(
+    where: ListEpoch, made_at: int, public_key: bytes, closes_at: int, form: bytes
+) -> pb.Statement:
+    """`closes_at` in seconds since 1970; `form` names the normal form of the epoch's entries (`identifiers.form`)."""
+    opened = pb.EpochOpened(public_key=public_key, closes_at=closes_at, form=form)
+    return _new(where, made_at, epoch_opened=opened)
 
 
 def epoch_closed(where: ListEpoch, made_at: int, public_key: bytes, batches: int) -> pb.Statement:
@@ -101,6 +105,8 @@ def _check(statement: pb.Statement) -> None:
         voprf.check_public_key(statement.epoch_opened.public_key)
         if statement.epoch_opened.closes_at <= statement.made_at:
             raise DecodeError("statement: the epoch closes before it opens")
+        if len(statement.epoch_opened.form) != FORM:
+            raise DecodeError(f"statement: an epoch names its normal form in {FORM} bytes")
     elif kind == "epoch_closed":
         voprf.check_public_key(statement.epoch_closed.public_key)
     elif kind == "batch":

@@ -8,6 +8,9 @@ import typer
 from lianfang.v1 import admin_pb2 as pb
 from rich.progress import TaskID
 
+from federation.files import NATURAL, Reading, UnreadableFile
+from federation.files.text import Dialect, encoding_of, opened
+
 from .. import limits
 from ..importers import table
 from ..importers.table import BadCell, FileError, Mapping
@@ -85,37 +88,39 @@ def _show_synced(ended: list[dict[str, Any]]) -> None:
     out.print(shown)
 
 
-def read_items(source: str, kind: str, values: list[str]) -> list[pb.QueryItem]:
-    """Values of a question: from `--value`, a CSV or XLSX with a header, or one a line."""
+Read = tuple[list[pb.QueryItem], list[dict[str, str]]]  # values, and the further columns of each one's row
+
+
+def read_items(source: str, kind: str, values: list[str], reading: Reading = NATURAL) -> Read:
+    """Values of a question: from `--value`, a CSV, XLSX or Parquet file with a header, or one a line."""
     if values:
-        return [pb.QueryItem(kind=kind, value=value) for value in values]
+        return [pb.QueryItem(kind=kind, value=value) for value in values], []
     if source == "-":
         if sys.stdin.isatty():
             err.print(t("One value a line, Ctrl-D to end:", "每行一个值，Ctrl-D 结束："))
-        return _lines(_decode(sys.stdin.buffer.read(), Path("-")), kind)
+        try:
+            return _lines(sys.stdin.buffer.read().decode(reading.encoding or "utf-8-sig"), kind), []
+        except UnicodeDecodeError as error:
+            raise CommandError(t("standard input is not UTF-8", "标准输入不是 UTF-8")) from error
     path = Path(source)
-    if path.suffix.lower() in (".csv", ".xlsx", ".xlsm"):
-        mapping = Mapping(constants={"kind": kind} if kind else {}, needed=("value",))
-        items = []
+    if path.suffix.lower() in (".csv", ".xlsx", ".xlsm", ".parquet", ".pq"):
+        mapping = Mapping(constants={"kind": kind} if kind else {}, reading=reading, keep_further=True)
+        items, further = [], []
         for row in table.rows(path, mapping):
             if isinstance(row, BadCell):
                 raise FileError(path, f"row {row.number}: {row.column} {row.reason}")
-            fields = {name: row.fields.get(name, "") for name in ("kind", "value", "country", "institution")}
-            items.append(pb.QueryItem(**fields))
-        return items
+            names = ("kind", "value", "country", "institution")
+            items.append(pb.QueryItem(**{name: row.fields.get(name, "") for name in names}))
+            beside = {name: text for name, text in row.fields.items() if name not in names}
+            further.append({**beside, **row.further})
+        return items, further
     try:
-        return _lines(_decode(path.read_bytes(), path), kind)
+        with opened(path, Dialect(encoding_of(path, reading.encoding), ",", 0)) as file:
+            return _lines(file.read(), kind), []
+    except UnreadableFile as error:
+        raise FileError(error.path, error.message) from error
     except OSError as error:
         raise FileError(path, str(error.strerror)) from error
-
-
-def _decode(data: bytes, path: Path) -> str:
-    for encoding in ("utf-8-sig", "gb18030"):
-        try:
-            return data.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-    raise FileError(path, "neither UTF-8 nor GB18030")
 
 
 def _lines(text: str, kind: str) -> list[pb.QueryItem]:
@@ -150,6 +155,15 @@ def query(
     again: Annotated[
         bool, typer.Option("--again", help=t("ask also what is answered", "已答复的也重查"))
     ] = False,
+    both: Annotated[
+        bool,
+        typer.Option(
+            "--both",
+            help=t("ask what fits several kinds under each, each charged", "多种可能时逐一查询，分别计额度"),
+        ),
+    ] = False,
+    encoding: Annotated[str, typer.Option(help=t("of the file", "文件编码"))] = "",
+    sheet: Annotated[str, typer.Option(help=t("of the workbook", "工作表"))] = "",
     yes: Annotated[bool, typer.Option("--yes", "-y", help=t("do not ask back", "不再确认"))] = False,
     deadline: Annotated[float, typer.Option(help=t("seconds for each member", "每成员秒数"))] = 0.0,
     config: Config = HERE,
@@ -164,7 +178,7 @@ def query(
     with errors():
         if output is not None:
             results.check_writable(output)
-        items = read_items(source, kind, value or [])
+        items, further = read_items(source, kind, value or [], Reading(encoding, sheet))
         if not items:
             raise CommandError(t("there is nothing to ask", "没有要查询的值"))
         if len(items) > limits.QUERY_ITEMS:
@@ -180,8 +194,10 @@ def query(
             lists=lists or [],
             again=again,
             deadline_s=deadline,
+            both=both,
         )
-        gathered = _ask(request, config, json, plan, yes)
+        question = results.Question(case, purpose, basis, further)
+        gathered = _ask(request, question, config, json, plan, yes)
         if json:
             print_json(gathered.document())
         elif not plan:
@@ -191,11 +207,16 @@ def query(
             if not json:
                 out.print(t(f"all rows are in {output}", f"全部结果在 {output}"))
         if not gathered.complete and not plan:
-            raise typer.Exit(1)
+            raise typer.Exit(INCOMPLETE if gathered.answered else 1)
 
 
-def _ask(request: pb.QueryRequest, config: Path, json: bool, plan: bool, yes: bool) -> results.Gathered:
-    gathered = results.Gathered(list(request.items))
+INCOMPLETE = 3  # exit status: the question ran, and some list or value has no answer
+
+
+def _ask(
+    request: pb.QueryRequest, question: results.Question, config: Path, json: bool, plan: bool, yes: bool
+) -> results.Gathered:
+    gathered = results.Gathered(list(request.items), question)
     with admin(config) as node:
         ask_first = (
             sys.stdin.isatty() and err.is_terminal and not yes and not json and len(request.items) > 100
@@ -210,7 +231,7 @@ def _ask(request: pb.QueryRequest, config: Path, json: bool, plan: bool, yes: bo
                 return gathered
             typer.confirm(t("Ask?", "确认查询？"), default=True, abort=True, err=True)
             request.plan_only = False
-            gathered = results.Gathered(list(request.items))
+            gathered = results.Gathered(list(request.items), question)
         with common.progress() as bars:
             bars.disable = json
             tasks: dict[tuple[str, str], TaskID] = {}
@@ -223,6 +244,10 @@ def _ask(request: pb.QueryRequest, config: Path, json: bool, plan: bool, yes: bo
                     if key not in tasks:
                         tasks[key] = bars.add_task(" / ".join(key), total=event.progress.total, note="")
                     bars.update(tasks[key], completed=event.progress.done)
+    if not gathered.plan.holders:
+        raise CommandError(
+            t("no contract in force lets this node ask any list", "没有生效的合约允许本节点查询任何名单")
+        )
     return gathered
 
 

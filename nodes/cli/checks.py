@@ -43,7 +43,7 @@ def status(config: Config = HERE, json: Json = False) -> None:
         _show(
             t("copies of others' lists", "他方名单副本"),
             document["copies"],
-            ("member", "list", "epoch", "batch", "entries", "checked_at"),
+            ("member", "list", "epoch", "batch", "entries", "as_of"),
         )
         _show(
             t("asked of us today", "今日被查询"),

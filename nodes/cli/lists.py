@@ -11,6 +11,8 @@ import typer
 from lianfang.v1 import admin_pb2 as pb
 from rich.progress import Progress, TaskID
 
+from federation.files import Reading
+
 from .. import limits
 from ..errors import NodeError
 from ..importers import ofac, table
@@ -146,6 +148,11 @@ def import_file(
             "--replace", help=t("the file is the whole list: withdraw what it lacks", "以此文件为全部名单")
         ),
     ] = False,
+    of_kind: Annotated[
+        str, typer.Option("--kind", "-k", help=t("of rows that name none", "未注明种类的行"))
+    ] = "",
+    encoding: Annotated[str, typer.Option(help=t("of a CSV that is not UTF-8 or GB18030", "CSV 编码"))] = "",
+    sheet: Annotated[str, typer.Option(help=t("of a workbook with several", "工作表"))] = "",
     official: Annotated[
         bool,
         typer.Option("--official", help=t("valid until removed, where no date is given", "无日期者长期有效")),
@@ -165,7 +172,11 @@ def import_file(
     with errors():
         if bad_file is not None and bad_file.exists() and file.exists() and bad_file.samefile(file):
             raise CommandError(t("--bad-file is the file itself", "--bad-file 与原文件相同"))
-        upload = _Upload(file, kind, Mapping.load(mapping) if mapping else Mapping(), overflow)
+        columns = Mapping.load(mapping) if mapping else Mapping()
+        columns.reading = Reading(encoding, sheet)
+        if of_kind:
+            columns.constants["kind"] = of_kind
+        upload = _Upload(file, kind, columns, overflow)
         rows = upload.parsed()
         first = next(rows, None)  # so that a file that is none fails before the node is asked
         start = pb.ImportStart(
@@ -176,13 +187,16 @@ def import_file(
             default_region=region,
         )
         result, bad = _send(upload, _chain(first, rows), start, config, quiet=json)
+        if columns.unread and not json:
+            names = ", ".join(columns.unread)
+            err.print(t(f"columns that were not read: {names}", f"未读取的列：{names}"), markup=False)
         problems = _problems(upload, bad)
         written = ""
         if problems and skip_bad:
             target = bad_file or _free_name(file)
             _write_bad(upload, target, {number: reason for number, _, _, reason in problems})
             written = str(target)
-        _show_import(result, problems, written, json)
+        _show_import(result, problems, columns.unread, written, json)
         if result.refused or (problems and not skip_bad):
             raise typer.Exit(1)
 
@@ -234,13 +248,18 @@ def _write_bad(upload: _Upload, target: Path, bad: dict[int, str]) -> None:
                 if item is not None:
                     writer.writerow([*(item.fields.get(field, "") for field in FIELDS), reason])
         return
-    table.write_bad(upload.path, target, bad)
+    table.write_bad(upload.path, target, bad, upload.mapping)
 
 
 def _show_import(
-    result: pb.ImportResult, problems: list[tuple[int, str, str, str]], written: str, json: bool
+    result: pb.ImportResult,
+    problems: list[tuple[int, str, str, str]],
+    unread: list[str],
+    written: str,
+    json: bool,
 ) -> None:
     document = as_dict(result)
+    document["unread_columns"] = unread
     document["bad"] = len(problems)
     if json:
         document["bad_file"] = written

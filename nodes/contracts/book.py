@@ -207,6 +207,17 @@ class ContractBook:
             )
         return found
 
+    def agreed(self, asker: str) -> dict[str, set[str]]:
+        """By holder, the lists that contracts in force let `asker` ask."""
+        members = self._members.current
+        found: dict[str, set[str]] = {}
+        for (holder, who), grants in self._live.items():
+            if who == asker:
+                for each in grants:
+                    if self._in_force(each.contract, members):
+                        found.setdefault(holder, set()).update(each.lists)
+        return found
+
     def _standing(self, held: Held) -> str:
         stands = held.state(self._clock())
         if stands is State.PROPOSED:

@@ -43,6 +43,10 @@ class Rules:
         fitting = _fitting(grants, member, list_name, purpose, basis)
         return self._terms(member, list_name, fitting, purpose=purpose, basis=basis)
 
+    def agreed(self) -> dict[str, set[str]]:
+        """By holder, the lists that contracts in force let this node ask."""
+        return self._contracts.agreed(self._own)
+
     def check_own(self, holder: Member, list_name: str, purpose: int, basis: int) -> None:
         """May this node ask a list of `holder`? The holder's gate decides; this one keeps us to our word."""
         grants = self._contracts.grants(holder.id, self._own, list_name)

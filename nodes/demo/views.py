@@ -22,6 +22,7 @@ _TYPES: dict[str, type[Message]] = {
         node_pb2.GetInfoResponse,
         sync_pb2.PullRequest,
         sync_pb2.PullResponse,
+        sync_pb2.FollowResponse,
     )
 }
 

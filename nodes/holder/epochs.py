@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from lianfang.v1 import common_pb2 as pb
 
 from protocols import group, sealed, statement, voprf
+from protocols.identifiers import form
 from protocols.ledger import events
 from protocols.sealed import BatchHash, ListEpoch
 from protocols.voprf import KeyPair
@@ -137,6 +138,11 @@ class Epochs:
             )
             for row in rows
         ]
+
+    @staticmethod
+    def form(epoch: Epoch) -> bytes:
+        """The normal form that an epoch announces."""
+        return bytes(pb.Statement.FromString(epoch.opened.statement).epoch_opened.form)
 
     def _find(self, list_name: str, number: int) -> Epoch | None:
         return next((each for each in self.all(list_name) if each.number == number), None)
@@ -260,7 +266,8 @@ class Epochs:
         now = int(time.time())
         closes_at = now + max(1, int(self._settings.epoch_days * 86_400))
         opened = statement.sign(
-            self._signing, statement.epoch_opened(self.where(list_name, number), now, pair.public, closes_at)
+            self._signing,
+            statement.epoch_opened(self.where(list_name, number), now, pair.public, closes_at, form()),
         )
         with db.writing(self._database) as connection:
             connection.execute(
@@ -279,7 +286,7 @@ class Epochs:
 
     def rotate(self, list_name: str, close_now: bool, report: Report = silent) -> SealedBatch:
         """Open the next epoch, seal everything under it, and let the old one close after the overlap."""
-        with self._store.lock(list_name):
+        with self._store.lock(list_name), self._log.together():
             if not self._store.is_active(list_name):
                 raise Refused(
                     f"the list {list_name} is not active: lianfang list activate {list_name}",
@@ -327,6 +334,7 @@ class Epochs:
     def tend(self, list_name: str, report: Report = silent) -> None:
         """Housekeeping: expire entries, seal what changed, rotate and close what is due."""
         with self._store.lock(list_name):
+            self._store.renormalise(list_name)
             self._store.expire(list_name)
             now = time.time()
             epochs = self.all(list_name)
@@ -335,7 +343,10 @@ class Epochs:
                 if epoch.state == "closing" and (now >= epoch.closes_at or lost):
                     self.close(list_name, epoch.number)
             newest = epochs[-1] if epochs else None
-            if newest is not None and newest.state == "open" and now >= newest.closes_at:
+            if newest is not None and newest.state == "open" and self.form(newest) != form():
+                # Asked under the old form, entries of the new one would be missed.
+                self.rotate(list_name, close_now=True, report=report)
+            elif newest is not None and newest.state == "open" and now >= newest.closes_at:
                 self.rotate(list_name, close_now=False, report=report)
             self.seal_changes(list_name, report)
 
@@ -346,7 +357,7 @@ class Epochs:
 
         Nothing is sealed of a list that is not active yet.
         """
-        with self._store.lock(list_name):
+        with self._store.lock(list_name), self._log.together():
             if not self._store.is_active(list_name):
                 return []
             epochs = [each for each in self.all(list_name) if each.state != "closed"]

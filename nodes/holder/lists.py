@@ -12,7 +12,9 @@ from sqlalchemy.dialects.sqlite import insert
 
 from protocols import label as labels
 from protocols import statement
-from protocols.identifiers import Identifier
+from protocols.errors import IdentifierError
+from protocols.identifiers import Identifier, Kind, form, normalise
+from protocols.identifiers.kinds import WITH_COUNTRY
 from protocols.label import Reason, Status
 
 from .. import limits
@@ -88,6 +90,23 @@ def _note_leaving(
         outcome.leaving_refs.extend(run(shown, values).scalars())
 
 
+def _normalised_again(canonical: bytes) -> bytes | None:
+    """An identifier in this program's normal form, from that of another; `None` where it has none."""
+    identifier = Identifier.from_canonical(canonical)
+    value, country, institution = identifier.value, "", ""
+    if identifier.kind in WITH_COUNTRY:
+        country, _, value = value.partition("/")
+    elif identifier.kind is Kind.ACCOUNT:
+        institution, _, value = value.partition("/")
+    elif identifier.kind is Kind.NAME_BIRTH:
+        name, _, birth = value.rpartition("/")
+        value = f"{name} {birth}"
+    try:
+        return normalise(identifier.kind, value, country, institution, "").canonical
+    except IdentifierError:
+        return None
+
+
 class ListStore:
     """`lists.db`. Imports into one list take turns; readers never wait."""
 
@@ -159,9 +178,62 @@ class ListStore:
             raise invalid(f"list name {name!r}: lower-case letters, digits and hyphens, at most 40")
         with db.writing(self._database) as connection:
             connection.exec_driver_sql(
-                "INSERT INTO named_list (name, created_at, seq) VALUES (?, ?, 0) ON CONFLICT DO NOTHING",
-                (name, time.time()),
+                "INSERT INTO named_list (name, created_at, seq, form) VALUES (?, ?, 0, ?) ON CONFLICT DO NOTHING",
+                (name, time.time(), form()),
             )
+
+    def renormalise(self, name: str) -> tuple[int, int]:
+        """Bring a list's entries to this program's normal form, if they are in another: (changed, withdrawn).
+
+        An entry that cannot be normalised any more, or becomes one that is listed already, is withdrawn.
+        """
+        table = schema.named_list
+        with db.writing(self._database) as connection:
+            list_id, seq = self._id(connection, name)
+            of_list = table.c.id == list_id
+            if connection.execute(sa.select(table.c.form).where(of_list)).scalar() == form():
+                return 0, 0
+            changed = gone = last = 0
+            entry = schema.entry
+            while rows := connection.execute(
+                sa.select(entry.c.id, entry.c.secret)
+                .where(entry.c.list_id == list_id, entry.c.id > last, entry.c.status.in_(_LIVE))
+                .order_by(entry.c.id)
+                .limit(_MOVED)
+            ).all():
+                for row in rows:
+                    old = self._vault.decrypt(row.secret, b"entry")
+                    new = _normalised_again(old)
+                    if new == old:
+                        continue
+                    values: dict[str, object] = {"seq": seq + 1}
+                    index = self._vault.index(new) if new else b""
+                    taken = (
+                        new
+                        and connection.execute(
+                            sa.select(entry.c.id).where(
+                                entry.c.list_id == list_id, entry.c.identifier == index
+                            )
+                        ).first()
+                    )
+                    if new and not taken:
+                        values |= {"identifier": index, "secret": self._vault.encrypt(new, b"entry")}
+                        changed += 1
+                    else:
+                        values |= {"status": int(Status.WITHDRAWN), "reason": int(Reason.OTHER)}
+                        gone += 1
+                    connection.execute(entry.update().where(entry.c.id == row.id).values(values))
+                last = rows[-1].id
+            newest = seq + 1 if changed or gone else seq
+            connection.execute(table.update().where(of_list).values(form=form(), seq=newest))
+        if changed or gone:
+            _log.warning(
+                "%s: %d entries have another normal form now, %d have none any more and were withdrawn",
+                name,
+                changed,
+                gone,
+            )
+        return changed, gone
 
     def is_active(self, name: str) -> bool:
         """Whether the list is offered to others; raises `NotFound`."""

@@ -5,6 +5,7 @@ So an event is durable before anything is acknowledged, and a crash at any point
 and not yet appended waits for the next one.
 """
 
+import contextlib
 import functools
 import secrets
 import threading
@@ -41,6 +42,7 @@ from ..store.writer import GroupWriter
 from .mark import Mark
 
 _STRETCH = 5_000  # promises looked at together
+CLEAR_ROOM = 8  # leaves in clear, padding included, that a head between ticks adds
 STEP = 2_048  # leaves appended in one transaction: bounds how long others wait
 HEADS_KEPT = 1_000
 _PATIENCE_TICKS, _PATIENCE_SECONDS = 3, 15.0  # without a published head before the quorum counts as lost
@@ -108,6 +110,7 @@ class LogBook:
         self._listeners: list[Callable[[], None]] = []
         self._ticking = threading.Lock()
         self._announced = threading.Condition()
+        self._clear_waits, self._gathering = True, 0  # a crash may have left some
         with db.reading(database) as connection:
             head = schema.ledger_head
             newest = connection.execute(sa.select(head).order_by(head.c.size.desc())).first()
@@ -183,6 +186,7 @@ class LogBook:
                 "opening": None,
             },
         )
+        self._clear_waits = True
 
     def record_promise(
         self, connection: sa.Connection, receipt: ledger_pb2.Receipt, committed: Committed
@@ -216,37 +220,89 @@ class LogBook:
     # -- ticks -----------------------------------------------------------------------------------------------
 
     def tick(self, writer: GroupWriter) -> Head:
-        """Append what waits, padded, and sign the new head. Not for the event loop; one at a time.
+        """Append what waits and sign the new head: events padded to a public size, leaves in clear apart from them.
 
-        Raises `Refused` while this log's own entries are not all here.
+        Not for the event loop; one at a time. Raises `Refused` while this log's own entries are not all here.
         """
         with self._ticking:
-            if self.lost is not None:
-                raise Refused(
-                    f"this node's database is older than the head of {self.lost.size} leaves that it has signed",
-                    "RESTORED",
-                )
-            waiting = writer.submit(self._waiting).result()
+            self._check_whole()
+            self._append_clear(writer, None)
+            waiting = writer.submit(lambda connection: self._waiting(connection, clear=False)).result()
             room = self.settings.leaves_a_tick
             while room < len(waiting):
                 room *= 4
-            # Steps take at random what is real, so that they say nothing of what came when.
-            real: list[int | None] = [*waiting, *[None] * (room - len(waiting))]
-            secrets.SystemRandom().shuffle(real)
-            for i in range(0, room, STEP):
-                writer.submit(functools.partial(self._append, step=real[i : i + STEP])).result()
-            head: Future[Head] = writer.submit(self._sign)
-            signed = head.result()
-            self._mark.note_own(Seen(signed.checkpoint.size, signed.checkpoint.root))
-            self.signed = signed
-            return signed
+            self._append_padded(writer, waiting, room, events.dummy_leaf)
+            return self._signed(writer)
+
+    def tick_clear(self, writer: GroupWriter) -> Head | None:
+        """A head between ticks: at most `CLEAR_ROOM` leaves in clear, padded to that, and no commitment; `None` where none wait.
+
+        What everybody may read need not wait for the tick, whose padding hides how many events there were.
+        """
+        with self._ticking:
+            self._check_whole()
+            return self._signed(writer) if self._append_clear(writer, CLEAR_ROOM) else None
+
+    def _check_whole(self) -> None:
+        if self.lost is not None:
+            raise Refused(
+                f"this node's database is older than the head of {self.lost.size} leaves that it has signed",
+                "RESTORED",
+            )
+
+    def _append_clear(self, writer: GroupWriter, most: int | None) -> int:
+        """Append leaves in clear, the oldest first; how many there were."""
+        waiting = writer.submit(lambda connection: self._waiting(connection, clear=True)).result()[:most]
+        self._clear_waits = False
+        if waiting:
+            room = -(-len(waiting) // CLEAR_ROOM) * CLEAR_ROOM
+            self._append_padded(writer, waiting, room, events.padding_leaf)
+        return len(waiting)
+
+    def _append_padded(
+        self, writer: GroupWriter, waiting: Sequence[int], room: int, pad: Callable[[], bytes]
+    ) -> None:
+        # Steps take at random what is real, so that they say nothing of what came when.
+        real: list[int | None] = [*waiting, *[None] * (room - len(waiting))]
+        secrets.SystemRandom().shuffle(real)
+        for i in range(0, room, STEP):
+            step = functools.partial(self._append, step=real[i : i + STEP], pad=pad)
+            writer.submit(step).result()
+
+    def _signed(self, writer: GroupWriter) -> Head:
+        head: Future[Head] = writer.submit(self._sign)
+        signed = head.result()
+        self._mark.note_own(Seen(signed.checkpoint.size, signed.checkpoint.root))
+        self.signed = signed
+        return signed
 
     @staticmethod
-    def _waiting(connection: sa.Connection) -> Sequence[int]:
+    def _waiting(connection: sa.Connection, clear: bool | None = None) -> Sequence[int]:
         table = schema.ledger_entry
-        return connection.execute(sa.select(table.c.id).where(table.c.position.is_(None))).scalars().all()
+        waiting = sa.select(table.c.id).where(table.c.position.is_(None)).order_by(table.c.id)
+        if clear is not None:
+            waiting = waiting.where(table.c.type == 0 if clear else table.c.type > 0)
+        return connection.execute(waiting).scalars().all()
 
-    def _append(self, connection: sa.Connection, step: Sequence[int | None]) -> None:
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """What is recorded in clear meanwhile is to leave in one head: an epoch and its first batch."""
+        with self._announced:
+            self._gathering += 1
+        try:
+            yield
+        finally:
+            with self._announced:
+                self._gathering -= 1
+
+    @property
+    def clear_waits(self) -> bool:
+        """Whether leaves in clear may wait for a head, and nothing is about to follow them."""
+        return self._clear_waits and not self._gathering
+
+    def _append(
+        self, connection: sa.Connection, step: Sequence[int | None], pad: Callable[[], bytes]
+    ) -> None:
         """Append the entries of a step, and for each `None` a leaf that stands for nothing."""
         table = schema.ledger_entry
         chosen = [each for each in step if each is not None]
@@ -255,7 +311,7 @@ class LogBook:
             (merkle.leaf_hash(row.leaf), row.leaf, row.id) for row in rows
         ]
         for _ in range(len(step) - len(chosen)):
-            leaf = events.dummy_leaf()
+            leaf = pad()
             leaves.append((merkle.leaf_hash(leaf), leaf, None))
         leaves.sort(key=lambda each: each[0])  # hashes of random bytes: the order of arrival is gone
         start = self._extend(connection, [(hash_, leaf) for hash_, leaf, _ in leaves])

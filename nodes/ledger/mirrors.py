@@ -244,10 +244,12 @@ class Mirrors:
                 f"{name}: {len(head.cosigned)} witnesses have cosigned its head, {needed} are needed",
                 "UNPUBLISHED",
             )
+        clear = 0
         if old is None or new.size > old.size:
             start = old.size if old else 0
             for place in range(start, new.size, PIECE):
                 leaves = await self._entries(member, place, min(place + PIECE, new.size))
+                clear += sum(map(events.in_clear, leaves))
                 await asyncio.to_thread(self._keep, member, place, leaves)
             if not await asyncio.to_thread(self._take, member, start, head):
                 # Either it serves rubbish, or it has signed a head that does not contain the one before.
@@ -260,7 +262,7 @@ class Mirrors:
         found = Mirrored(head, self._clock())
         await asyncio.to_thread(self._store, member, found)
         if known is not None:
-            self._check_ticks(member, known.head, head)
+            self._check_ticks(member, known.head, head, clear)
         await asyncio.to_thread(self._check_promises, member, found)
         return found
 
@@ -335,10 +337,11 @@ class Mirrors:
                 .on_conflict_do_update(index_elements=["origin"], set_=values)
             )
 
-    def _check_ticks(self, member: Member, before: Head, now: Head) -> None:
-        """A log grows at each tick, so its size bounds how many ticks it can have had."""
+    def _check_ticks(self, member: Member, before: Head, now: Head, clear: int) -> None:
+        """A log grows at each tick, so its growth bounds how many it can have had; `clear` leaves are of no tick."""
         due = (now.time - before.time) / self._settings.tick_seconds
-        had = (now.checkpoint.size - before.checkpoint.size) // self._settings.leaves_a_tick
+        grown = now.checkpoint.size - before.checkpoint.size - clear
+        had = grown // self._settings.leaves_a_tick
         missing = int(due - had)
         self._gaps.pop(member.id, None)
         if missing > max(_TICKS_OF_GRACE, due / 4):

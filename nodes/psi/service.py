@@ -21,6 +21,7 @@ from lianfang.v1 import psi_pb2 as pb
 from protocols import psi
 from protocols.encoding import frame
 from protocols.errors import PeerError
+from protocols.identifiers import form, form_text
 
 from .. import limits
 from ..contracts import draft as drafts
@@ -112,7 +113,7 @@ class Sessions:
         try:
             await node.gate.decide(_ask(member, held.hash, session))
             begun = True
-            hello = pb.PsiMessage(hello=pb.PsiHello(contract=held.hash, session=session))
+            hello = pb.PsiMessage(hello=pb.PsiHello(contract=held.hash, session=session, form=form()))
             await write(hello)
             if calls and await asyncio.wait_for(read(), limits.HELLO_SECONDS) != hello:
                 raise PeerError(f"{member.name.name} did not answer hello")
@@ -309,6 +310,13 @@ class PsiService(psi_pb2_grpc.PsiServicer):
         key, session = bytes(first.hello.contract), bytes(first.hello.session)
         if len(key) != 32 or len(session) != psi.SESSION:
             raise invalid(f"hello names a contract by 32 bytes and a session by {psi.SESSION}")
+        if first.hello.form != form():
+            raise Refused(
+                f"identifiers are normalised in another form there ({form_text(first.hello.form)}) than here "
+                f"({form_text(form())}), so that people in common would be missed: install the same release",
+                "FORM",
+                grpc.StatusCode.FAILED_PRECONDITION,
+            )
         try:
             held = self._node.rules.meet(member, key)
         except Refused:

@@ -15,6 +15,7 @@ from lianfang.v1 import ledger_pb2, lookup_pb2
 
 from protocols import group, padding, sealed, voprf
 from protocols.errors import PeerError, SignatureError
+from protocols.identifiers import form, form_text
 from protocols.label import Label
 from protocols.ledger import events
 from protocols.lookup import Question
@@ -23,7 +24,7 @@ from protocols.sealed import ListEpoch
 from .. import limits
 from ..config import AskSection
 from ..contracts.rules import Rules
-from ..errors import NodeError, Refused
+from ..errors import NodeError, NotFound, Refused
 from ..gate import Promised
 from ..identity.members import Member
 from ..identity.names import MemberName
@@ -32,6 +33,7 @@ from ..policy import PURPOSE_NAMES
 from ..services import wire
 from ..services.lookup import check_event, event_fields
 from ..workers import Workers
+from .follow import Follower
 from .peers import PeerFailed, Peers, failed
 from .questions import Answer, Batch, Job, Outcome, Questions
 from .recording import Recording
@@ -50,17 +52,13 @@ class Target:
 
     member: Member
     copy: Synced | None
+    list_name: str = ""  # empty where none is known
     todo: list[bytes] = field(default_factory=list)
     known: dict[bytes, Answer] = field(default_factory=dict)
     pending: list[Batch] = field(default_factory=list)
     budget: common.Budget | None = None
     trouble: tuple[str, str] | None = None  # outcome, why it cannot be asked
-    never_offered: bool = False  # when last heard of, the member offered no list to this node
-
-    @property
-    def list_name(self) -> str:
-        """Name of the list, empty where none is known."""
-        return self.copy.list if self.copy else ""
+    as_of: float = 0.0  # when the holder last said that the copy is its newest
 
     def parts(self) -> list[tuple[list[bytes], int]]:
         """New batches: (inputs, padded size)."""
@@ -123,8 +121,9 @@ class Asker:
         capture: wire.Capture,
         log: LogBook,
         rules: Rules,
+        follower: Follower,
     ) -> None:
-        self._log, self._rules = log, rules
+        self._log, self._rules, self._follower = log, rules, follower
         self._name, self._peers, self._syncer, self._tables = name, peers, syncer, tables
         self._questions, self._workers, self._settings = questions, workers, settings
         self._capture = capture
@@ -146,13 +145,18 @@ class Asker:
         lists: Sequence[str],
         again: bool,
         deadline: float,
+        named: bool = True,
     ) -> list[Target]:
         """Bring the copies up to date where they are too old, and see what each holder has to be asked.
 
-        Takes no longer than `deadline` seconds, whatever a holder does.
+        Takes no longer than `deadline` seconds, whatever a holder does. `named`: a person chose the members. Raises
+        `NotFound` for a list that no contract names.
         """
-        groups = await asyncio.gather(*(self._targets(member, lists, deadline) for member in members))
+        groups = await asyncio.gather(*(self._targets(member, lists, named, deadline) for member in members))
         targets = [target for group in groups for target in group]
+        for name in lists:
+            if not any(target.list_name == name for target in targets) and not named:
+                raise NotFound(f"no contract in force lets this node ask a list {name!r}")
         if len(inputs) <= limits.BATCH_INLINE:
             self._fill_all(job, inputs, targets, again)  # a few short reads; a thread hop costs as much
         else:
@@ -173,35 +177,61 @@ class Asker:
                 except NodeError as error:
                     target.trouble = ("failed", str(error))
 
-    async def _targets(self, member: Member, lists: Sequence[str], deadline: float) -> list[Target]:
-        copies = self._syncer.copies(member.id)
+    async def _targets(
+        self, member: Member, lists: Sequence[str], named: bool, deadline: float
+    ) -> list[Target]:
+        """All lists of a member that contracts in force let this node ask, each with its copy or why it has none."""
+        agreed = self._rules.agreed().get(member.id, set())
+        copies = {copy.list: copy for copy in self._syncer.copies(member.id)}
         known = self._syncer.contact(member.id)
-        oldest = min((copy.checked_at for copy in copies), default=known)
-        too_old = time.time() - self._settings.max_table_age_hours * 3600
-        trouble = None
-        if min(oldest, known) < too_old:
-            try:
-                copies = await asyncio.wait_for(self._syncer.sync(member), deadline)
-                if any(copy.checked_at < too_old for copy in copies):
-                    trouble = ("failed", f"{member.name.name} did not confirm what its newest list is")
-            except TimeoutError:
-                name = member.name.name
-                trouble = ("timeout", f"{name}: its list did not sync in time; run `lianfang sync {name}`")
-            except PeerFailed as error:
-                trouble = (error.outcome, str(error))
-            except Exception as error:  # one holder's failure is not the others'
-                if not isinstance(error, NodeError):
-                    _log.exception("sync of %s failed", member.name.name)
-                trouble = ("failed", str(error))
-        if trouble is not None:
-            return [Target(member, copy, trouble=trouble) for copy in copies] or [
-                Target(member, None, trouble=trouble, never_offered=known > 0)
-            ]
-        chosen = [copy for copy in copies if not lists or copy.list in lists]
+        chosen = {name for name in agreed | set(copies) if not lists or name in lists}
         if not chosen:
-            why = "it offers none of these lists" if copies else "it offers no list to this node"
-            return [Target(member, None, trouble=("refused", f"{member.name.name}: {why}"))]
-        return [Target(member, copy) for copy in chosen]
+            if not named:
+                return []
+            what = f"the list {', '.join(lists)} of it" if lists else "a list of it"
+            why = f"{member.name.name}: no contract in force lets this node ask {what}"
+            return [Target(member, None, trouble=("refused", why))]
+        heard = self._follower.heard(member.id)
+        said = {name: heard.lists.get(name) for name in chosen} if heard else {}
+        held = {name: (copies[name].epoch, copies[name].batch) if name in copies else None for name in chosen}
+        too_old = time.time() - self._settings.max_table_age_hours * 3600
+        oldest = min((copies[name].checked_at for name in chosen if name in copies), default=known)
+        trouble = None
+        if said != held if heard else (min(oldest, known) < too_old or None in held.values()):
+            trouble = await self._synced(member, deadline, too_old)
+            copies = {copy.list: copy for copy in self._syncer.copies(member.id)}
+        return [self._target(member, name, copies.get(name), trouble) for name in sorted(chosen)]
+
+    async def _synced(self, member: Member, deadline: float, too_old: float) -> tuple[str, str] | None:
+        """Bring the member's lists up to date; the outcome and why, where that failed."""
+        name = member.name.name
+        try:
+            copies = await asyncio.wait_for(self._syncer.sync(member), deadline)
+            if any(copy.checked_at < too_old for copy in copies):
+                return "failed", f"{name} did not confirm what its newest list is"
+        except TimeoutError:
+            return "timeout", f"{name}: its list did not sync in time; run `lianfang sync {name}`"
+        except PeerFailed as error:
+            return error.outcome, str(error)
+        except Exception as error:  # one holder's failure is not the others'
+            if not isinstance(error, NodeError):
+                _log.exception("sync of %s failed", name)
+            return "failed", str(error)
+        return None
+
+    def _target(
+        self, member: Member, name: str, copy: Synced | None, trouble: tuple[str, str] | None
+    ) -> Target:
+        if trouble is None and copy is None:
+            why = f"{member.name.name} offers no list {name} to this node now: not activated, or withdrawn"
+            trouble = ("not-offered", why)
+        elif trouble is None and copy is not None and copy.form != form():
+            trouble = (
+                "not-asked",
+                f"{member.name.name} normalises identifiers of {name} in another form ({form_text(copy.form)}) than "
+                f"this node ({form_text(form())}): entries would be missed; both need the same release",
+            )
+        return Target(member, copy, name, trouble=trouble)
 
     def _fill(
         self,
@@ -214,6 +244,7 @@ class Asker:
         copy = target.copy
         self._syncer.pins.check(copy.holder, copy.list)
         target.budget = self._syncer.offer(copy.holder, copy.list)
+        target.as_of = self._follower.as_of(copy)
         for batch in pending:
             if (batch.holder, batch.list) == (copy.holder, copy.list):
                 if batch.epoch == copy.epoch:
@@ -225,7 +256,12 @@ class Asker:
         target.todo = [each for each in inputs if each not in target.known and each not in under_way]
 
     def _current(self, copy: Synced, known: dict[bytes, Answer]) -> dict[bytes, Answer]:
-        """A kept hit counts while its record is unchanged, a kept miss while the whole list is."""
+        """A kept hit counts while its record is unchanged, a kept miss while the whole list is.
+
+        Both only while the holder's own word, a minute old at most, confirms that the copy is its newest.
+        """
+        if not self._follower.confirms(copy):
+            return {}
         known = {
             each.identifier: each
             for each in known.values()

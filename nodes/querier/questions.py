@@ -13,7 +13,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
@@ -70,7 +70,11 @@ _BUDGET = Prepared(
     .values(budget=sa.bindparam("in_budget"), at=sa.bindparam("in_at"))
 )
 _KNOWN = sa.select(
-    schema.answer.c.identifier, schema.answer.c.outcome, schema.answer.c.holder, schema.answer.c.list
+    schema.answer.c.identifier,
+    schema.answer.c.outcome,
+    schema.answer.c.holder,
+    schema.answer.c.list,
+    schema.answer.c.at,
 ).where(schema.answer.c.job == sa.bindparam("in_job"), schema.answer.c.at > sa.bindparam("in_since"))
 
 
@@ -144,6 +148,8 @@ class Answer:
     epoch: int
     batch: int
     unreadable: bool = False  # the list has a record that does not open
+    # Seconds since 1970 of an answer of before; 0 for one of this question.
+    kept_at: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -352,10 +358,10 @@ class Questions:
     ) -> dict[tuple[str, str], dict[bytes, Answer]]:
         values: dict[str, object] = {"in_job": job.id, "in_since": time.time() - self._keep}
         found: dict[tuple[str, str], dict[bytes, Answer]] = {}
-        for index, outcome, holder, list_name in _rows_of(_known_of, connection, list(wanted), values):
+        for index, outcome, holder, list_name, at in _rows_of(_known_of, connection, list(wanted), values):
             plain = self._vault.decrypt(outcome, b"answer" + index)
             epoch, batch = _POSITION.unpack(plain[:8])
-            answer = Answer(wanted[index], plain[24:], plain[8:24], epoch, batch)
+            answer = Answer(wanted[index], plain[24:], plain[8:24], epoch, batch, kept_at=at)
             found.setdefault((holder, list_name), {})[answer.identifier] = answer
         return found
 

@@ -65,6 +65,7 @@ class Synced:
     public_key: bytes
     batch: int
     checked_at: float
+    form: bytes  # under which its entries were normalised
 
 
 _LOG_TRIES = 3
@@ -112,7 +113,13 @@ class Syncer:
             self._memory = _Known(
                 {
                     (row.holder, row.list, row.epoch): Synced(
-                        row.holder, row.list, row.epoch, row.public_key, row.batch, row.checked_at
+                        row.holder,
+                        row.list,
+                        row.epoch,
+                        row.public_key,
+                        row.batch,
+                        row.checked_at,
+                        row.form or b"",
                     )
                     for row in sorted(synced, key=lambda row: row.epoch)
                 },
@@ -267,7 +274,8 @@ class Syncer:
             )
         if have < target:
             await self._pull(member, where, (have, target), watch)
-        await asyncio.to_thread(self._note_current, where, public_key, target)
+        form = opened.epoch_opened.form
+        await asyncio.to_thread(self._note_current, where, public_key, target, form)
         watch(SyncStep(member.name.name, list_name, number, target, state="current"))
 
     async def _published(self, member: Member) -> None:
@@ -315,8 +323,8 @@ class Syncer:
                 "STALE",
             )
 
-    def _note_current(self, where: ListEpoch, public_key: bytes, batch: int) -> None:
-        values = {"batch": batch, "checked_at": time.time(), "closed": 0}
+    def _note_current(self, where: ListEpoch, public_key: bytes, batch: int, form: bytes) -> None:
+        values = {"batch": batch, "checked_at": time.time(), "closed": 0, "form": form}
         with self._writing() as connection:
             connection.execute(
                 insert(schema.synced)

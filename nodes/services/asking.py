@@ -2,9 +2,10 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import grpc
 from lianfang.v1 import admin_pb2 as pb
@@ -91,32 +92,28 @@ class Asking:
         _check_question(request)
         region = node.home.config.lists.default_region
         if len(request.items) <= limits.BATCH_INLINE:
-            recognised = [recognise_item(*_item(item), region) for item in request.items]
+            recognised = [recognise_item(*_item(item), region, request.both) for item in request.items]
         else:
             recognised = await asyncio.to_thread(self._recognise_all, request, region)
         problems = [
-            pb.ItemProblem(index=index, reason=each[1], candidates=each[2])
+            pb.ItemProblem(index=index, reason=each.trouble, candidates=each.candidates)
             for index, each in enumerate(recognised)
-            if each[0] is None
+            if not each.read
         ]
         places: dict[bytes, list[int]] = {}
         for index, each in enumerate(recognised):
-            if each[0] is not None:
-                places.setdefault(each[0], []).append(index)
+            for canonical, _ in each.read:
+                places.setdefault(canonical, []).append(index)
         members = [node.peers.find(text, own) for text in request.members] or node.peers.others(own)
         person = caller()
         job = await node.questions.job(request.case_number, request.purpose, request.basis, person.pseudonym)
         deadline = self._deadline(request)
         targets = await node.asker.plan(
-            job, list(places), members, list(request.lists), request.again, deadline
+            job, list(places), members, list(request.lists), request.again, deadline, bool(request.members)
         )
-        if not request.members:  # members without lists for us were not named: nothing to report of them
-            targets = [
-                each
-                for each in targets
-                if each.copy or (each.trouble and each.trouble[0] != "refused" and not each.never_offered)
-            ]
-        yield pb.QueryEvent(plan=_plan(targets, problems, len(places)))
+        plan = _plan(targets, problems, len(places), recognised)
+        plan.asker = person.person.name if person.person else ""
+        yield pb.QueryEvent(plan=plan)
         if request.plan_only:
             return
         if not places:
@@ -186,12 +183,10 @@ class Asking:
                 )
             )
 
-    def _recognise_all(
-        self, request: pb.QueryRequest, region: str
-    ) -> list[tuple[bytes | None, str, list[str]]]:
+    def _recognise_all(self, request: pb.QueryRequest, region: str) -> "list[Recognised]":
         step = 500
         items = [_item(item) for item in request.items]
-        work = [(items[i : i + step], region) for i in range(0, len(items), step)]
+        work = [(items[i : i + step], region, request.both) for i in range(0, len(items), step)]
         return [each for part in self._node.workers.run(recognise_chunk, work) for each in part]
 
 
@@ -210,34 +205,55 @@ def _item(item: pb.QueryItem) -> tuple[str, str, str, str]:
     return item.kind, item.value, item.country, item.institution
 
 
+class Recognised(NamedTuple):
+    """What a value is: (canonical identifier, note) for each kind that it is asked under; else why it is not asked."""
+
+    read: list[tuple[bytes, str]]
+    trouble: str = ""
+    candidates: tuple[str, ...] = ()  # kinds, where it is ambiguous
+
+
 def recognise_item(
-    kind: str, value: str, country: str, institution: str, region: str
-) -> tuple[bytes | None, str, list[str]]:
-    """(canonical identifier or None, why not, the kinds it may be)."""
+    kind: str, value: str, country: str, institution: str, region: str, both: bool
+) -> Recognised:
+    """Never a guess: what fits several kinds is asked under all of them where `both` is set, else under none."""
     try:
         if kind:
             known = words.kind_of(kind)
             if known is None:
-                return None, f"kind is one of {', '.join(Kind)}", []
-            return normalise(known, value, country, institution, region).canonical, "", []
-        kinds = recognise(value)
-        if len(kinds) == 1:
-            return normalise(kinds[0], value, country, institution, region).canonical, "", []
+                return Recognised([], words.one_of("kind"))
+            found = normalise(known, value, country, institution, region)
+            return Recognised([(found.canonical, found.note)])
+        kinds = recognise(value, country, institution, region)
+        if len(kinds) > 1 and both:  # of those that can be asked: an account needs its institution
+            read = [_normalised(each, value, country, institution, region) for each in kinds]
+            return Recognised([(each.canonical, each.note) for each in read if each is not None])
+        if len(kinds) > 1:
+            why = f"it may be {' or '.join(kinds)}: give its kind, or ask under both (--both)"
+            return Recognised([], why, tuple(kinds))
         if kinds:
-            return None, "ambiguous: give its kind", [each.value for each in kinds]
-        return None, "not recognised: give its kind", []
+            found = normalise(kinds[0], value, country, institution, region)
+            return Recognised([(found.canonical, found.note)])
+        return Recognised([], "not recognised: give its kind")
     except IdentifierError as error:
-        return None, str(error), []
+        return Recognised([], str(error))
 
 
-def recognise_chunk(
-    items: list[tuple[str, str, str, str]], region: str
-) -> list[tuple[bytes | None, str, list[str]]]:
+def _normalised(kind: Kind, value: str, country: str, institution: str, region: str) -> Identifier | None:
+    try:
+        return normalise(kind, value, country, institution, region)
+    except IdentifierError:
+        return None
+
+
+def recognise_chunk(items: list[tuple[str, str, str, str]], region: str, both: bool) -> list[Recognised]:
     """For worker processes."""
-    return [recognise_item(*item, region) for item in items]
+    return [recognise_item(*item, region, both) for item in items]
 
 
-def _plan(targets: list[Target], problems: list[pb.ItemProblem], count: int) -> pb.QueryPlan:
+def _plan(
+    targets: list[Target], problems: list[pb.ItemProblem], count: int, recognised: list[Recognised]
+) -> pb.QueryPlan:
     return pb.QueryPlan(
         holders=[
             pb.HolderPlan(
@@ -248,21 +264,32 @@ def _plan(targets: list[Target], problems: list[pb.ItemProblem], count: int) -> 
                 budget=target.budget or common.Budget(),
                 budget_known=target.budget is not None,
                 trouble=target.trouble[1] if target.trouble else "",
+                outcome=target.trouble[0] if target.trouble else "",
+                epoch=target.copy.epoch if target.copy else 0,
+                batch=target.copy.batch if target.copy else 0,
+                as_of=target.as_of,
             )
             for target in targets
         ],
         problems=problems,
         identifiers=count,
+        understood=[
+            pb.Understood(index=index, kind=kind, value=value, note=note)
+            for index, each in enumerate(recognised)
+            for canonical, note in each.read
+            for kind, _, value in [canonical.decode().partition("\x1f")]
+        ],
     )
 
 
 def _answers(event: Answered, places: dict[bytes, list[int]]) -> Iterator[pb.QueryAnswer]:
     day = today()
+    now = time.time()
     for answer in event.answers:
         found = label_of(answer)
         outcome = "unreadable" if answer.unreadable else "miss"
+        kind = Identifier.from_canonical(answer.identifier).kind
         if found is not None:
-            kind = Identifier.from_canonical(answer.identifier).kind
             expired = found.valid_until is not None and labels.days(found.valid_until) < day
             outcome = "expired" if expired else "review" if kind in REVIEW_ONLY else "hit"
         for index in places.get(answer.identifier, ()):
@@ -272,6 +299,11 @@ def _answers(event: Answered, places: dict[bytes, list[int]]) -> Iterator[pb.Que
                 list=event.target.list_name,
                 outcome=outcome,
                 label=_label(found, day) if found is not None else None,
+                epoch=answer.epoch,
+                batch=answer.batch,
+                answered_at=answer.kept_at or now,
+                kept=bool(answer.kept_at),
+                kind=kind,
             )
 
 
@@ -299,4 +331,7 @@ def _finished(event: Finished) -> pb.QueryHolder:
         detail=event.detail,
         charged=event.charged,
         budget=event.target.budget or common.Budget(),
+        epoch=event.target.copy.epoch if event.target.copy else 0,
+        batch=event.target.copy.batch if event.target.copy else 0,
+        as_of=event.target.as_of,
     )

@@ -1,6 +1,7 @@
 """ListSync: sealed batches to who may have them."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -20,6 +21,9 @@ from .. import limits
 from ..errors import Refused, StorageError, invalid
 from ..gate import Ask, Gate
 from ..holder.epochs import Epochs
+from ..holder.lists import ListStore
+from ..identity.members import Member
+from ..ledger.book import LogBook
 from . import wire
 
 _DEADLINE = grpc.StatusCode.DEADLINE_EXCEEDED
@@ -32,13 +36,72 @@ def _read(path: Path, offset: int, size: int) -> bytes:
 
 
 class ListSyncService(sync_pb2_grpc.ListSyncServicer):
-    """Streams batches; holds no transaction while it does."""
+    """Streams batches; holds no transaction while it does. Tells who follows when there is something new."""
 
     def __init__(
-        self, authenticator: wire.Authenticator, epochs: Epochs, gate: Gate, capture: wire.Capture
+        self,
+        authenticator: wire.Authenticator,
+        store: ListStore,
+        epochs: Epochs,
+        gate: Gate,
+        capture: wire.Capture,
+        log: LogBook,
     ) -> None:
-        self._epochs, self._gate, self._capture = epochs, gate, capture
+        self._store, self._epochs, self._gate, self._capture = store, epochs, gate, capture
         self._authenticator = authenticator
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._following: dict[str, asyncio.Event] = {}
+        self._stopping = False
+        log.on_published(self._wake)
+
+    def _wake(self) -> None:
+        """Something new stands in the log. From any thread."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._wake_all)
+
+    def _wake_all(self) -> None:
+        for event in self._following.values():
+            event.set()
+
+    def stop(self) -> None:
+        """End all streams, so that nothing waits for them."""
+        self._stopping = True
+        self._wake_all()
+
+    @wire.streaming
+    async def Follow(self, request: pb.FollowRequest, context: Any) -> AsyncIterator[pb.FollowResponse]:
+        """See sync.proto. A member's newer stream ends its older one."""
+        member_id = self._authenticator.member(context).id
+        self._loop = asyncio.get_running_loop()
+        woken = asyncio.Event()
+        if (older := self._following.get(member_id)) is not None:
+            older.set()
+        self._following[member_id] = woken
+        try:
+            while not self._stopping and self._following.get(member_id) is woken:
+                member = self._authenticator.member(context)  # raises for one that was revoked meanwhile
+                woken.clear()
+                response = pb.FollowResponse(lists=await asyncio.to_thread(self._states, member))
+                self._capture.record("out", "Follow", member_id, response)
+                yield response
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(woken.wait(), limits.HEARTBEAT_SECONDS)
+        finally:
+            if self._following.get(member_id) is woken:
+                del self._following[member_id]
+
+    def _states(self, member: Member) -> list[pb.ListState]:
+        found = []
+        for name in self._store.names():
+            if not self._gate.purposes(member, name):
+                continue
+            for epoch in reversed(self._epochs.answering(name)):
+                if (batch := self._epochs.head(name, epoch.number)) and self._epochs.is_published(
+                    epoch.opened
+                ):
+                    found.append(pb.ListState(list=name, epoch=epoch.number, batch=batch))
+                    break
+        return found
 
     @wire.streaming
     async def Pull(self, request: pb.PullRequest, context: Any) -> AsyncIterator[pb.PullResponse]:

@@ -141,6 +141,7 @@ synced = Table(
     Column("batch", Integer, nullable=False),  # newest batch applied
     Column("closed", Integer, nullable=False),
     Column("checked_at", Float, nullable=False),  # when the holder last said this is the newest
+    Column("form", LargeBinary),  # under which its entries were normalised
     PrimaryKeyConstraint("holder", "list", "epoch"),
 )
 offer = Table(
@@ -429,6 +430,7 @@ named_list = Table(
     Column("created_at", Float, nullable=False),
     Column("seq", Integer, nullable=False),  # of the newest change
     Column("activated_at", Float),  # when it was first offered to others; empty: to nobody yet
+    Column("form", LargeBinary),  # under which its entries are normalised
 )
 entry_key = Table(
     "entry_key",

@@ -68,6 +68,19 @@ def dummy_leaf() -> bytes:
     return commitment_leaf(secrets.token_bytes(COMMITMENT))
 
 
+def padding_leaf() -> bytes:
+    """Fills the fixed room in which leaves in clear are appended; everybody sees that it is padding."""
+    return _leaf(ledger_pb2.Leaf(padding=secrets.token_bytes(COMMITMENT)))
+
+
+def in_clear(data: bytes) -> bool:
+    """Whether a leaf is in clear, or padding of such: it is no part of what a tick appends."""
+    try:
+        return parse_leaf(data).WhichOneof("body") != "commitment"
+    except DecodeError:
+        return False
+
+
 def parse_leaf(data: bytes) -> ledger_pb2.Leaf:
     """Raise `DecodeError` for what no member of this network writes."""
     if len(data) > MAX_LEAF:
@@ -78,6 +91,8 @@ def parse_leaf(data: bytes) -> ledger_pb2.Leaf:
         raise DecodeError("a leaf is empty")
     if kind == "commitment" and len(leaf.commitment) != COMMITMENT:
         raise DecodeError(f"a commitment has {COMMITMENT} bytes")
+    if kind == "padding" and len(leaf.padding) != COMMITMENT:
+        raise DecodeError(f"padding has {COMMITMENT} bytes")
     if kind == "statement":
         _parse(common_pb2.SignedStatement, leaf.statement, "a signed statement")
     return leaf

@@ -52,7 +52,7 @@ def network(tmp_path_factory):
     for name in names:
         (folder / name.name / "certs" / "members.bin").write_bytes(ca.members.signed)
     (folder / "bank-a" / "rows.csv").write_text(
-        "a,b,y\n" + "".join(f"{i},{i % 7},{i % 2}\n" for i in range(50))
+        "a,b,y\n" + "".join(f"{i * 3 % 50},{i % 7},{i % 2}\n" for i in range(50))
     )
     config = folder / "bank-a" / "node.toml"
     config.write_text(config.read_text() + '[learn.datasets.credit]\npath = "rows.csv"\n')

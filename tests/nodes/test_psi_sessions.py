@@ -14,6 +14,7 @@ from nodes.errors import NodeError
 from nodes.identity.keys import Vault
 from nodes.psi import meeting, service, workspace
 from nodes.psi.service import PsiService, Sessions
+from protocols.identifiers import form
 
 _TERMS = contract_pb2.PsiTerms
 _SESSION = bytes(range(16))
@@ -217,7 +218,7 @@ def test_a_caller_that_goes_holds_nobody_up(sides, taken):
             ended.set()
 
     async def calls():
-        yield pb.PsiMessage(hello=pb.PsiHello(contract=bytes(32), session=_SESSION))
+        yield pb.PsiMessage(hello=pb.PsiHello(contract=bytes(32), session=_SESSION, form=form()))
         await asyncio.sleep(60)
 
     async def work():

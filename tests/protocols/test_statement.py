@@ -13,7 +13,7 @@ from protocols.sealed import ListEpoch
 SIGNER = Ed25519PrivateKey.generate()
 PUBLIC = voprf.generate_key_pair().public
 WHERE = ListEpoch("n.example", "spiffe://n.example/bank/a", "fraud", 3)
-OPENED = statement.epoch_opened(WHERE, 1_000, PUBLIC, 2_000)
+OPENED = statement.epoch_opened(WHERE, 1_000, PUBLIC, 2_000, bytes(18))
 BATCH = statement.batch(WHERE, 1_000, 2, b"\x01" * 32, b"\x02" * 32, (32, 16))
 
 
@@ -111,6 +111,8 @@ def test_batches_start_at_one_and_chain():
         with pytest.raises(DecodeError):
             statement.sign(SIGNER, statement.batch(WHERE, 1, number, previous, b"\x02" * 32, (1, 0)))
     with pytest.raises(DecodeError):
-        statement.sign(SIGNER, statement.epoch_opened(WHERE, 1_000, bytes(32), 2_000))
+        statement.sign(SIGNER, statement.epoch_opened(WHERE, 1_000, bytes(32), 2_000, bytes(18)))
     with pytest.raises(DecodeError):
-        statement.sign(SIGNER, statement.epoch_opened(WHERE, 1_000, PUBLIC, 1_000))
+        statement.sign(SIGNER, statement.epoch_opened(WHERE, 1_000, PUBLIC, 1_000, bytes(18)))
+    with pytest.raises(DecodeError, match="normal form"):
+        statement.sign(SIGNER, statement.epoch_opened(WHERE, 1_000, PUBLIC, 2_000, b""))

@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
@@ -119,9 +119,20 @@ def import_list(network: Network, bank: str, path: Path, name: str, *options: st
     return result
 
 
+def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
+    """Wait until `condition` holds; raises `AssertionError` after so many seconds, which no working network needs."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.1)
+
+
 def query(
     network: Network, member: str, values: list[str], *options: str, check: bool = True, case: str = "C-1"
 ) -> dict:
+    """Ask about mobiles: the list `fraud`, unless `options` name others."""
+    if "--list" not in options and "-l" not in options:
+        options = (*options, "--list", "fraud")
     return network.json(
         member,
         *(

@@ -21,6 +21,7 @@ from nodes.demo.network import Network, family, free_port, program
 from nodes.identity.authority import Authority
 from nodes.ledger.book import clear_key
 from protocols import group, sealed, statement, voprf
+from protocols.identifiers import form
 from protocols.ledger import events
 from protocols.sealed import BatchHash, ListEpoch
 from tests.system.conftest import Wire, import_phones, outcomes, phones, query, start, write_list
@@ -314,7 +315,7 @@ class LyingHolder(node_pb2_grpc.NodeInfoServicer, sync_pb2_grpc.ListSyncServicer
 
     def opened(self, key: voprf.KeyPair | None = None) -> common_pb2.SignedStatement:
         now = int(time.time())
-        said = statement.epoch_opened(self.where, now - 5, (key or self.key).public, now + 86_400)
+        said = statement.epoch_opened(self.where, now - 5, (key or self.key).public, now + 86_400, form())
         return statement.sign(self.wire.keys.signing, said)
 
     def batch(

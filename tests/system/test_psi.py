@@ -17,6 +17,7 @@ from nodes.contracts import draft as drafts
 from nodes.identity.keys import NodeKeys
 from nodes.services import wire
 from protocols import group, psi
+from protocols.identifiers import form
 from tests.system.conftest import Wire, make_network, phones
 
 TERMS = """
@@ -255,7 +256,7 @@ class Liar:
         self.contract, self.session = bytes.fromhex(contract), secrets.token_bytes(16)
 
     def hello(self) -> pb.PsiMessage:
-        return pb.PsiMessage(hello=pb.PsiHello(contract=self.contract, session=self.session))
+        return pb.PsiMessage(hello=pb.PsiHello(contract=self.contract, session=self.session, form=form()))
 
     def run(self, *messages: pb.PsiMessage) -> str:
         """How the node ends it: the status, or OK."""

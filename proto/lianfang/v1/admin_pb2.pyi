@@ -628,6 +628,7 @@ class QueryRequest(_message.Message):
     PLAN_ONLY_FIELD_NUMBER: _builtins.int
     AGAIN_FIELD_NUMBER: _builtins.int
     DEADLINE_S_FIELD_NUMBER: _builtins.int
+    BOTH_FIELD_NUMBER: _builtins.int
     purpose: _common_pb2.Purpose.ValueType
     basis: _common_pb2.LegalBasis.ValueType
     case_number: _builtins.str
@@ -636,6 +637,8 @@ class QueryRequest(_message.Message):
     """ask also what is answered already"""
     deadline_s: _builtins.float
     """per holder; 0 means the configured one"""
+    both: _builtins.bool
+    """ask a value that fits several kinds under each of them, each charged"""
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueryItem]: ...
     @_builtins.property
@@ -654,10 +657,11 @@ class QueryRequest(_message.Message):
         plan_only: _builtins.bool = ...,
         again: _builtins.bool = ...,
         deadline_s: _builtins.float = ...,
+        both: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["again", b"again", "basis", b"basis", "case_number", b"case_number", "deadline_s", b"deadline_s", "items", b"items", "lists", b"lists", "members", b"members", "plan_only", b"plan_only", "purpose", b"purpose"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["again", b"again", "basis", b"basis", "both", b"both", "case_number", b"case_number", "deadline_s", b"deadline_s", "items", b"items", "lists", b"lists", "members", b"members", "plan_only", b"plan_only", "purpose", b"purpose"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -724,26 +728,65 @@ class QueryPlan(_message.Message):
     HOLDERS_FIELD_NUMBER: _builtins.int
     PROBLEMS_FIELD_NUMBER: _builtins.int
     IDENTIFIERS_FIELD_NUMBER: _builtins.int
+    UNDERSTOOD_FIELD_NUMBER: _builtins.int
+    ASKER_FIELD_NUMBER: _builtins.int
     identifiers: _builtins.int
     """distinct, after normalising"""
+    asker: _builtins.str
+    """whose question it is, as this node knows them"""
     @_builtins.property
     def holders(self) -> _containers.RepeatedCompositeFieldContainer[Global___HolderPlan]: ...
     @_builtins.property
     def problems(self) -> _containers.RepeatedCompositeFieldContainer[Global___ItemProblem]: ...
+    @_builtins.property
+    def understood(self) -> _containers.RepeatedCompositeFieldContainer[Global___Understood]: ...
     def __init__(
         self,
         *,
         holders: _abc.Iterable[Global___HolderPlan] | None = ...,
         problems: _abc.Iterable[Global___ItemProblem] | None = ...,
         identifiers: _builtins.int = ...,
+        understood: _abc.Iterable[Global___Understood] | None = ...,
+        asker: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["holders", b"holders", "identifiers", b"identifiers", "problems", b"problems"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asker", b"asker", "holders", b"holders", "identifiers", b"identifiers", "problems", b"problems", "understood", b"understood"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___QueryPlan: _TypeAlias = QueryPlan  # noqa: Y015
+
+@_typing.final
+class Understood(_message.Message):
+    """how a value is read; several of one value where it is asked under both"""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    kind: _builtins.str
+    value: _builtins.str
+    """normal form"""
+    note: _builtins.str
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        kind: _builtins.str = ...,
+        value: _builtins.str = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "kind", b"kind", "note", b"note", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Understood: _TypeAlias = Understood  # noqa: Y015
 
 @_typing.final
 class HolderPlan(_message.Message):
@@ -756,6 +799,10 @@ class HolderPlan(_message.Message):
     BUDGET_FIELD_NUMBER: _builtins.int
     BUDGET_KNOWN_FIELD_NUMBER: _builtins.int
     TROUBLE_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
     member: _builtins.str
     list: _builtins.str
     cost: _builtins.int
@@ -765,6 +812,13 @@ class HolderPlan(_message.Message):
     budget_known: _builtins.bool
     trouble: _builtins.str
     """why this holder cannot be asked"""
+    outcome: _builtins.str
+    """with trouble: not-asked, not-offered, refused, timeout, unreachable, failed"""
+    epoch: _builtins.int
+    """of the copy that is asked"""
+    batch: _builtins.int
+    as_of: _builtins.float
+    """seconds since 1970: when its holder last said that this is the newest"""
     @_builtins.property
     def budget(self) -> _common_pb2.Budget:
         """as last told by the holder"""
@@ -779,10 +833,14 @@ class HolderPlan(_message.Message):
         budget: _common_pb2.Budget | None = ...,
         budget_known: _builtins.bool = ...,
         trouble: _builtins.str = ...,
+        outcome: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+        batch: _builtins.int = ...,
+        as_of: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "budget", b"budget", "budget_known", b"budget_known", "cost", b"cost", "list", b"list", "member", b"member", "trouble", b"trouble"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "as_of", b"as_of", "batch", b"batch", "budget", b"budget", "budget_known", b"budget_known", "cost", b"cost", "epoch", b"epoch", "list", b"list", "member", b"member", "outcome", b"outcome", "trouble", b"trouble"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -873,11 +931,25 @@ class QueryAnswer(_message.Message):
     LIST_FIELD_NUMBER: _builtins.int
     OUTCOME_FIELD_NUMBER: _builtins.int
     LABEL_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
+    ANSWERED_AT_FIELD_NUMBER: _builtins.int
+    KEPT_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     member: _builtins.str
     list: _builtins.str
     outcome: _builtins.str
     """hit, review (a name alone is never more), miss, expired, unreadable"""
+    epoch: _builtins.int
+    batch: _builtins.int
+    """in which the record came; of a miss, newest of the table"""
+    answered_at: _builtins.float
+    """seconds since 1970"""
+    kept: _builtins.bool
+    """an answer of before, not asked again"""
+    kind: _builtins.str
+    """under which it was asked"""
     @_builtins.property
     def label(self) -> Global___Label: ...
     def __init__(
@@ -888,10 +960,15 @@ class QueryAnswer(_message.Message):
         list: _builtins.str = ...,
         outcome: _builtins.str = ...,
         label: Global___Label | None = ...,
+        epoch: _builtins.int = ...,
+        batch: _builtins.int = ...,
+        answered_at: _builtins.float = ...,
+        kept: _builtins.bool = ...,
+        kind: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["label", b"label"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "label", b"label", "list", b"list", "member", b"member", "outcome", b"outcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered_at", b"answered_at", "batch", b"batch", "epoch", b"epoch", "index", b"index", "kept", b"kept", "kind", b"kind", "label", b"label", "list", b"list", "member", b"member", "outcome", b"outcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -954,12 +1031,18 @@ class QueryHolder(_message.Message):
     DETAIL_FIELD_NUMBER: _builtins.int
     CHARGED_FIELD_NUMBER: _builtins.int
     BUDGET_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
     member: _builtins.str
     list: _builtins.str
     outcome: _builtins.str
-    """answered, refused, timeout, unreachable, failed"""
+    """answered, not-asked, not-offered, refused, timeout, unreachable, failed"""
     detail: _builtins.str
     charged: _builtins.int
+    epoch: _builtins.int
+    batch: _builtins.int
+    as_of: _builtins.float
     @_builtins.property
     def budget(self) -> _common_pb2.Budget: ...
     def __init__(
@@ -971,10 +1054,13 @@ class QueryHolder(_message.Message):
         detail: _builtins.str = ...,
         charged: _builtins.int = ...,
         budget: _common_pb2.Budget | None = ...,
+        epoch: _builtins.int = ...,
+        batch: _builtins.int = ...,
+        as_of: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "charged", b"charged", "detail", b"detail", "list", b"list", "member", b"member", "outcome", b"outcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "batch", b"batch", "budget", b"budget", "charged", b"charged", "detail", b"detail", "epoch", b"epoch", "list", b"list", "member", b"member", "outcome", b"outcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -141,18 +141,22 @@ class EpochOpened(_message.Message):
 
     PUBLIC_KEY_FIELD_NUMBER: _builtins.int
     CLOSES_AT_FIELD_NUMBER: _builtins.int
+    FORM_FIELD_NUMBER: _builtins.int
     public_key: _builtins.bytes
     """32 bytes, ristretto255"""
     closes_at: _builtins.int
+    form: _builtins.bytes
+    """18 bytes: version of the normal form and hash of its data, under which the epoch's entries were normalised."""
     def __init__(
         self,
         *,
         public_key: _builtins.bytes = ...,
         closes_at: _builtins.int = ...,
+        form: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["closes_at", b"closes_at", "public_key", b"public_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["closes_at", b"closes_at", "form", b"form", "public_key", b"public_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

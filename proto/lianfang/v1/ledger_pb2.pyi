@@ -79,10 +79,13 @@ class Leaf(_message.Message):
     MEMBER_FIELD_NUMBER: _builtins.int
     CONTRACT_FIELD_NUMBER: _builtins.int
     COMMITMENT_FIELD_NUMBER: _builtins.int
+    PADDING_FIELD_NUMBER: _builtins.int
     statement: _builtins.bytes
     """serialised SignedStatement, byte for byte"""
     commitment: _builtins.bytes
     """32 bytes"""
+    padding: _builtins.bytes
+    """32 random bytes: fills the room of leaves in clear, and stands for nothing"""
     @_builtins.property
     def member(self) -> Global___MemberEvent: ...
     @_builtins.property
@@ -94,12 +97,13 @@ class Leaf(_message.Message):
         member: Global___MemberEvent | None = ...,
         contract: Global___ContractEvent | None = ...,
         commitment: _builtins.bytes = ...,
+        padding: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "commitment", b"commitment", "contract", b"contract", "member", b"member", "statement", b"statement"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "commitment", b"commitment", "contract", b"contract", "member", b"member", "padding", b"padding", "statement", b"statement"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "commitment", b"commitment", "contract", b"contract", "member", b"member", "statement", b"statement"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "commitment", b"commitment", "contract", b"contract", "member", b"member", "padding", b"padding", "statement", b"statement"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["statement", "member", "contract", "commitment"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["statement", "member", "contract", "commitment", "padding"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15lianfang/v1/psi.proto\x12\x0blianfang.v1\x1a\x1cgoogle/protobuf/struct.proto\"\xa1\x02\n\nPsiMessage\x12&\n\x05hello\x18\x01 \x01(\x0b\x32\x15.lianfang.v1.PsiHelloH\x00\x12\x10\n\x06points\x18\x02 \x01(\x0cH\x00\x12\"\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x13.lianfang.v1.PsiEndH\x00\x12\x12\n\x08\x65lements\x18\x04 \x01(\x04H\x00\x12\"\n\x03key\x18\x05 \x01(\x0b\x32\x13.lianfang.v1.PsiKeyH\x00\x12,\n\x08weighted\x18\x06 \x01(\x0b\x32\x18.lianfang.v1.PsiWeightedH\x00\x12\"\n\x03sum\x18\x07 \x01(\x0b\x32\x13.lianfang.v1.PsiSumH\x00\x12\x10\n\x06opened\x18\x08 \x01(\x04H\x00\x12\x11\n\x07\x61ligned\x18\t \x01(\x0cH\x00\x42\x06\n\x04part\"-\n\x08PsiHello\x12\x10\n\x08\x63ontract\x18\x01 \x01(\x0c\x12\x0f\n\x07session\x18\x02 \x01(\x0c\"\x08\n\x06PsiEnd\"(\n\x06PsiKey\x12\x0f\n\x07modulus\x18\x01 \x01(\x0c\x12\r\n\x05proof\x18\x02 \x01(\x0c\"2\n\x0bPsiWeighted\x12\x0e\n\x06points\x18\x01 \x01(\x0c\x12\x13\n\x0b\x63iphertexts\x18\x02 \x01(\x0c\"C\n\x06PsiSum\x12\x12\n\nciphertext\x18\x01 \x01(\x0c\x12\x0e\n\x06\x63ommon\x18\x02 \x01(\x04\x12\x15\n\rbelow_minimum\x18\x03 \x01(\x08\"2\n\rPsiRunRequest\x12\x10\n\x08\x63ontract\x18\x01 \x01(\t\x12\x0f\n\x07variant\x18\x02 \x01(\t\"c\n\x0bPsiProgress\x12\r\n\x05phase\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x04\x12\r\n\x05total\x18\x03 \x01(\x04\x12(\n\x07outcome\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\"\x14\n\x12PsiSessionsRequest\"$\n\x11PsiOutcomeRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\"=\n\nPsiOutcome\x12\x0e\n\x06number\x18\x02 \x03(\x04\x12\r\n\x05value\x18\x03 \x03(\t\x12\n\n\x02id\x18\x04 \x03(\x0cJ\x04\x08\x01\x10\x02\x32\x43\n\x03Psi\x12<\n\x04Meet\x12\x17.lianfang.v1.PsiMessage\x1a\x17.lianfang.v1.PsiMessage(\x01\x30\x01\x32\xd5\x01\n\x08PsiAdmin\x12=\n\x03Run\x12\x1a.lianfang.v1.PsiRunRequest\x1a\x18.lianfang.v1.PsiProgress0\x01\x12\x44\n\x08Sessions\x12\x1f.lianfang.v1.PsiSessionsRequest\x1a\x17.google.protobuf.Struct\x12\x44\n\x07Outcome\x12\x1e.lianfang.v1.PsiOutcomeRequest\x1a\x17.lianfang.v1.PsiOutcome0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15lianfang/v1/psi.proto\x12\x0blianfang.v1\x1a\x1cgoogle/protobuf/struct.proto\"\xa1\x02\n\nPsiMessage\x12&\n\x05hello\x18\x01 \x01(\x0b\x32\x15.lianfang.v1.PsiHelloH\x00\x12\x10\n\x06points\x18\x02 \x01(\x0cH\x00\x12\"\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x13.lianfang.v1.PsiEndH\x00\x12\x12\n\x08\x65lements\x18\x04 \x01(\x04H\x00\x12\"\n\x03key\x18\x05 \x01(\x0b\x32\x13.lianfang.v1.PsiKeyH\x00\x12,\n\x08weighted\x18\x06 \x01(\x0b\x32\x18.lianfang.v1.PsiWeightedH\x00\x12\"\n\x03sum\x18\x07 \x01(\x0b\x32\x13.lianfang.v1.PsiSumH\x00\x12\x10\n\x06opened\x18\x08 \x01(\x04H\x00\x12\x11\n\x07\x61ligned\x18\t \x01(\x0cH\x00\x42\x06\n\x04part\";\n\x08PsiHello\x12\x10\n\x08\x63ontract\x18\x01 \x01(\x0c\x12\x0f\n\x07session\x18\x02 \x01(\x0c\x12\x0c\n\x04\x66orm\x18\x03 \x01(\x0c\"\x08\n\x06PsiEnd\"(\n\x06PsiKey\x12\x0f\n\x07modulus\x18\x01 \x01(\x0c\x12\r\n\x05proof\x18\x02 \x01(\x0c\"2\n\x0bPsiWeighted\x12\x0e\n\x06points\x18\x01 \x01(\x0c\x12\x13\n\x0b\x63iphertexts\x18\x02 \x01(\x0c\"C\n\x06PsiSum\x12\x12\n\nciphertext\x18\x01 \x01(\x0c\x12\x0e\n\x06\x63ommon\x18\x02 \x01(\x04\x12\x15\n\rbelow_minimum\x18\x03 \x01(\x08\"2\n\rPsiRunRequest\x12\x10\n\x08\x63ontract\x18\x01 \x01(\t\x12\x0f\n\x07variant\x18\x02 \x01(\t\"c\n\x0bPsiProgress\x12\r\n\x05phase\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x04\x12\r\n\x05total\x18\x03 \x01(\x04\x12(\n\x07outcome\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\"\x14\n\x12PsiSessionsRequest\"$\n\x11PsiOutcomeRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\"=\n\nPsiOutcome\x12\x0e\n\x06number\x18\x02 \x03(\x04\x12\r\n\x05value\x18\x03 \x03(\t\x12\n\n\x02id\x18\x04 \x03(\x0cJ\x04\x08\x01\x10\x02\x32\x43\n\x03Psi\x12<\n\x04Meet\x12\x17.lianfang.v1.PsiMessage\x1a\x17.lianfang.v1.PsiMessage(\x01\x30\x01\x32\xd5\x01\n\x08PsiAdmin\x12=\n\x03Run\x12\x1a.lianfang.v1.PsiRunRequest\x1a\x18.lianfang.v1.PsiProgress0\x01\x12\x44\n\x08Sessions\x12\x1f.lianfang.v1.PsiSessionsRequest\x1a\x17.google.protobuf.Struct\x12\x44\n\x07Outcome\x12\x1e.lianfang.v1.PsiOutcomeRequest\x1a\x17.lianfang.v1.PsiOutcome0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,27 +35,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PSIMESSAGE']._serialized_start=69
   _globals['_PSIMESSAGE']._serialized_end=358
   _globals['_PSIHELLO']._serialized_start=360
-  _globals['_PSIHELLO']._serialized_end=405
-  _globals['_PSIEND']._serialized_start=407
-  _globals['_PSIEND']._serialized_end=415
-  _globals['_PSIKEY']._serialized_start=417
-  _globals['_PSIKEY']._serialized_end=457
-  _globals['_PSIWEIGHTED']._serialized_start=459
-  _globals['_PSIWEIGHTED']._serialized_end=509
-  _globals['_PSISUM']._serialized_start=511
-  _globals['_PSISUM']._serialized_end=578
-  _globals['_PSIRUNREQUEST']._serialized_start=580
-  _globals['_PSIRUNREQUEST']._serialized_end=630
-  _globals['_PSIPROGRESS']._serialized_start=632
-  _globals['_PSIPROGRESS']._serialized_end=731
-  _globals['_PSISESSIONSREQUEST']._serialized_start=733
-  _globals['_PSISESSIONSREQUEST']._serialized_end=753
-  _globals['_PSIOUTCOMEREQUEST']._serialized_start=755
-  _globals['_PSIOUTCOMEREQUEST']._serialized_end=791
-  _globals['_PSIOUTCOME']._serialized_start=793
-  _globals['_PSIOUTCOME']._serialized_end=854
-  _globals['_PSI']._serialized_start=856
-  _globals['_PSI']._serialized_end=923
-  _globals['_PSIADMIN']._serialized_start=926
-  _globals['_PSIADMIN']._serialized_end=1139
+  _globals['_PSIHELLO']._serialized_end=419
+  _globals['_PSIEND']._serialized_start=421
+  _globals['_PSIEND']._serialized_end=429
+  _globals['_PSIKEY']._serialized_start=431
+  _globals['_PSIKEY']._serialized_end=471
+  _globals['_PSIWEIGHTED']._serialized_start=473
+  _globals['_PSIWEIGHTED']._serialized_end=523
+  _globals['_PSISUM']._serialized_start=525
+  _globals['_PSISUM']._serialized_end=592
+  _globals['_PSIRUNREQUEST']._serialized_start=594
+  _globals['_PSIRUNREQUEST']._serialized_end=644
+  _globals['_PSIPROGRESS']._serialized_start=646
+  _globals['_PSIPROGRESS']._serialized_end=745
+  _globals['_PSISESSIONSREQUEST']._serialized_start=747
+  _globals['_PSISESSIONSREQUEST']._serialized_end=767
+  _globals['_PSIOUTCOMEREQUEST']._serialized_start=769
+  _globals['_PSIOUTCOMEREQUEST']._serialized_end=805
+  _globals['_PSIOUTCOME']._serialized_start=807
+  _globals['_PSIOUTCOME']._serialized_end=868
+  _globals['_PSI']._serialized_start=870
+  _globals['_PSI']._serialized_end=937
+  _globals['_PSIADMIN']._serialized_start=940
+  _globals['_PSIADMIN']._serialized_end=1153
 # @@protoc_insertion_point(module_scope)

@@ -81,19 +81,23 @@ class PsiHello(_message.Message):
 
     CONTRACT_FIELD_NUMBER: _builtins.int
     SESSION_FIELD_NUMBER: _builtins.int
+    FORM_FIELD_NUMBER: _builtins.int
     contract: _builtins.bytes
     """its hash"""
     session: _builtins.bytes
     """16 random bytes by who opens it; the same in the answer"""
+    form: _builtins.bytes
+    """18 bytes: version and data of the normal form; both sides' must be the same"""
     def __init__(
         self,
         *,
         contract: _builtins.bytes = ...,
         session: _builtins.bytes = ...,
+        form: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["contract", b"contract", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contract", b"contract", "form", b"form", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

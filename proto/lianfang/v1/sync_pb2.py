@@ -25,17 +25,23 @@ _sym_db = _symbol_database.Default()
 from lianfang.v1 import common_pb2 as lianfang_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16lianfang/v1/sync.proto\x12\x0blianfang.v1\x1a\x18lianfang/v1/common.proto\"\x87\x01\n\x0bPullRequest\x12!\n\x05suite\x18\x01 \x01(\x0e\x32\x12.lianfang.v1.Suite\x12\x0c\n\x04list\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\r\x12\x12\n\nfrom_batch\x18\x04 \x01(\r\x12\x13\n\x0b\x66rom_offset\x18\x05 \x01(\x04\x12\x0f\n\x07pull_id\x18\x06 \x01(\x0c\"]\n\x0cPullResponse\x12\x32\n\ndescriptor\x18\x01 \x01(\x0b\x32\x1c.lianfang.v1.SignedStatementH\x00\x12\x11\n\x07\x63ontent\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part2I\n\x08ListSync\x12=\n\x04Pull\x12\x18.lianfang.v1.PullRequest\x1a\x19.lianfang.v1.PullResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16lianfang/v1/sync.proto\x12\x0blianfang.v1\x1a\x18lianfang/v1/common.proto\"\x0f\n\rFollowRequest\"7\n\x0e\x46ollowResponse\x12%\n\x05lists\x18\x01 \x03(\x0b\x32\x16.lianfang.v1.ListState\"7\n\tListState\x12\x0c\n\x04list\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\r\n\x05\x62\x61tch\x18\x03 \x01(\r\"\x87\x01\n\x0bPullRequest\x12!\n\x05suite\x18\x01 \x01(\x0e\x32\x12.lianfang.v1.Suite\x12\x0c\n\x04list\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\r\x12\x12\n\nfrom_batch\x18\x04 \x01(\r\x12\x13\n\x0b\x66rom_offset\x18\x05 \x01(\x04\x12\x0f\n\x07pull_id\x18\x06 \x01(\x0c\"]\n\x0cPullResponse\x12\x32\n\ndescriptor\x18\x01 \x01(\x0b\x32\x1c.lianfang.v1.SignedStatementH\x00\x12\x11\n\x07\x63ontent\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part2\x8e\x01\n\x08ListSync\x12=\n\x04Pull\x12\x18.lianfang.v1.PullRequest\x1a\x19.lianfang.v1.PullResponse0\x01\x12\x43\n\x06\x46ollow\x12\x1a.lianfang.v1.FollowRequest\x1a\x1b.lianfang.v1.FollowResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lianfang.v1.sync_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PULLREQUEST']._serialized_start=66
-  _globals['_PULLREQUEST']._serialized_end=201
-  _globals['_PULLRESPONSE']._serialized_start=203
-  _globals['_PULLRESPONSE']._serialized_end=296
-  _globals['_LISTSYNC']._serialized_start=298
-  _globals['_LISTSYNC']._serialized_end=371
+  _globals['_FOLLOWREQUEST']._serialized_start=65
+  _globals['_FOLLOWREQUEST']._serialized_end=80
+  _globals['_FOLLOWRESPONSE']._serialized_start=82
+  _globals['_FOLLOWRESPONSE']._serialized_end=137
+  _globals['_LISTSTATE']._serialized_start=139
+  _globals['_LISTSTATE']._serialized_end=194
+  _globals['_PULLREQUEST']._serialized_start=197
+  _globals['_PULLREQUEST']._serialized_end=332
+  _globals['_PULLRESPONSE']._serialized_start=334
+  _globals['_PULLRESPONSE']._serialized_end=427
+  _globals['_LISTSYNC']._serialized_start=430
+  _globals['_LISTSYNC']._serialized_end=572
 # @@protoc_insertion_point(module_scope)

@@ -39,6 +39,11 @@ class ListSyncStub:
                 request_serializer=lianfang_dot_v1_dot_sync__pb2.PullRequest.SerializeToString,
                 response_deserializer=lianfang_dot_v1_dot_sync__pb2.PullResponse.FromString,
                 _registered_method=True)
+        self.Follow = channel.unary_stream(
+                '/lianfang.v1.ListSync/Follow',
+                request_serializer=lianfang_dot_v1_dot_sync__pb2.FollowRequest.SerializeToString,
+                response_deserializer=lianfang_dot_v1_dot_sync__pb2.FollowResponse.FromString,
+                _registered_method=True)
 
 
 class ListSyncServicer:
@@ -50,6 +55,13 @@ class ListSyncServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Follow(self, request, context):
+        """What the caller's lists stand at: at once, whenever that changes, and as a heartbeat. Ends when the caller is revoked.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ListSyncServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -57,6 +69,11 @@ def add_ListSyncServicer_to_server(servicer, server):
                     servicer.Pull,
                     request_deserializer=lianfang_dot_v1_dot_sync__pb2.PullRequest.FromString,
                     response_serializer=lianfang_dot_v1_dot_sync__pb2.PullResponse.SerializeToString,
+            ),
+            'Follow': grpc.unary_stream_rpc_method_handler(
+                    servicer.Follow,
+                    request_deserializer=lianfang_dot_v1_dot_sync__pb2.FollowRequest.FromString,
+                    response_serializer=lianfang_dot_v1_dot_sync__pb2.FollowResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -86,6 +103,33 @@ class ListSync:
             '/lianfang.v1.ListSync/Pull',
             lianfang_dot_v1_dot_sync__pb2.PullRequest.SerializeToString,
             lianfang_dot_v1_dot_sync__pb2.PullResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Follow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/lianfang.v1.ListSync/Follow',
+            lianfang_dot_v1_dot_sync__pb2.FollowRequest.SerializeToString,
+            lianfang_dot_v1_dot_sync__pb2.FollowResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -32,11 +32,15 @@ class ListSyncStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ListSyncAsyncStub: ...
     Pull: _grpc.UnaryStreamMultiCallable[_sync_pb2.PullRequest, _sync_pb2.PullResponse]
+    Follow: _grpc.UnaryStreamMultiCallable[_sync_pb2.FollowRequest, _sync_pb2.FollowResponse]
+    """What the caller's lists stand at: at once, whenever that changes, and as a heartbeat. Ends when the caller is revoked."""
 
 @_typing.type_check_only
 class ListSyncAsyncStub(ListSyncStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Pull: _aio.UnaryStreamMultiCallable[_sync_pb2.PullRequest, _sync_pb2.PullResponse]  # type: ignore[assignment]
+    Follow: _aio.UnaryStreamMultiCallable[_sync_pb2.FollowRequest, _sync_pb2.FollowResponse]  # type: ignore[assignment]
+    """What the caller's lists stand at: at once, whenever that changes, and as a heartbeat. Ends when the caller is revoked."""
 
 class ListSyncServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -45,5 +49,13 @@ class ListSyncServicer(metaclass=_abc_1.ABCMeta):
         request: _sync_pb2.PullRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_sync_pb2.PullResponse], _abc.AsyncIterator[_sync_pb2.PullResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Follow(
+        self,
+        request: _sync_pb2.FollowRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_sync_pb2.FollowResponse], _abc.AsyncIterator[_sync_pb2.FollowResponse]]:
+        """What the caller's lists stand at: at once, whenever that changes, and as a heartbeat. Ends when the caller is revoked."""
 
 def add_ListSyncServicer_to_server(servicer: ListSyncServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
