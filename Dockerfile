@@ -16,7 +16,11 @@ COPY federation federation
 COPY proto proto
 RUN /opt/lianfang/bin/pip install --no-cache-dir --no-deps --no-build-isolation . \
  && (cd / && /opt/lianfang/bin/python -I -c 'from protocols import _ristretto') \
- && /opt/lianfang/bin/pip uninstall --yes setuptools pip
+ && /opt/lianfang/bin/pip uninstall --yes setuptools pip \
+ && find /opt/lianfang/lib -type d \( -name tests -o -path '*/pyarrow/include' -o -path '*/pyarrow/src' \) -prune -exec rm -r {} + \
+ && find /opt/lianfang/lib -name '*.so*' -type f -not -path '*.libs/*' -exec strip --strip-unneeded {} + \
+ && cd / && /opt/lianfang/bin/python -I -c 'from protocols import _ristretto, group; from nodes import node' \
+ && if grep -q '^flwr==' "/src/$LOCK"; then /opt/lianfang/bin/python -I -c 'from nodes.learning import mount'; fi
 
 FROM python:3.11-slim-bookworm
 RUN groupadd --gid 10001 lianfang \

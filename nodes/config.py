@@ -29,6 +29,9 @@ class NodeSection(_Section):
     certs: Path = Path("certs")
     policy: Path = Path("policy.toml")
     admin_socket: Path = Path("data/admin.sock")
+    time_zone: str = Field(
+        "Asia/Shanghai", description="of the network: at its midnight a new day's budget begins"
+    )
     admin_group: str = Field(
         "", description="Unix group that may reach the socket too; empty: its owner alone"
     )

@@ -6,10 +6,13 @@ once, refused with another request. Rules come from the contracts in force, narr
 """
 
 import asyncio
+import datetime as dt
 import hashlib
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import grpc
 import sqlalchemy as sa
@@ -38,6 +41,8 @@ MEET = "meet"
 WORK = "work"  # on a vertical job, as its label holder
 SCORE = "score"  # rows by a vertical model
 _DAY = 86_400
+_MINUTE = 60
+_FIRST_DAY = dt.date(1970, 1, 1).toordinal()
 _RENEWALS = 1_000  # remembered
 
 # Built once: at each question, building a statement costs more than running it.
@@ -98,6 +103,40 @@ _CHARGE = Prepared(
 Promised = tuple[ledger_pb2.Receipt, Committed]
 
 
+class Used(NamedTuple):
+    """Evaluations: one member's and everybody's, in the epochs that count and today."""
+
+    mine: int
+    mine_today: int
+    everyone: int
+    everyone_today: int
+
+
+def reserve_of(resource: str) -> str:
+    """Under which name the part of a list's evaluations is counted that came out of reserves."""
+    return f"{resource}|reserve"
+
+
+def purpose_of(resource: str, purpose: int) -> str:
+    """Under which name a list's evaluations for one purpose are counted."""
+    return f"{resource}|{purpose}"
+
+
+def deciding(budget: pb.Budget, purpose: int, count: int) -> tuple[str, int, str]:
+    """(which bound decides on a question of `count` evaluations, what it has left, when there is more)."""
+    reserve = budget.reserve_left if purpose in policy.URGENT and count <= limits.URGENT_VALUES else 0
+    found = [
+        ("epoch", budget.epoch_left + reserve, "when the list's next epoch opens"),
+        ("day", budget.day_left + reserve, "tomorrow"),
+    ]
+    found += [
+        (policy.PURPOSE_NAMES[purpose], each.day_left, "tomorrow")
+        for each in budget.purposes
+        if each.purpose == purpose
+    ]
+    return min(found, key=lambda each: each[1])
+
+
 @dataclass(frozen=True)
 class Ask:
     """What a member wants. `count` is in evaluations as charged; 0 for what costs nothing."""
@@ -143,12 +182,26 @@ class Gate:
         rules: Rules,
         log: LogBook,
         clock: Callable[[], float] = time.time,
+        zone: dt.tzinfo = dt.UTC,
     ) -> None:
+        """`zone`: where a day begins at midnight, alike at all members of a network."""
         self._database, self._writer, self._rules, self._clock = database, writer, rules, clock
+        self._zone = zone
         self._log = log
         self._pace = Pace()
+        # What was drawn from reserves within the last minute, by (member, list). Not kept over a restart: the reserve is.
+        self._drawn: dict[tuple[str, str], deque[tuple[float, int]]] = {}
         writer.undone.append(self._pace.forget)
         self._renewals: dict[tuple[str, str, tuple[int, ...]], int] = {}
+
+    def day(self, now: float | None = None) -> int:
+        """The day on which what is asked now counts, in days since 1970."""
+        at = dt.datetime.fromtimestamp(self._clock() if now is None else now, self._zone)
+        return at.toordinal() - _FIRST_DAY
+
+    def _midnight(self, day: int) -> float:
+        date = dt.date.fromordinal(day + _FIRST_DAY)
+        return dt.datetime.combine(date, dt.time(), self._zone).timestamp()
 
     def admit(self, ask: Ask) -> Decision:
         """Durably record and grant, or raise `Refused` (recorded too) or `StorageError` (nothing was)."""
@@ -347,7 +400,7 @@ class Gate:
         return Decision(False, pb.Budget())
 
     def _decide_vertical(self, connection: sa.Connection, ask: Ask, now: float) -> Decision:
-        """A label holder's run of a job, or the rows that it has scored; of both, so many a day (UTC)."""
+        """A label holder's run of a job, or the rows that it has scored; of both, so many a day."""
         agreed = self._rules.train(ask.request_hash).hash
         self._log.check_standing(TRAIN)
         ask.check()
@@ -361,7 +414,7 @@ class Gate:
                 table.c.peer == ask.member.id,
                 table.c.resource == counted,
                 table.c.epoch == 0,
-                table.c.day == int(now // _DAY),
+                table.c.day == self.day(now),
             )
         ).scalar()
         if (left := most - (spent or 0)) < count:
@@ -377,12 +430,12 @@ class Gate:
         """Pulls cost no evaluations; one row counts a day's, so that a million of them fill no disk."""
         ask.check()
         table = schema.decision
-        day = int(now // _DAY)
+        day = self.day(now)
         row_id = hashlib.sha256(frame("sync", ask.resource, ask.epoch, day)).digest()[:16]
         mine = (table.c.peer == ask.member.id) & (table.c.query_id == row_id)
         times = connection.execute(sa.select(table.c.repeats).where(mine)).scalar()
         if times is not None and times >= limits.PULLS_A_DAY:
-            raise exhausted(f"{limits.PULLS_A_DAY} pulls of {ask.resource} today; more tomorrow (UTC)")
+            raise exhausted(f"{limits.PULLS_A_DAY} pulls of {ask.resource} today; more tomorrow")
         if times is not None:
             connection.execute(table.update().where(mine).values(repeats=times + 1, at=now))
         else:
@@ -410,14 +463,13 @@ class Gate:
             metered = self._renewals[key] = self._metered(connection, resource, peer, epochs)
         return metered
 
-    @staticmethod
-    def _metered(connection: sa.Connection, resource: str, peer: str, epochs: list[int]) -> int:
+    def _metered(self, connection: sa.Connection, resource: str, peer: str, epochs: list[int]) -> int:
         """See `_renewal`: whole days from `usage`, the day on which the newest epoch opened from the decisions."""
         epoch, decision, usage = schema.epoch, schema.decision, schema.usage
         opened = connection.execute(
             sa.select(epoch.c.opened_at).where(epoch.c.list == resource, epoch.c.number == epochs[-1])
         ).scalar_one()
-        day = int(opened // _DAY)
+        day = self.day(opened)
         days = sa.select(sa.func.coalesce(sa.func.sum(usage.c.evaluations), 0)).where(
             usage.c.peer == peer,
             usage.c.resource == resource,
@@ -428,27 +480,34 @@ class Gate:
             decision.c.peer == peer,
             decision.c.resource == resource,
             decision.c.epoch.in_(epochs[:-1]),
-            decision.c.at >= day * _DAY,
+            decision.c.at >= self._midnight(day),
             decision.c.at < opened,
         )
         return int(sum(connection.execute(each).scalar_one() for each in (days, rest)))
 
+    def _used(self, connection: sa.Connection, member: Member, resource: str, first: int) -> Used:
+        now = self._clock()
+        row = _USED.run(
+            connection,
+            {"in_peer": member.id, "in_resource": resource, "in_first": first, "in_day": self.day(now)},
+        ).fetchone()
+        return Used(*row)
+
     def _budget(
         self, connection: sa.Connection, member: Member, resource: str, terms: Terms, epoch: int | None = None
     ) -> pb.Budget:
-        """What is left for questions of `epoch`, by default the newest one."""
+        """What is left for questions of `epoch`, by default the newest one.
+
+        `epoch_left` and `day_left` are the shared part: what members' reserves need stays out of it, for one member's
+        own budget and for the list's bound alike. Urgent questions have the reserve besides.
+        """
         whole = self._rules.list_budget(resource)
         epochs = [row[0] for row in _EPOCHS.run(connection, {"in_list": resource})]
+        first = epochs[0] if epochs else 0
         now = self._clock()
-        mine, mine_today, everyone, everyone_today = _USED.run(
-            connection,
-            {
-                "in_peer": member.id,
-                "in_resource": resource,
-                "in_first": epochs[0] if epochs else 0,
-                "in_day": int(now // _DAY),
-            },
-        ).fetchone()
+        used = self._used(connection, member, resource, first)
+        kept_day, kept_epoch = self._rules.reserves(resource)
+        drawn = self._used(connection, member, reserve_of(resource), first) if kept_day else Used(0, 0, 0, 0)
         credit = 0
         if epochs and epoch in (None, epochs[-1]):
             # What an epoch before has answered may be asked again of the new one, and of that one only.
@@ -461,18 +520,46 @@ class Gate:
         spans = {seconds for _, seconds in terms.bursts}
         spent = {each: self._pace.since(connection, member.id, resource, now - each) for each in spans}
         tightest = min((left(limit, spent[seconds]), limit, seconds) for limit, seconds in terms.bursts)
+        reserve_left = 0
+        if terms.reserve:
+            lately = sum(
+                count for at, count in list(self._drawn.get((member.id, resource), ())) if at > now - _MINUTE
+            )
+            reserve_left = min(
+                left(terms.reserve, drawn.mine_today),
+                left(terms.epoch_reserve, drawn.mine),
+                left(whole.day, used.everyone_today),
+                left(whole.epoch + credit, used.everyone),
+                left(limits.RESERVE_A_MINUTE, lately),
+            )
+        bounded = []
+        for purpose, most in terms.purposes:
+            asked = self._used(connection, member, purpose_of(resource, purpose), first).mine_today
+            bounded.append(
+                pb.PurposeBudget(purpose=purpose, day_limit=most, day_left=left(most, asked))  # type: ignore[arg-type]
+            )
         return pb.Budget(
             epoch_limit=epoch_limit,
-            epoch_left=min(left(epoch_limit, mine), left(whole.epoch + credit, everyone)),
+            epoch_left=min(
+                left(epoch_limit - terms.epoch_reserve, used.mine - drawn.mine),
+                left(whole.epoch + credit - kept_epoch, used.everyone - drawn.everyone),
+            ),
             day_limit=terms.day,
-            day_left=min(left(terms.day, mine_today), left(whole.day, everyone_today)),
+            day_left=min(
+                left(terms.day - terms.reserve, used.mine_today - drawn.mine_today),
+                left(whole.day - kept_day, used.everyone_today - drawn.everyone_today),
+            ),
             burst_left=tightest[0],
             burst_limit=tightest[1],
             burst_seconds=tightest[2],
+            reserve_limit=terms.reserve,
+            reserve_left=reserve_left,
+            purposes=bounded,
         )
 
-    @staticmethod
-    def _add(connection: sa.Connection, ask: Ask, resource: str, epoch: int, now: float, count: int) -> None:
+    def _add(
+        self, connection: sa.Connection, ask: Ask, resource: str, epoch: int, now: float, count: int
+    ) -> None:
         """To what the member has used of something on this day."""
         _CHARGE.run(
             connection,
@@ -480,33 +567,50 @@ class Gate:
                 "peer": ask.member.id,
                 "resource": resource,
                 "epoch": epoch,
-                "day": int(now // _DAY),
+                "day": self.day(now),
                 "evaluations": count,
             },
         )
 
-    @staticmethod
-    def _charge(connection: sa.Connection, ask: Ask, now: float, budget: pb.Budget) -> None:
+    def _charge(self, connection: sa.Connection, ask: Ask, now: float, budget: pb.Budget) -> None:
         """Record the evaluations and take them off `budget`; raises `Refused` where they are too many."""
-        for name, left, again in (
-            ("epoch", budget.epoch_left, "when the list's next epoch opens"),
-            ("day", budget.day_left, "tomorrow (UTC)"),
-            ("burst", budget.burst_left, f"within {budget.burst_seconds} s"),
-        ):
-            if ask.count > left:
-                raise exhausted(
-                    f"the {name} budget for {ask.resource} has {left} evaluations left, "
-                    f"{ask.count} are needed; more {again}"
-                )
-        Gate._add(connection, ask, ask.resource, ask.epoch, now, ask.count)
-        budget.epoch_left -= ask.count
-        budget.day_left -= ask.count
+        shared = min(budget.epoch_left, budget.day_left)
+        urgent = ask.purpose in policy.URGENT and ask.count <= limits.URGENT_VALUES
+        reserve = budget.reserve_left if urgent else 0
+        mine = next((each for each in budget.purposes if each.purpose == ask.purpose), None)
+        what, left, again = deciding(budget, ask.purpose, ask.count)
+        if ask.count <= left and ask.count > budget.burst_left:
+            what, left, again = "burst", budget.burst_left, f"within {budget.burst_seconds} s"
+        if ask.count > left:
+            beside = (
+                f" and {budget.reserve_left} in reserve for urgent questions"
+                if not reserve and budget.reserve_left
+                else ""
+            )
+            raise exhausted(
+                f"the {what} budget for {ask.resource} has {left} evaluations left{beside}, "
+                f"{ask.count} are needed; more {again}"
+            )
+        self._add(connection, ask, ask.resource, ask.epoch, now, ask.count)
+        drawn = max(0, ask.count - shared)
+        if drawn:
+            self._add(connection, ask, reserve_of(ask.resource), ask.epoch, now, drawn)
+            lately = self._drawn.setdefault((ask.member.id, ask.resource), deque())
+            lately.append((now, drawn))
+            while lately[0][0] <= now - _MINUTE:
+                lately.popleft()
+            budget.reserve_left -= drawn
+        if mine is not None:
+            self._add(connection, ask, purpose_of(ask.resource, ask.purpose), ask.epoch, now, ask.count)
+            mine.day_left -= ask.count
+        budget.epoch_left -= min(ask.count - drawn, budget.epoch_left)
+        budget.day_left -= min(ask.count - drawn, budget.day_left)
         budget.burst_left -= ask.count
 
     def _record_refusal(self, connection: sa.Connection, ask: Ask, refusal: Refused) -> None:
         # Counted by kind, so that a member that is refused a million times cannot fill the disk.
         table, now = schema.refusal, self._clock()
-        day = int(now // _DAY)
+        day = self.day(now)
         resource = ask.resource
         known = connection.execute(
             sa.select(sa.func.count()).where(table.c.peer == ask.member.id, table.c.day == day)

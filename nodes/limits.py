@@ -23,6 +23,10 @@ RECEIPT_SECONDS = (
 QUESTION_AGE = timedelta(days=8)  # of a question that is asked again: answers are kept for a week
 EVENTS_AT_ONCE = 500_000  # of one member in one reconciliation
 EVENTS_BY_ID = 1_000  # asked for at once in a reconciliation
+URGENT_VALUES = 32  # of a question that may draw on the reserve
+RESERVE_A_MINUTE = (
+    320  # evaluations of one member and list from its reserve: bulk that calls itself urgent stops here
+)
 BURST_SECONDS = 3_600  # longest stretch over which a budget's burst is counted
 RETRIES_ANSWERED = 5  # times one charged question is answered again
 REASONS_A_DAY = 1_000  # distinct refusal records a day and member

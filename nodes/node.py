@@ -12,6 +12,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
+from zoneinfo import ZoneInfo
 
 import grpc
 from cryptography import x509
@@ -166,7 +167,11 @@ class Node:
         self.writer = GroupWriter(self.database)
         self.contracts = ContractBook(self.database, self.log, self.keys, self.book, home.name)
         self.rules = Rules(self.contracts, self.policy, str(home.name))
-        self.gate = Gate(self.database, self.writer, self.rules, self.log)
+        try:
+            zone = ZoneInfo(settings.node.time_zone)
+        except (ValueError, OSError, LookupError) as error:
+            raise ConfigError(f"{home.file}: node.time_zone: {settings.node.time_zone!r} is none") from error
+        self.gate = Gate(self.database, self.writer, self.rules, self.log, zone=zone)
         self.pins = Pins(self.database)
         self.ledger_client = LedgerClient(home)
         self.mirrors = Mirrors(

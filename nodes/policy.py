@@ -25,6 +25,7 @@ BASES = {
     if number
 }
 PURPOSE_NAMES: dict[int, str] = {number: name for name, number in PURPOSES.items()}
+URGENT = frozenset({pb.PURPOSE_PAYMENT, pb.PURPOSE_CASE_INVESTIGATION})  # may draw on the reserve
 BASIS_NAMES: dict[int, str] = {number: name for name, number in BASES.items()}
 
 

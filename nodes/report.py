@@ -42,12 +42,12 @@ def iso(seconds: float) -> str:
 
 def status(node: "Node") -> dict[str, Any]:
     """Who this node is, its lists, its copies, what was asked and refused today."""
-    today = int(time.time() // 86_400)
+    today = node.gate.day()
     with db.reading(node.database) as connection:
         usage, refusal = schema.usage, schema.refusal
         used = connection.execute(
             sa.select(usage.c.peer, usage.c.resource, sa.func.sum(usage.c.evaluations))
-            .where(usage.c.day == today)
+            .where(usage.c.day == today, usage.c.resource.not_like("%|%"))
             .group_by(usage.c.peer, usage.c.resource)
         ).all()
         refused = connection.execute(

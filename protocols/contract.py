@@ -148,6 +148,16 @@ def _check_lookup(terms: pb.LookupTerms) -> set[str]:
             all(0 < each < _MAX_COUNT for each in counts), f"{where}: budget: epoch, day and burst are needed"
         )
         _need(1 <= budget.burst_seconds <= 3_600, f"{where}: budget: burst_seconds: 1 to 3600")
+        _need(budget.reserve <= budget.day, f"{where}: budget: the reserve is a part of the day's")
+        bounded = [each.purpose for each in budget.purposes]
+        _need(bounded == sorted(set(bounded)), f"{where}: budget: purposes ascend, each once")
+        _need(
+            set(bounded) <= set(grant.purposes), f"{where}: budget: a bound for a purpose that is not granted"
+        )
+        _need(
+            all(0 < each.day <= budget.day for each in budget.purposes),
+            f"{where}: budget: a purpose's bound is a part of the day's",
+        )
     places = [(grant.holder, grant.asker, name) for grant in grants for name in grant.lists]
     _need(len(set(places)) == len(places), "grants: one holder's list is granted to one asker once")
     return {name for grant in grants for name in (grant.holder, grant.asker)}

@@ -9,9 +9,9 @@ import hashlib
 import hmac
 import itertools
 import os
-
-import rbcl  # noqa: F401  (its import loads and initialises the bundled libsodium)
-from rbcl._sodium import _sodium as _lib
+import tempfile
+from collections.abc import Iterator
+from types import SimpleNamespace
 
 try:  # the extension's loops, where it was built
     from . import _ristretto as _loops
@@ -27,10 +27,43 @@ IDENTITY = bytes(POINT)
 # exclusive or); or a list of bytes.
 Part = bytes | tuple[bytes, int] | tuple[bytes, int, int] | list[bytes]
 
-# rbcl unpacks libsodium into a temporary file and leaves it behind; once mapped, it is not needed.
-with contextlib.suppress(OSError):
-    os.unlink(_lib._name)
+_MFD_EXEC = 0x0010  # Linux 6.3 on: the file may be mapped executable
 
+
+def _memory_file() -> int:
+    """A file that has no name and lies in memory alone; raises `OSError`."""
+    try:
+        return os.memfd_create("libsodium", os.MFD_CLOEXEC | _MFD_EXEC)
+    except OSError:  # an older kernel, to which the flag is unknown
+        return os.memfd_create("libsodium", os.MFD_CLOEXEC)
+
+
+@contextlib.contextmanager
+def _unpacked_in_memory() -> Iterator[None]:
+    """Give rbcl a file in memory for the library that it carries.
+
+    It would write it to the temporary folder, where a hardened machine runs no code, and leave it there.
+    """
+    descriptor = _memory_file()
+    name, instead = "NamedTemporaryFile", SimpleNamespace(name=f"/proc/self/fd/{descriptor}")
+    original = getattr(tempfile, name)
+    setattr(tempfile, name, lambda *_args, **_options: instead)
+    try:
+        yield
+    finally:
+        setattr(tempfile, name, original)
+        os.close(descriptor)  # what is mapped stays
+
+
+def _load() -> ctypes.CDLL:
+    """The libsodium that rbcl carries, loaded and initialised."""
+    with _unpacked_in_memory() if hasattr(os, "memfd_create") else contextlib.nullcontext():
+        import rbcl  # noqa: F401  # initialises it
+        from rbcl._sodium import _sodium
+    return _sodium
+
+
+_lib = _load()
 
 # The same library, called without giving the interpreter's lock away: what takes a few microseconds would wait longer to have it again.
 _at_once = ctypes.PyDLL(_lib._name, handle=_lib._handle)

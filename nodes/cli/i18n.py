@@ -80,6 +80,10 @@ _WORDS |= {
     "send": "发送",
     "receive": "接收",
     "double": "二次盲化",
+    "epoch": "周期",
+    "day": "当日",
+    "not-asked": "未查询",
+    "not-offered": "未提供",
 }
 
 

@@ -135,8 +135,16 @@ def simulate(
         return
     _refuse("", {"--partner": partner, "--id": id_column})
     with learning():
-        from federation.simulate import arms, report
-        from federation.simulate import config as configs
+        try:
+            from federation.simulate import arms, report
+            from federation.simulate import config as configs
+        except ImportError as error:
+            raise CommandError(
+                t(
+                    f"simulating is not installed ({error.name}); install lianfang with its `simulate` extra",
+                    f"未安装模拟组件（{error.name}）；请安装 lianfang 的 `simulate` 扩展",
+                )
+            ) from error
 
         given = {
             "banks": banks,

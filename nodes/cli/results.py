@@ -308,21 +308,33 @@ def show_plan(gathered: Gathered) -> None:
     shown = common.table(
         t(f"{gathered.plan.identifiers:,} identifiers", f"{gathered.plan.identifiers:,} 个标识"),
         *(t("member", "成员"), t("list", "名单"), t("cost", "额度消耗"), t("known", "已知")),
-        *(t("left now", "当前可用"), t("left today", "今日剩余"), t("left this epoch", "本周期剩余"), ""),
+        *(t("left for this", "可用于此"), t("by", "限额"), t("at once", "单次可用")),
+        *(t("in reserve", "紧急预留"), ""),
     )
     for each in gathered.plan.holders:
-        budget = each.budget
+        budget, known = each.budget, each.budget_known
         shown.add_row(
             each.member,
             each.list,
             f"{each.cost:,}",
             f"{each.answered:,}" if each.answered else "",
-            f"{budget.burst_left:,}" if each.budget_known else "?",
-            f"{budget.day_left:,}" if each.budget_known else "?",
-            f"{budget.epoch_left:,}" if each.budget_known else "?",
+            f"{each.left:,}" if known else "?",
+            word(each.limit) if known else "",
+            f"{budget.burst_left:,} / {budget.burst_seconds} s" if known else "?",
+            f"{budget.reserve_left:,}" if known and budget.reserve_limit else "",
             each.trouble,
         )
     err.print(shown)
+    for each in gathered.plan.holders:
+        if each.budget_known and each.cost > each.left:
+            err.print(
+                t(
+                    f"{each.member} / {each.list}: {each.cost:,} evaluations are needed, the {each.limit} budget has "
+                    f"{each.left:,} left: this question cannot finish there today.",
+                    f"{each.member} / {each.list}：需要 {each.cost:,} 次额度，{word(each.limit)}额度仅剩 {each.left:,}："
+                    "今日无法完成。",
+                )
+            )
 
 
 def show(gathered: Gathered, limit: int = 60) -> None:

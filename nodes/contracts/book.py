@@ -207,6 +207,20 @@ class ContractBook:
             )
         return found
 
+    def reserves(self, holder: str, list_name: str) -> tuple[int, int]:
+        """(a day's, an epoch's) evaluations of a list that contracts in force keep for urgent questions, all askers together."""
+        members = self._members.current
+        day = epoch = 0
+        for (who, _), grants in self._live.items():
+            mine = [
+                each for each in grants if list_name in each.lists and self._in_force(each.contract, members)
+            ]
+            if who == holder and mine:
+                best = max(mine, key=lambda each: (each.budget.epoch, each.budget.day)).budget
+                day += best.reserve
+                epoch += best.reserve * best.epoch // best.day
+        return day, epoch
+
     def agreed(self, asker: str) -> dict[str, set[str]]:
         """By holder, the lists that contracts in force let `asker` ask."""
         members = self._members.current

@@ -13,7 +13,7 @@ from protocols.contract import MAX_DAYS, MAX_RETENTION
 from .. import limits
 from ..config import explain, read_toml
 from ..errors import ConfigError
-from ..policy import BASES, PURPOSES
+from ..policy import BASES, PURPOSES, URGENT
 
 _DAY = 86_400
 VARIANTS = {"intersection": 1, "cardinality": 2, "sum": 3, "alignment": 4}
@@ -37,6 +37,25 @@ class Allowance(_Model):
     day: int = Field(gt=0)
     burst: int = Field(gt=0)
     burst_seconds: int = Field(60, ge=1, le=limits.BURST_SECONDS)
+    reserve: int | None = Field(
+        None, ge=0, description="of the day's, for urgent questions of at most 32 values; a tenth by default"
+    )
+    purposes: dict[str, int] = Field({}, description="of the day's, for one purpose: screening = 100000")
+
+    def message(self, granted: list[int]) -> pb.Allowance:
+        """For the wire; `granted` are the purposes of the grant."""
+        reserve = self.reserve
+        if reserve is None:
+            reserve = self.day // 10 if set(granted) & URGENT else 0
+        bounded = sorted((_code("purpose", name, PURPOSES), day) for name, day in self.purposes.items())
+        return pb.Allowance(
+            epoch=self.epoch,
+            day=self.day,
+            burst=self.burst,
+            burst_seconds=self.burst_seconds,
+            reserve=reserve,
+            purposes=[pb.PurposeAllowance(purpose=purpose, day=day) for purpose, day in bounded],  # type: ignore[arg-type]
+        )
 
 
 class Grant(_Model):
@@ -101,7 +120,7 @@ class Draft(_Model):
                     lists=grant.lists,
                     purposes=[_code("purpose", each, PURPOSES) for each in grant.purposes],  # type: ignore[misc]
                     bases=[_code("basis", each, BASES) for each in grant.bases],  # type: ignore[misc]
-                    budget=pb.Allowance(**grant.budget.model_dump()),
+                    budget=grant.budget.message([PURPOSES.get(each, 0) for each in grant.purposes]),
                 )
                 for holder in grant.holder
                 for asker in grant.asker

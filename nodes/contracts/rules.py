@@ -19,6 +19,13 @@ class Terms:
     epoch: int
     day: int
     bursts: tuple[tuple[int, int], ...]  # (evaluations, seconds): each holds
+    reserve: int = 0  # of a day's, for urgent questions
+    purposes: tuple[tuple[int, int], ...] = ()  # (purpose, evaluations a day)
+
+    @property
+    def epoch_reserve(self) -> int:
+        """The reserve's part of an epoch."""
+        return self.reserve * self.epoch // self.day if self.day else 0
 
 
 class Rules:
@@ -70,6 +77,10 @@ class Rules:
         agreed = {purpose for each in grants for purpose in each.purposes}
         return sorted(agreed & {policy.PURPOSES[each] for each in rule.purposes} if rule else agreed)
 
+    def reserves(self, list_name: str) -> tuple[int, int]:
+        """(a day's, an epoch's) evaluations of a list that are kept for urgent questions, all members together."""
+        return self._contracts.reserves(self._own, list_name)
+
     def list_budget(self, list_name: str) -> policy.ListBudget:
         """What all members together may ask of a list: this institution's own bound."""
         return self._file.current.list_budget(list_name)
@@ -102,8 +113,9 @@ class Rules:
         best = max(grants, key=lambda each: (each.budget.epoch, each.budget.day))
         agreed: contract.Allowance = best.budget
         bursts = ((agreed.burst, agreed.burst_seconds),)
+        bounded = tuple((each.purpose, each.day) for each in agreed.purposes)
         if rule is None:
-            return Terms(best.contract.hash, agreed.epoch, agreed.day, bursts)
+            return Terms(best.contract.hash, agreed.epoch, agreed.day, bursts, agreed.reserve, bounded)
         if sync and not rule.sync:
             raise Refused(f"{member.name.name} may not sync the list {list_name}", "POLICY")
         if purpose and policy.PURPOSE_NAMES.get(purpose) not in rule.purposes:
@@ -117,6 +129,8 @@ class Rules:
             min(agreed.epoch, own.epoch),
             min(agreed.day, own.day),
             (*bursts, (own.burst, own.burst_seconds)),
+            min(agreed.reserve, own.day),
+            bounded,
         )
 
 

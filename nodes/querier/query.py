@@ -1,6 +1,7 @@
 """Asking: one question to all holders at once, each reported by itself."""
 
 import asyncio
+import contextlib
 import functools
 import logging
 import time
@@ -176,6 +177,24 @@ class Asker:
                     self._fill(inputs, target, kept, pending)
                 except NodeError as error:
                     target.trouble = ("failed", str(error))
+
+    async def fresh_budgets(self, targets: Sequence[Target], deadline: float) -> None:
+        """Ask holders what is left, for a plan that somebody decides by. Who does not answer stays as last told."""
+
+        async def one(member: Member) -> None:
+            try:
+                info = await self._syncer.info(member, deadline)
+            except NodeError:
+                return
+            for head in info.lists[: limits.LISTS_A_HOLDER]:
+                self._syncer.note_budget(member.id, head.list, head.budget)
+
+        asked = {target.member.id: target.member for target in targets if target.copy and not target.trouble}
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.gather(*map(one, asked.values())), deadline)
+        for target in targets:
+            if target.copy is not None:
+                target.budget = self._syncer.offer(target.copy.holder, target.copy.list)
 
     async def _targets(
         self, member: Member, lists: Sequence[str], named: bool, deadline: float

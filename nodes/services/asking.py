@@ -19,6 +19,7 @@ from protocols.label import Label, slug
 
 from .. import limits, words
 from ..errors import Refused, invalid
+from ..gate import deciding
 from ..holder.lists import today
 from ..people.actions import Action, Begun
 from ..people.book import caller
@@ -111,7 +112,9 @@ class Asking:
         targets = await node.asker.plan(
             job, list(places), members, list(request.lists), request.again, deadline, bool(request.members)
         )
-        plan = _plan(targets, problems, len(places), recognised)
+        if request.plan_only or len(places) > limits.BATCH_INLINE:
+            await node.asker.fresh_budgets(targets, deadline)
+        plan = _plan(targets, problems, len(places), recognised, request.purpose)
         plan.asker = person.person.name if person.person else ""
         yield pb.QueryEvent(plan=plan)
         if request.plan_only:
@@ -252,8 +255,13 @@ def recognise_chunk(items: list[tuple[str, str, str, str]], region: str, both: b
 
 
 def _plan(
-    targets: list[Target], problems: list[pb.ItemProblem], count: int, recognised: list[Recognised]
+    targets: list[Target],
+    problems: list[pb.ItemProblem],
+    count: int,
+    recognised: list[Recognised],
+    purpose: int,
 ) -> pb.QueryPlan:
+    decided = [deciding(target.budget or common.Budget(), purpose, target.cost) for target in targets]
     return pb.QueryPlan(
         holders=[
             pb.HolderPlan(
@@ -268,8 +276,10 @@ def _plan(
                 epoch=target.copy.epoch if target.copy else 0,
                 batch=target.copy.batch if target.copy else 0,
                 as_of=target.as_of,
+                left=left,
+                limit=limit,
             )
-            for target in targets
+            for target, (limit, left, _) in zip(targets, decided, strict=True)
         ],
         problems=problems,
         identifiers=count,

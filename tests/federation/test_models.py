@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -270,6 +270,17 @@ def test_recall_at_an_alert_rate_shares_ties_evenly():
     assert metrics.recall_at(y, np.linspace(1, 0, 10), 0.1) == 0.5
     assert metrics.recall_at(y, np.linspace(1, 0, 10), 0.2) == 1.0
     assert metrics.recall_at(y, np.zeros(10), 0.1) == pytest.approx(0.1)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 6), st.integers(1, 5)), min_size=2, max_size=40))
+def test_areas_are_scikit_learns(rows):
+    y, score, weight = (np.array(column) for column in zip(*rows, strict=True))
+    if len(set(y)) < 2:
+        return
+    found = metrics.measure(y.astype(np.uint8), score / 6, weight.astype(float))
+    assert found.auprc == pytest.approx(average_precision_score(y, score, sample_weight=weight))
+    assert found.auroc == pytest.approx(roc_auc_score(y, score, sample_weight=weight))
 
 
 def test_federated_metrics_are_near_the_exact_ones():

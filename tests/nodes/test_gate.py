@@ -1,11 +1,13 @@
 """The gate: rules, budgets, idempotence, durability."""
 
 import asyncio
+import datetime as dt
 import secrets
 import sqlite3
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from zoneinfo import ZoneInfo
 
 import grpc
 import pytest
@@ -13,6 +15,7 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from lianfang.v1 import contract_pb2
 
 from nodes import gate as gates
 from nodes import limits
@@ -20,6 +23,7 @@ from nodes.errors import NodeError, Refused, StorageError
 from nodes.gate import Ask
 from nodes.pace import Pace
 from nodes.store import schema
+from tests.nodes.conftest import lookups
 
 POLICY = """
 [[allow]]
@@ -483,3 +487,78 @@ def test_budgets_under_any_sequence(gate, members, clock, holder):
             max_examples=12, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
+
+
+# -- reserves, purposes, days ------------------------------------------------------------------------------------------
+
+PAYMENT, SCREENING = 2, 4
+
+
+@pytest.fixture
+def reserved(make_gate, policy_file, clock, holder):
+    """Each of three members: 1,000 a day, 200 of them in reserve; all together 1,500 a day."""
+    holder.load({"kind": "phone", "value": "13800138000"})
+    holder.epochs.seal_changes("fraud")
+    bound = [contract_pb2.PurposeAllowance(purpose=SCREENING, day=600)]
+    draft = lookups(
+        "holder", ("bank-b", "bank-c", "centre"), NOW, epoch=30_000, day=1_000, reserve=200, purposes=bound
+    )
+    return make_gate(policy_file('[budgets."*"]\nepoch = 100000\nday = 1500\n'), draft, clock=clock)
+
+
+def test_a_screening_leaves_the_reserve_to_payments(reserved, members, clock):
+    """A screening used up the day, and the payment behind it was refused."""
+    bank = members["bank-b"]
+    reserved.admit(ask(bank, 600, purpose=SCREENING))
+    assert "screening budget" in str(refused(reserved, ask(bank, 1, purpose=SCREENING)))
+    reserved.admit(ask(bank, 200, purpose=PAYMENT))  # the rest of the shared part
+    error = refused(reserved, ask(bank, 33, purpose=PAYMENT))  # bulk that calls itself payment
+    assert "200 in reserve for urgent questions" in str(error)
+    left = reserved.budget(bank, "fraud")
+    assert (left.day_left, left.reserve_left) == (0, 200)
+    for _ in range(6):
+        decision = reserved.admit(ask(bank, 32, purpose=PAYMENT))
+    assert decision.budget.reserve_left == 8
+    assert "8 evaluations left" in str(refused(reserved, ask(bank, 16, purpose=PAYMENT)))
+    clock.now += 86_400
+    assert reserved.budget(bank, "fraud").reserve_left == 200
+
+
+def test_others_use_up_the_lists_bound_and_not_ones_reserve(reserved, members):
+    """The centre was starved by banks through the list-wide default."""
+    for name in ("bank-b", "bank-c"):
+        reserved.admit(ask(members[name], 450, purpose=1))
+    assert reserved.budget(members["centre"], "fraud").day_left == 0  # 1,500 less three reserves
+    for _ in range(6):
+        reserved.admit(ask(members["centre"], 32, purpose=PAYMENT))
+    spent = 2 * 450 + 6 * 32
+    for name in ("bank-b", "bank-c"):
+        for _ in range(6):
+            reserved.admit(ask(members[name], 32, purpose=PAYMENT))
+            spent += 32
+    assert spent <= 1_500  # reserves and shared part together keep the list's bound
+
+
+def test_the_reserve_is_drawn_on_slowly(make_gate, policy_file, clock, holder, members):
+    holder.load({"kind": "phone", "value": "13800138000"})
+    holder.epochs.seal_changes("fraud")
+    draft = lookups("holder", ("bank-b",), NOW, epoch=10**6, day=10_000, reserve=9_999)
+    gate = make_gate(policy_file(""), draft, clock=clock)
+    gate.admit(ask(members["bank-b"], 1, purpose=1))
+    for _ in range(limits.RESERVE_A_MINUTE // 32):
+        gate.admit(ask(members["bank-b"], 32, purpose=PAYMENT))
+    refused(gate, ask(members["bank-b"], 32, purpose=PAYMENT))
+    clock.now += 61
+    gate.admit(ask(members["bank-b"], 32, purpose=PAYMENT))
+
+
+def test_a_day_begins_at_midnight_of_the_networks_time_zone(make_gate, policy_file, clock, holder, members):
+    holder.load({"kind": "phone", "value": "13800138000"})
+    holder.epochs.seal_changes("fraud")
+    draft = lookups("holder", ("bank-b",), NOW, day=50)
+    gate = make_gate(policy_file(""), draft, clock=clock, zone=ZoneInfo("Asia/Shanghai"))
+    clock.now = dt.datetime(2027, 1, 31, 15, 59, tzinfo=dt.UTC).timestamp()  # 23:59 in Shanghai
+    gate.admit(ask(members["bank-b"], 50))
+    refused(gate, ask(members["bank-b"], 1))
+    clock.now += 120
+    gate.admit(ask(members["bank-b"], 50))

@@ -803,6 +803,8 @@ class HolderPlan(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     BATCH_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
+    LEFT_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
     member: _builtins.str
     list: _builtins.str
     cost: _builtins.int
@@ -819,6 +821,10 @@ class HolderPlan(_message.Message):
     batch: _builtins.int
     as_of: _builtins.float
     """seconds since 1970: when its holder last said that this is the newest"""
+    left: _builtins.int
+    """evaluations that this question may cost today"""
+    limit: _builtins.str
+    """which bound that is: epoch, day, purpose, reserve"""
     @_builtins.property
     def budget(self) -> _common_pb2.Budget:
         """as last told by the holder"""
@@ -837,10 +843,12 @@ class HolderPlan(_message.Message):
         epoch: _builtins.int = ...,
         batch: _builtins.int = ...,
         as_of: _builtins.float = ...,
+        left: _builtins.int = ...,
+        limit: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "as_of", b"as_of", "batch", b"batch", "budget", b"budget", "budget_known", b"budget_known", "cost", b"cost", "epoch", b"epoch", "list", b"list", "member", b"member", "outcome", b"outcome", "trouble", b"trouble"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "as_of", b"as_of", "batch", b"batch", "budget", b"budget", "budget_known", b"budget_known", "cost", b"cost", "epoch", b"epoch", "left", b"left", "limit", b"limit", "list", b"list", "member", b"member", "outcome", b"outcome", "trouble", b"trouble"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,19 +24,19 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18lianfang/v1/common.proto\x12\x0blianfang.v1\"\x98\x02\n\tStatement\x12\x0f\n\x07network\x18\x01 \x01(\t\x12\x0e\n\x06holder\x18\x02 \x01(\t\x12\x0c\n\x04list\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\r\x12!\n\x05suite\x18\x05 \x01(\x0e\x32\x12.lianfang.v1.Suite\x12\x0f\n\x07made_at\x18\x06 \x01(\x03\x12\x30\n\x0c\x65poch_opened\x18\n \x01(\x0b\x32\x18.lianfang.v1.EpochOpenedH\x00\x12\x30\n\x0c\x65poch_closed\x18\x0b \x01(\x0b\x32\x18.lianfang.v1.EpochClosedH\x00\x12-\n\x05\x62\x61tch\x18\x0c \x01(\x0b\x32\x1c.lianfang.v1.BatchDescriptorH\x00\x42\x06\n\x04\x62ody\"B\n\x0b\x45pochOpened\x12\x12\n\npublic_key\x18\x01 \x01(\x0c\x12\x11\n\tcloses_at\x18\x02 \x01(\x03\x12\x0c\n\x04\x66orm\x18\x03 \x01(\x0c\"2\n\x0b\x45pochClosed\x12\x12\n\npublic_key\x18\x01 \x01(\x0c\x12\x0f\n\x07\x62\x61tches\x18\x02 \x01(\r\"l\n\x0f\x42\x61tchDescriptor\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x10\n\x08previous\x18\x02 \x01(\x0c\x12\x12\n\ntable_hash\x18\x03 \x01(\x0c\x12\x11\n\tadditions\x18\x04 \x01(\x04\x12\x10\n\x08removals\x18\x05 \x01(\x04\"7\n\x0fSignedStatement\x12\x11\n\tstatement\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"\x96\x01\n\x06\x42udget\x12\x13\n\x0b\x65poch_limit\x18\x01 \x01(\x04\x12\x12\n\nepoch_left\x18\x02 \x01(\x04\x12\x11\n\tday_limit\x18\x03 \x01(\x04\x12\x10\n\x08\x64\x61y_left\x18\x04 \x01(\x04\x12\x13\n\x0b\x62urst_limit\x18\x05 \x01(\x04\x12\x12\n\nburst_left\x18\x06 \x01(\x04\x12\x15\n\rburst_seconds\x18\x07 \x01(\r*=\n\x05Suite\x12\x15\n\x11SUITE_UNSPECIFIED\x10\x00\x12\x1d\n\x19SUITE_RISTRETTO255_SHA512\x10\x01*\x8b\x01\n\x07Purpose\x12\x17\n\x13PURPOSE_UNSPECIFIED\x10\x00\x12\x1b\n\x17PURPOSE_ACCOUNT_OPENING\x10\x01\x12\x13\n\x0fPURPOSE_PAYMENT\x10\x02\x12\x1e\n\x1aPURPOSE_CASE_INVESTIGATION\x10\x03\x12\x15\n\x11PURPOSE_SCREENING\x10\x04*\xf6\x01\n\nLegalBasis\x12\x1b\n\x17LEGAL_BASIS_UNSPECIFIED\x10\x00\x12&\n\"LEGAL_BASIS_ANTI_TELECOM_FRAUD_LAW\x10\x01\x12)\n%LEGAL_BASIS_ANTI_MONEY_LAUNDERING_LAW\x10\x02\x12\x1e\n\x1aLEGAL_BASIS_POLICE_REQUEST\x10\x03\x12\x1b\n\x17LEGAL_BASIS_COURT_ORDER\x10\x04\x12 \n\x1cLEGAL_BASIS_CUSTOMER_CONSENT\x10\x05\x12\x19\n\x15LEGAL_BASIS_SANCTIONS\x10\x06\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18lianfang/v1/common.proto\x12\x0blianfang.v1\"\x98\x02\n\tStatement\x12\x0f\n\x07network\x18\x01 \x01(\t\x12\x0e\n\x06holder\x18\x02 \x01(\t\x12\x0c\n\x04list\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\r\x12!\n\x05suite\x18\x05 \x01(\x0e\x32\x12.lianfang.v1.Suite\x12\x0f\n\x07made_at\x18\x06 \x01(\x03\x12\x30\n\x0c\x65poch_opened\x18\n \x01(\x0b\x32\x18.lianfang.v1.EpochOpenedH\x00\x12\x30\n\x0c\x65poch_closed\x18\x0b \x01(\x0b\x32\x18.lianfang.v1.EpochClosedH\x00\x12-\n\x05\x62\x61tch\x18\x0c \x01(\x0b\x32\x1c.lianfang.v1.BatchDescriptorH\x00\x42\x06\n\x04\x62ody\"B\n\x0b\x45pochOpened\x12\x12\n\npublic_key\x18\x01 \x01(\x0c\x12\x11\n\tcloses_at\x18\x02 \x01(\x03\x12\x0c\n\x04\x66orm\x18\x03 \x01(\x0c\"2\n\x0b\x45pochClosed\x12\x12\n\npublic_key\x18\x01 \x01(\x0c\x12\x0f\n\x07\x62\x61tches\x18\x02 \x01(\r\"l\n\x0f\x42\x61tchDescriptor\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x10\n\x08previous\x18\x02 \x01(\x0c\x12\x12\n\ntable_hash\x18\x03 \x01(\x0c\x12\x11\n\tadditions\x18\x04 \x01(\x04\x12\x10\n\x08removals\x18\x05 \x01(\x04\"7\n\x0fSignedStatement\x12\x11\n\tstatement\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"\xf1\x01\n\x06\x42udget\x12\x13\n\x0b\x65poch_limit\x18\x01 \x01(\x04\x12\x12\n\nepoch_left\x18\x02 \x01(\x04\x12\x11\n\tday_limit\x18\x03 \x01(\x04\x12\x10\n\x08\x64\x61y_left\x18\x04 \x01(\x04\x12\x13\n\x0b\x62urst_limit\x18\x05 \x01(\x04\x12\x12\n\nburst_left\x18\x06 \x01(\x04\x12\x15\n\rburst_seconds\x18\x07 \x01(\r\x12\x15\n\rreserve_limit\x18\x08 \x01(\x04\x12\x14\n\x0creserve_left\x18\t \x01(\x04\x12,\n\x08purposes\x18\n \x03(\x0b\x32\x1a.lianfang.v1.PurposeBudget\"[\n\rPurposeBudget\x12%\n\x07purpose\x18\x01 \x01(\x0e\x32\x14.lianfang.v1.Purpose\x12\x11\n\tday_limit\x18\x02 \x01(\x04\x12\x10\n\x08\x64\x61y_left\x18\x03 \x01(\x04*=\n\x05Suite\x12\x15\n\x11SUITE_UNSPECIFIED\x10\x00\x12\x1d\n\x19SUITE_RISTRETTO255_SHA512\x10\x01*\x8b\x01\n\x07Purpose\x12\x17\n\x13PURPOSE_UNSPECIFIED\x10\x00\x12\x1b\n\x17PURPOSE_ACCOUNT_OPENING\x10\x01\x12\x13\n\x0fPURPOSE_PAYMENT\x10\x02\x12\x1e\n\x1aPURPOSE_CASE_INVESTIGATION\x10\x03\x12\x15\n\x11PURPOSE_SCREENING\x10\x04*\xf6\x01\n\nLegalBasis\x12\x1b\n\x17LEGAL_BASIS_UNSPECIFIED\x10\x00\x12&\n\"LEGAL_BASIS_ANTI_TELECOM_FRAUD_LAW\x10\x01\x12)\n%LEGAL_BASIS_ANTI_MONEY_LAUNDERING_LAW\x10\x02\x12\x1e\n\x1aLEGAL_BASIS_POLICE_REQUEST\x10\x03\x12\x1b\n\x17LEGAL_BASIS_COURT_ORDER\x10\x04\x12 \n\x1cLEGAL_BASIS_CUSTOMER_CONSENT\x10\x05\x12\x19\n\x15LEGAL_BASIS_SANCTIONS\x10\x06\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lianfang.v1.common_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SUITE']._serialized_start=764
-  _globals['_SUITE']._serialized_end=825
-  _globals['_PURPOSE']._serialized_start=828
-  _globals['_PURPOSE']._serialized_end=967
-  _globals['_LEGALBASIS']._serialized_start=970
-  _globals['_LEGALBASIS']._serialized_end=1216
+  _globals['_SUITE']._serialized_start=948
+  _globals['_SUITE']._serialized_end=1009
+  _globals['_PURPOSE']._serialized_start=1012
+  _globals['_PURPOSE']._serialized_end=1151
+  _globals['_LEGALBASIS']._serialized_start=1154
+  _globals['_LEGALBASIS']._serialized_end=1400
   _globals['_STATEMENT']._serialized_start=42
   _globals['_STATEMENT']._serialized_end=322
   _globals['_EPOCHOPENED']._serialized_start=324
@@ -48,5 +48,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SIGNEDSTATEMENT']._serialized_start=554
   _globals['_SIGNEDSTATEMENT']._serialized_end=609
   _globals['_BUDGET']._serialized_start=612
-  _globals['_BUDGET']._serialized_end=762
+  _globals['_BUDGET']._serialized_end=853
+  _globals['_PURPOSEBUDGET']._serialized_start=855
+  _globals['_PURPOSEBUDGET']._serialized_end=946
 # @@protoc_insertion_point(module_scope)

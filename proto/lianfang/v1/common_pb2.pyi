@@ -3,8 +3,10 @@
 isort:skip_file
 Types that several services share. Field numbers are never reused."""
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
@@ -258,6 +260,9 @@ class Budget(_message.Message):
     BURST_LIMIT_FIELD_NUMBER: _builtins.int
     BURST_LEFT_FIELD_NUMBER: _builtins.int
     BURST_SECONDS_FIELD_NUMBER: _builtins.int
+    RESERVE_LIMIT_FIELD_NUMBER: _builtins.int
+    RESERVE_LEFT_FIELD_NUMBER: _builtins.int
+    PURPOSES_FIELD_NUMBER: _builtins.int
     epoch_limit: _builtins.int
     epoch_left: _builtins.int
     day_limit: _builtins.int
@@ -265,6 +270,13 @@ class Budget(_message.Message):
     burst_limit: _builtins.int
     burst_left: _builtins.int
     burst_seconds: _builtins.int
+    reserve_limit: _builtins.int
+    """Beside `day_left`, for questions of at most 32 values for an urgent purpose."""
+    reserve_left: _builtins.int
+    @_builtins.property
+    def purposes(self) -> _containers.RepeatedCompositeFieldContainer[Global___PurposeBudget]:
+        """purposes with a bound of their own"""
+
     def __init__(
         self,
         *,
@@ -275,11 +287,39 @@ class Budget(_message.Message):
         burst_limit: _builtins.int = ...,
         burst_left: _builtins.int = ...,
         burst_seconds: _builtins.int = ...,
+        reserve_limit: _builtins.int = ...,
+        reserve_left: _builtins.int = ...,
+        purposes: _abc.Iterable[Global___PurposeBudget] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["burst_left", b"burst_left", "burst_limit", b"burst_limit", "burst_seconds", b"burst_seconds", "day_left", b"day_left", "day_limit", b"day_limit", "epoch_left", b"epoch_left", "epoch_limit", b"epoch_limit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["burst_left", b"burst_left", "burst_limit", b"burst_limit", "burst_seconds", b"burst_seconds", "day_left", b"day_left", "day_limit", b"day_limit", "epoch_left", b"epoch_left", "epoch_limit", b"epoch_limit", "purposes", b"purposes", "reserve_left", b"reserve_left", "reserve_limit", b"reserve_limit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Budget: _TypeAlias = Budget  # noqa: Y015
+
+@_typing.final
+class PurposeBudget(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PURPOSE_FIELD_NUMBER: _builtins.int
+    DAY_LIMIT_FIELD_NUMBER: _builtins.int
+    DAY_LEFT_FIELD_NUMBER: _builtins.int
+    purpose: Global___Purpose.ValueType
+    day_limit: _builtins.int
+    day_left: _builtins.int
+    def __init__(
+        self,
+        *,
+        purpose: Global___Purpose.ValueType = ...,
+        day_limit: _builtins.int = ...,
+        day_left: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["day_left", b"day_left", "day_limit", b"day_limit", "purpose", b"purpose"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PurposeBudget: _TypeAlias = PurposeBudget  # noqa: Y015

@@ -166,10 +166,18 @@ class Allowance(_message.Message):
     DAY_FIELD_NUMBER: _builtins.int
     BURST_FIELD_NUMBER: _builtins.int
     BURST_SECONDS_FIELD_NUMBER: _builtins.int
+    RESERVE_FIELD_NUMBER: _builtins.int
+    PURPOSES_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     day: _builtins.int
     burst: _builtins.int
     burst_seconds: _builtins.int
+    reserve: _builtins.int
+    """of `day`: kept for urgent purposes, in questions of at most 32 values"""
+    @_builtins.property
+    def purposes(self) -> _containers.RepeatedCompositeFieldContainer[Global___PurposeAllowance]:
+        """ascending; purposes with a bound of their own within `day`"""
+
     def __init__(
         self,
         *,
@@ -177,14 +185,38 @@ class Allowance(_message.Message):
         day: _builtins.int = ...,
         burst: _builtins.int = ...,
         burst_seconds: _builtins.int = ...,
+        reserve: _builtins.int = ...,
+        purposes: _abc.Iterable[Global___PurposeAllowance] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["burst", b"burst", "burst_seconds", b"burst_seconds", "day", b"day", "epoch", b"epoch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["burst", b"burst", "burst_seconds", b"burst_seconds", "day", b"day", "epoch", b"epoch", "purposes", b"purposes", "reserve", b"reserve"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Allowance: _TypeAlias = Allowance  # noqa: Y015
+
+@_typing.final
+class PurposeAllowance(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PURPOSE_FIELD_NUMBER: _builtins.int
+    DAY_FIELD_NUMBER: _builtins.int
+    purpose: _common_pb2.Purpose.ValueType
+    day: _builtins.int
+    def __init__(
+        self,
+        *,
+        purpose: _common_pb2.Purpose.ValueType = ...,
+        day: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["day", b"day", "purpose", b"purpose"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PurposeAllowance: _TypeAlias = PurposeAllowance  # noqa: Y015
 
 @_typing.final
 class JobTerms(_message.Message):
