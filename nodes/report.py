@@ -96,8 +96,9 @@ def contract_counts(node: "Node") -> dict[str, int]:
     held = node.contracts.all()
     open_ = [each for each in held if each.state(now) is State.PROPOSED]
     return {
-        "active": sum(each.state(now) is State.ACTIVE for each in held),
+        "active": sum(each.state(now) is State.ACTIVE and not node.contracts.gone(each) for each in held),
         "proposed": len(open_),
+        "dead": sum(each.state(now) is State.ACTIVE and bool(node.contracts.gone(each)) for each in held),
         "to_decide_here": sum(own in waiting_for(each.terms, each.acts) for each in open_),
     }
 

@@ -104,12 +104,15 @@ def parse(data: bytes) -> pb.Contract:
     _need(set(parties) <= set(signers), "signers: every party signs")
     _need(len(signers) <= 2 * _MAX_PARTIES, f"signers: at most {2 * _MAX_PARTIES}")
     _need(contract.proposer in parties, "proposer: a party proposes")
+    staying = list(contract.must_stay)
+    _need(_ascending(staying) and set(staying) <= set(signers), "must_stay: ascending, of the signers")
     _need(0 < contract.proposed_at < contract.expires_at, "expires_at: it ends before it begins")
     _need(
         contract.expires_at - contract.proposed_at <= MAX_DAYS * _DAY, f"expires_at: within {MAX_DAYS} days"
     )
     _need(0 < contract.retention_days <= MAX_RETENTION, f"retention_days: 1 to {MAX_RETENTION}")
     kind = contract.WhichOneof("terms")
+    _need(not staying or kind == "lookup", "must_stay: of sets and jobs every signer has to stay")
     if kind == "lookup":
         named = _check_lookup(contract.lookup)
     elif kind == "psi":

@@ -67,8 +67,9 @@ def status(config: Config = HERE, json: Json = False) -> None:
         out.print(
             t(
                 f"contracts: {agreed['active']} in force, {agreed['proposed']} proposed, {agreed['to_decide_here']} to "
-                "decide here",
-                f"合约：{agreed['active']} 份生效，{agreed['proposed']} 份待批准，{agreed['to_decide_here']} 份待本方决定",
+                f"decide here, {agreed['dead']} dead since somebody left",
+                f"合约：{agreed['dead']} 份因成员退出失效，{agreed['active']} 份生效，{agreed['proposed']} 份待批准，"
+                f"{agreed['to_decide_here']} 份待本方决定",
             ),
             markup=False,
         )

@@ -164,6 +164,9 @@ def _state(document: dict[str, Any]) -> str:
     text = word(document["state"])
     if document["state"] == "proposed":
         text += t(", waits for ", "，等待 ") + ", ".join(document["waiting_for"])
+    if document["gone"]:
+        gone = ", ".join(document["gone"])
+        text += t(f"; DEAD: {gone} left the network", f"；已失效：{gone} 已退出网络")
     return text
 
 

@@ -190,14 +190,17 @@ class ContractBook:
         return found[0]
 
     def _in_force(self, held: Held, members: MemberList) -> bool:
-        # Who has left the network is bound by nothing, and nobody to them.
-        return held.state(self._clock()) is State.ACTIVE and all(map(members.has, held.terms.signers))
+        return held.state(self._clock()) is State.ACTIVE and not gone_of(held, members)
+
+    def _grants_now(self, each: Granted, holder: str, asker: str, members: MemberList) -> bool:
+        """Whether a grant holds: its own two members are there, whoever else has left."""
+        return members.has(holder) and members.has(asker) and self._in_force(each.contract, members)
 
     def grants(self, holder: str, asker: str, list_name: str) -> list[Granted]:
         """What contracts in force let `asker` do with a list of `holder`; raises `Refused` where there is none."""
         members = self._members.current
         about = [each for each in self._live.get((holder, asker), ()) if list_name in each.lists]
-        found = [each for each in about if self._in_force(each.contract, members)]
+        found = [each for each in about if self._grants_now(each, holder, asker, members)]
         if not found:
             about += [each for each in self._ended.get((holder, asker), ()) if list_name in each.lists]
             why = "; ".join(self._standing(each.contract) for each in about[:_NAMED]) or "none was proposed"
@@ -211,9 +214,11 @@ class ContractBook:
         """(a day's, an epoch's) evaluations of a list that contracts in force keep for urgent questions, all askers together."""
         members = self._members.current
         day = epoch = 0
-        for (who, _), grants in self._live.items():
+        for (who, asker), grants in self._live.items():
             mine = [
-                each for each in grants if list_name in each.lists and self._in_force(each.contract, members)
+                each
+                for each in grants
+                if list_name in each.lists and self._grants_now(each, who, asker, members)
             ]
             if who == holder and mine:
                 best = max(mine, key=lambda each: (each.budget.epoch, each.budget.day)).budget
@@ -228,7 +233,7 @@ class ContractBook:
         for (holder, who), grants in self._live.items():
             if who == asker:
                 for each in grants:
-                    if self._in_force(each.contract, members):
+                    if self._grants_now(each, holder, who, members):
                         found.setdefault(holder, set()).update(each.lists)
         return found
 
@@ -237,8 +242,11 @@ class ContractBook:
         if stands is State.PROPOSED:
             return f"{held.name} waits for {_short(contracts.waiting_for(held.terms, held.acts))}"
         if stands is State.ACTIVE:
-            gone = [each for each in held.terms.signers if not self._members.current.has(each)]
-            return f"{held.name} was signed by {_short(gone)}, no member any more" if gone else held.name
+            gone = gone_of(held, self._members.current)
+            left = [each for each in held.terms.signers if not self._members.current.has(each)]
+            return (
+                f"{held.name} was signed by {_short(gone or left)}, no member any more" if left else held.name
+            )
         if stands is State.EXPIRED:
             return f"{held.name} expired {_day(held.terms.expires_at)}"
         ended = [each for each in held.acts if each.action != contracts.APPROVE]
@@ -254,6 +262,19 @@ class ContractBook:
         if not self._in_force(held, self._members.current):
             raise Refused(f"the contract is not in force: {self._standing(held)}", "CONTRACT")
         return held
+
+    def gone(self, held: Held) -> list[str]:
+        """Signers that have left the network although the contract needs them: it is dead. Of grants of lists also those
+        between whom none is left."""
+        members = self._members.current
+        if gone := gone_of(held, members):
+            return gone
+        if held.terms.WhichOneof("terms") != "lookup":
+            return []
+        grants = held.terms.lookup.grants
+        if any(members.has(grant.holder) and members.has(grant.asker) for grant in grants):
+            return []
+        return [each for each in held.terms.parties if not members.has(each)]
 
     def over_job(self, job_hash: bytes) -> list[Held]:
         """Contracts over a job, in force or not, newest first."""
@@ -494,6 +515,16 @@ class ContractBook:
                 self._log.record_clear(connection, events.contract_leaf(event))
 
 
+def gone_of(held: Held, members: MemberList) -> list[str]:
+    """Who has left the network and ends the whole contract by it.
+
+    Of grants of lists those whom the terms name in `must_stay`: the others' grants go on without the one who left. Of sets
+    and jobs every signer.
+    """
+    needed = held.terms.must_stay if held.terms.WhichOneof("terms") == "lookup" else held.terms.signers
+    return [each for each in needed if not members.has(each)]
+
+
 def _complete(terms: pb.Contract, members: MemberList) -> None:
     """Names as SPIFFE ids, everything that ascends in its order, and the parties that the terms name."""
 
@@ -521,6 +552,7 @@ def _complete(terms: pb.Contract, members: MemberList) -> None:
     else:
         named = {full(each) for each in terms.parties}
     terms.parties[:] = sorted(named)
+    terms.must_stay[:] = sorted({full(each) for each in terms.must_stay})
 
 
 def _signers(terms: pb.Contract, members: MemberList) -> list[str]:

@@ -98,6 +98,10 @@ class Draft(_Model):
     title: str = Field(min_length=1, max_length=100)
     days: float = Field(365, gt=0, le=MAX_DAYS)
     retention_days: int = Field(180, ge=1, le=MAX_RETENTION)
+    must_stay: list[str] = Field(
+        [],
+        description="whose leaving the network ends all grants; the others' go on when anybody else leaves",
+    )
     grants: list[Grant] = Field([], alias="grant")
     psi: Psi | None = None
 
@@ -112,6 +116,7 @@ class Draft(_Model):
         draft = pb.Contract(
             title=self.title, expires_at=int(now + self.days * _DAY), retention_days=self.retention_days
         )
+        draft.must_stay.extend(self.must_stay)
         for grant in self.grants:
             draft.lookup.grants.extend(
                 pb.Grant(

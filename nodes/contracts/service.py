@@ -78,7 +78,7 @@ class ContractAdminService(contract_pb2_grpc.ContractAdminServicer):
                 "ContractAdmin/Decide",
                 whole.SerializeToString(deterministic=True),
                 f"{said} the contract {held.name}",
-                describe(held, self._book.now()) | {"terms": _terms(held.terms)},
+                describe(self._book, held) | {"terms": _terms(held.terms)},
             )
             with self._actions.doing(action, second=request.action == contracts.APPROVE):
                 return self._book.decide(whole.contract, request.action)
@@ -90,17 +90,17 @@ class ContractAdminService(contract_pb2_grpc.ContractAdminServicer):
         """All contracts, or one with its terms."""
         if request.contract:
             return self._reply(self._book.find(request.contract))
-        rows = [describe(held, self._book.now()) for held in self._book.all()]
+        rows = [describe(self._book, held) for held in self._book.all()]
         return pb.ContractReply(document=wire.struct({"contracts": rows}))
 
     def _reply(self, held: Held) -> pb.ContractReply:
-        document = describe(held, self._book.now()) | {"terms": _terms(held.terms)}
+        document = describe(self._book, held) | {"terms": _terms(held.terms)}
         return pb.ContractReply(document=wire.struct(document))
 
 
-def describe(held: Held, now: float) -> dict[str, Any]:
-    """For people: who, how it stands, until when."""
-    terms = held.terms
+def describe(book: ContractBook, held: Held) -> dict[str, Any]:
+    """For people: who, how it stands, until when, and whose leaving has ended it."""
+    terms, now = held.terms, book.now()
     return {
         "contract": held.hash.hex(),
         "title": terms.title,
@@ -109,6 +109,8 @@ def describe(held: Held, now: float) -> dict[str, Any]:
         "proposer": _short(terms.proposer),
         "parties": [_short(each) for each in terms.parties],
         "signers": [_short(each) for each in terms.signers],
+        "gone": [_short(each) for each in book.gone(held)],
+        "must_stay": [_short(each) for each in terms.must_stay],
         "waiting_for": [_short(each) for each in contracts.waiting_for(terms, held.acts)],
         "proposed_at": iso(terms.proposed_at),
         "expires_at": iso(terms.expires_at),
@@ -135,6 +137,8 @@ def _terms(terms: pb.Contract) -> dict[str, Any]:
                         "day": grant.budget.day,
                         "burst": grant.budget.burst,
                         "burst_seconds": grant.budget.burst_seconds,
+                        "reserve": grant.budget.reserve,
+                        "purposes": {PURPOSE_NAMES[each.purpose]: each.day for each in grant.budget.purposes},
                     },
                 }
                 for grant in terms.lookup.grants

@@ -26,7 +26,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from lianfang.v1 import common_pb2 as lianfang_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1alianfang/v1/contract.proto\x12\x0blianfang.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x18lianfang/v1/common.proto\"\xac\x02\n\x08\x43ontract\x12\x0f\n\x07network\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\x0c\x12\r\n\x05title\x18\x03 \x01(\t\x12\x10\n\x08proposer\x18\x04 \x01(\t\x12\x0f\n\x07parties\x18\x05 \x03(\t\x12\x0f\n\x07signers\x18\x06 \x03(\t\x12\x13\n\x0bproposed_at\x18\x07 \x01(\x03\x12\x12\n\nexpires_at\x18\x08 \x01(\x03\x12\x16\n\x0eretention_days\x18\t \x01(\r\x12*\n\x06lookup\x18\n \x01(\x0b\x32\x18.lianfang.v1.LookupTermsH\x00\x12$\n\x03job\x18\x0b \x01(\x0b\x32\x15.lianfang.v1.JobTermsH\x00\x12$\n\x03psi\x18\x0c \x01(\x0b\x32\x15.lianfang.v1.PsiTermsH\x00\x42\x07\n\x05terms\"1\n\x0bLookupTerms\x12\"\n\x06grants\x18\x01 \x03(\x0b\x32\x12.lianfang.v1.Grant\"\xad\x01\n\x05Grant\x12\x0e\n\x06holder\x18\x01 \x01(\t\x12\r\n\x05\x61sker\x18\x02 \x01(\t\x12\r\n\x05lists\x18\x03 \x03(\t\x12&\n\x08purposes\x18\x04 \x03(\x0e\x32\x14.lianfang.v1.Purpose\x12&\n\x05\x62\x61ses\x18\x05 \x03(\x0e\x32\x17.lianfang.v1.LegalBasis\x12&\n\x06\x62udget\x18\x06 \x01(\x0b\x32\x16.lianfang.v1.Allowance\"\x8f\x01\n\tAllowance\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0b\n\x03\x64\x61y\x18\x02 \x01(\x04\x12\r\n\x05\x62urst\x18\x03 \x01(\x04\x12\x15\n\rburst_seconds\x18\x04 \x01(\r\x12\x0f\n\x07reserve\x18\x05 \x01(\x04\x12/\n\x08purposes\x18\x06 \x03(\x0b\x32\x1d.lianfang.v1.PurposeAllowance\"F\n\x10PurposeAllowance\x12%\n\x07purpose\x18\x01 \x01(\x0e\x32\x14.lianfang.v1.Purpose\x12\x0b\n\x03\x64\x61y\x18\x02 \x01(\x04\"3\n\x08JobTerms\x12\x12\n\ndescriptor\x18\x01 \x01(\x0c\x12\x13\n\x0bschema_hash\x18\x02 \x01(\x0c\"\xbf\x03\n\x08PsiTerms\x12.\n\x07variant\x18\x01 \x01(\x0e\x32\x1d.lianfang.v1.PsiTerms.Variant\x12+\n\x06inputs\x18\x02 \x03(\x0b\x32\x1b.lianfang.v1.PsiTerms.Input\x12\x11\n\toutput_to\x18\x03 \x03(\t\x12\x1b\n\x13minimum_cardinality\x18\x04 \x01(\x04\x12\x10\n\x08sum_bits\x18\x05 \x01(\r\x12\x0c\n\x04kind\x18\x06 \x01(\t\x12\x16\n\x0esessions_a_day\x18\x07 \x01(\r\x12\x10\n\x08\x64\x65\x63imals\x18\x08 \x01(\r\x1a]\n\x05Input\x12\r\n\x05party\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\x12\x0e\n\x06\x63olumn\x18\x03 \x01(\t\x12\x0e\n\x06values\x18\x04 \x01(\t\x12\x14\n\x0cmax_elements\x18\x05 \x01(\x04\"}\n\x07Variant\x12\x17\n\x13VARIANT_UNSPECIFIED\x10\x00\x12\x18\n\x14VARIANT_INTERSECTION\x10\x01\x12\x17\n\x13VARIANT_CARDINALITY\x10\x02\x12\x0f\n\x0bVARIANT_SUM\x10\x03\x12\x15\n\x11VARIANT_ALIGNMENT\x10\x04\"\xc8\x01\n\x0b\x43ontractAct\x12\r\n\x05party\x18\x01 \x01(\t\x12/\n\x06\x61\x63tion\x18\x02 \x01(\x0e\x32\x1f.lianfang.v1.ContractAct.Action\x12\n\n\x02\x61t\x18\x03 \x01(\x03\x12\x11\n\tsignature\x18\x04 \x01(\x0c\"Z\n\x06\x41\x63tion\x12\x16\n\x12\x41\x43TION_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x41\x43TION_APPROVE\x10\x01\x12\x11\n\rACTION_REJECT\x10\x02\x12\x11\n\rACTION_REVOKE\x10\x03\"J\n\x0eSignedContract\x12\x10\n\x08\x63ontract\x18\x01 \x01(\x0c\x12&\n\x04\x61\x63ts\x18\x02 \x03(\x0b\x32\x18.lianfang.v1.ContractAct\"U\n\x10\x43ontractDecision\x12\x10\n\x08\x63ontract\x18\x01 \x01(\t\x12/\n\x06\x61\x63tion\x18\x02 \x01(\x0e\x32\x1f.lianfang.v1.ContractAct.Action\"(\n\x14ListContractsRequest\x12\x10\n\x08\x63ontract\x18\x01 \x01(\t\":\n\rContractReply\x12)\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x17.google.protobuf.Struct2M\n\tContracts\x12@\n\x04Tell\x12\x1b.lianfang.v1.SignedContract\x1a\x1b.lianfang.v1.SignedContract2\xd9\x01\n\rContractAdmin\x12<\n\x07Propose\x12\x15.lianfang.v1.Contract\x1a\x1a.lianfang.v1.ContractReply\x12\x43\n\x06\x44\x65\x63ide\x12\x1d.lianfang.v1.ContractDecision\x1a\x1a.lianfang.v1.ContractReply\x12\x45\n\x04List\x12!.lianfang.v1.ListContractsRequest\x1a\x1a.lianfang.v1.ContractReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1alianfang/v1/contract.proto\x12\x0blianfang.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x18lianfang/v1/common.proto\"\xbf\x02\n\x08\x43ontract\x12\x0f\n\x07network\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\x0c\x12\r\n\x05title\x18\x03 \x01(\t\x12\x10\n\x08proposer\x18\x04 \x01(\t\x12\x0f\n\x07parties\x18\x05 \x03(\t\x12\x0f\n\x07signers\x18\x06 \x03(\t\x12\x13\n\x0bproposed_at\x18\x07 \x01(\x03\x12\x12\n\nexpires_at\x18\x08 \x01(\x03\x12\x16\n\x0eretention_days\x18\t \x01(\r\x12\x11\n\tmust_stay\x18\r \x03(\t\x12*\n\x06lookup\x18\n \x01(\x0b\x32\x18.lianfang.v1.LookupTermsH\x00\x12$\n\x03job\x18\x0b \x01(\x0b\x32\x15.lianfang.v1.JobTermsH\x00\x12$\n\x03psi\x18\x0c \x01(\x0b\x32\x15.lianfang.v1.PsiTermsH\x00\x42\x07\n\x05terms\"1\n\x0bLookupTerms\x12\"\n\x06grants\x18\x01 \x03(\x0b\x32\x12.lianfang.v1.Grant\"\xad\x01\n\x05Grant\x12\x0e\n\x06holder\x18\x01 \x01(\t\x12\r\n\x05\x61sker\x18\x02 \x01(\t\x12\r\n\x05lists\x18\x03 \x03(\t\x12&\n\x08purposes\x18\x04 \x03(\x0e\x32\x14.lianfang.v1.Purpose\x12&\n\x05\x62\x61ses\x18\x05 \x03(\x0e\x32\x17.lianfang.v1.LegalBasis\x12&\n\x06\x62udget\x18\x06 \x01(\x0b\x32\x16.lianfang.v1.Allowance\"\x8f\x01\n\tAllowance\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0b\n\x03\x64\x61y\x18\x02 \x01(\x04\x12\r\n\x05\x62urst\x18\x03 \x01(\x04\x12\x15\n\rburst_seconds\x18\x04 \x01(\r\x12\x0f\n\x07reserve\x18\x05 \x01(\x04\x12/\n\x08purposes\x18\x06 \x03(\x0b\x32\x1d.lianfang.v1.PurposeAllowance\"F\n\x10PurposeAllowance\x12%\n\x07purpose\x18\x01 \x01(\x0e\x32\x14.lianfang.v1.Purpose\x12\x0b\n\x03\x64\x61y\x18\x02 \x01(\x04\"3\n\x08JobTerms\x12\x12\n\ndescriptor\x18\x01 \x01(\x0c\x12\x13\n\x0bschema_hash\x18\x02 \x01(\x0c\"\xbf\x03\n\x08PsiTerms\x12.\n\x07variant\x18\x01 \x01(\x0e\x32\x1d.lianfang.v1.PsiTerms.Variant\x12+\n\x06inputs\x18\x02 \x03(\x0b\x32\x1b.lianfang.v1.PsiTerms.Input\x12\x11\n\toutput_to\x18\x03 \x03(\t\x12\x1b\n\x13minimum_cardinality\x18\x04 \x01(\x04\x12\x10\n\x08sum_bits\x18\x05 \x01(\r\x12\x0c\n\x04kind\x18\x06 \x01(\t\x12\x16\n\x0esessions_a_day\x18\x07 \x01(\r\x12\x10\n\x08\x64\x65\x63imals\x18\x08 \x01(\r\x1a]\n\x05Input\x12\r\n\x05party\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\x12\x0e\n\x06\x63olumn\x18\x03 \x01(\t\x12\x0e\n\x06values\x18\x04 \x01(\t\x12\x14\n\x0cmax_elements\x18\x05 \x01(\x04\"}\n\x07Variant\x12\x17\n\x13VARIANT_UNSPECIFIED\x10\x00\x12\x18\n\x14VARIANT_INTERSECTION\x10\x01\x12\x17\n\x13VARIANT_CARDINALITY\x10\x02\x12\x0f\n\x0bVARIANT_SUM\x10\x03\x12\x15\n\x11VARIANT_ALIGNMENT\x10\x04\"\xc8\x01\n\x0b\x43ontractAct\x12\r\n\x05party\x18\x01 \x01(\t\x12/\n\x06\x61\x63tion\x18\x02 \x01(\x0e\x32\x1f.lianfang.v1.ContractAct.Action\x12\n\n\x02\x61t\x18\x03 \x01(\x03\x12\x11\n\tsignature\x18\x04 \x01(\x0c\"Z\n\x06\x41\x63tion\x12\x16\n\x12\x41\x43TION_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x41\x43TION_APPROVE\x10\x01\x12\x11\n\rACTION_REJECT\x10\x02\x12\x11\n\rACTION_REVOKE\x10\x03\"J\n\x0eSignedContract\x12\x10\n\x08\x63ontract\x18\x01 \x01(\x0c\x12&\n\x04\x61\x63ts\x18\x02 \x03(\x0b\x32\x18.lianfang.v1.ContractAct\"U\n\x10\x43ontractDecision\x12\x10\n\x08\x63ontract\x18\x01 \x01(\t\x12/\n\x06\x61\x63tion\x18\x02 \x01(\x0e\x32\x1f.lianfang.v1.ContractAct.Action\"(\n\x14ListContractsRequest\x12\x10\n\x08\x63ontract\x18\x01 \x01(\t\":\n\rContractReply\x12)\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x17.google.protobuf.Struct2M\n\tContracts\x12@\n\x04Tell\x12\x1b.lianfang.v1.SignedContract\x1a\x1b.lianfang.v1.SignedContract2\xd9\x01\n\rContractAdmin\x12<\n\x07Propose\x12\x15.lianfang.v1.Contract\x1a\x1a.lianfang.v1.ContractReply\x12\x43\n\x06\x44\x65\x63ide\x12\x1d.lianfang.v1.ContractDecision\x1a\x1a.lianfang.v1.ContractReply\x12\x45\n\x04List\x12!.lianfang.v1.ListContractsRequest\x1a\x1a.lianfang.v1.ContractReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,37 +34,37 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lianfang.v1.contract_pb2', 
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CONTRACT']._serialized_start=100
-  _globals['_CONTRACT']._serialized_end=400
-  _globals['_LOOKUPTERMS']._serialized_start=402
-  _globals['_LOOKUPTERMS']._serialized_end=451
-  _globals['_GRANT']._serialized_start=454
-  _globals['_GRANT']._serialized_end=627
-  _globals['_ALLOWANCE']._serialized_start=630
-  _globals['_ALLOWANCE']._serialized_end=773
-  _globals['_PURPOSEALLOWANCE']._serialized_start=775
-  _globals['_PURPOSEALLOWANCE']._serialized_end=845
-  _globals['_JOBTERMS']._serialized_start=847
-  _globals['_JOBTERMS']._serialized_end=898
-  _globals['_PSITERMS']._serialized_start=901
-  _globals['_PSITERMS']._serialized_end=1348
-  _globals['_PSITERMS_INPUT']._serialized_start=1128
-  _globals['_PSITERMS_INPUT']._serialized_end=1221
-  _globals['_PSITERMS_VARIANT']._serialized_start=1223
-  _globals['_PSITERMS_VARIANT']._serialized_end=1348
-  _globals['_CONTRACTACT']._serialized_start=1351
-  _globals['_CONTRACTACT']._serialized_end=1551
-  _globals['_CONTRACTACT_ACTION']._serialized_start=1461
-  _globals['_CONTRACTACT_ACTION']._serialized_end=1551
-  _globals['_SIGNEDCONTRACT']._serialized_start=1553
-  _globals['_SIGNEDCONTRACT']._serialized_end=1627
-  _globals['_CONTRACTDECISION']._serialized_start=1629
-  _globals['_CONTRACTDECISION']._serialized_end=1714
-  _globals['_LISTCONTRACTSREQUEST']._serialized_start=1716
-  _globals['_LISTCONTRACTSREQUEST']._serialized_end=1756
-  _globals['_CONTRACTREPLY']._serialized_start=1758
-  _globals['_CONTRACTREPLY']._serialized_end=1816
-  _globals['_CONTRACTS']._serialized_start=1818
-  _globals['_CONTRACTS']._serialized_end=1895
-  _globals['_CONTRACTADMIN']._serialized_start=1898
-  _globals['_CONTRACTADMIN']._serialized_end=2115
+  _globals['_CONTRACT']._serialized_end=419
+  _globals['_LOOKUPTERMS']._serialized_start=421
+  _globals['_LOOKUPTERMS']._serialized_end=470
+  _globals['_GRANT']._serialized_start=473
+  _globals['_GRANT']._serialized_end=646
+  _globals['_ALLOWANCE']._serialized_start=649
+  _globals['_ALLOWANCE']._serialized_end=792
+  _globals['_PURPOSEALLOWANCE']._serialized_start=794
+  _globals['_PURPOSEALLOWANCE']._serialized_end=864
+  _globals['_JOBTERMS']._serialized_start=866
+  _globals['_JOBTERMS']._serialized_end=917
+  _globals['_PSITERMS']._serialized_start=920
+  _globals['_PSITERMS']._serialized_end=1367
+  _globals['_PSITERMS_INPUT']._serialized_start=1147
+  _globals['_PSITERMS_INPUT']._serialized_end=1240
+  _globals['_PSITERMS_VARIANT']._serialized_start=1242
+  _globals['_PSITERMS_VARIANT']._serialized_end=1367
+  _globals['_CONTRACTACT']._serialized_start=1370
+  _globals['_CONTRACTACT']._serialized_end=1570
+  _globals['_CONTRACTACT_ACTION']._serialized_start=1480
+  _globals['_CONTRACTACT_ACTION']._serialized_end=1570
+  _globals['_SIGNEDCONTRACT']._serialized_start=1572
+  _globals['_SIGNEDCONTRACT']._serialized_end=1646
+  _globals['_CONTRACTDECISION']._serialized_start=1648
+  _globals['_CONTRACTDECISION']._serialized_end=1733
+  _globals['_LISTCONTRACTSREQUEST']._serialized_start=1735
+  _globals['_LISTCONTRACTSREQUEST']._serialized_end=1775
+  _globals['_CONTRACTREPLY']._serialized_start=1777
+  _globals['_CONTRACTREPLY']._serialized_end=1835
+  _globals['_CONTRACTS']._serialized_start=1837
+  _globals['_CONTRACTS']._serialized_end=1914
+  _globals['_CONTRACTADMIN']._serialized_start=1917
+  _globals['_CONTRACTADMIN']._serialized_end=2134
 # @@protoc_insertion_point(module_scope)

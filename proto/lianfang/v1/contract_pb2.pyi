@@ -36,6 +36,7 @@ class Contract(_message.Message):
     PROPOSED_AT_FIELD_NUMBER: _builtins.int
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
     RETENTION_DAYS_FIELD_NUMBER: _builtins.int
+    MUST_STAY_FIELD_NUMBER: _builtins.int
     LOOKUP_FIELD_NUMBER: _builtins.int
     JOB_FIELD_NUMBER: _builtins.int
     PSI_FIELD_NUMBER: _builtins.int
@@ -59,6 +60,10 @@ class Contract(_message.Message):
         """ascending; the parties, and the regulators where the network asks for them"""
 
     @_builtins.property
+    def must_stay(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """ascending, of the signers; with lookup: once one leaves the network, all grants end"""
+
+    @_builtins.property
     def lookup(self) -> Global___LookupTerms: ...
     @_builtins.property
     def job(self) -> Global___JobTerms: ...
@@ -76,13 +81,14 @@ class Contract(_message.Message):
         proposed_at: _builtins.int = ...,
         expires_at: _builtins.int = ...,
         retention_days: _builtins.int = ...,
+        must_stay: _abc.Iterable[_builtins.str] | None = ...,
         lookup: Global___LookupTerms | None = ...,
         job: Global___JobTerms | None = ...,
         psi: Global___PsiTerms | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "lookup", b"lookup", "psi", b"psi", "terms", b"terms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "id", b"id", "job", b"job", "lookup", b"lookup", "network", b"network", "parties", b"parties", "proposed_at", b"proposed_at", "proposer", b"proposer", "psi", b"psi", "retention_days", b"retention_days", "signers", b"signers", "terms", b"terms", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "id", b"id", "job", b"job", "lookup", b"lookup", "must_stay", b"must_stay", "network", b"network", "parties", b"parties", "proposed_at", b"proposed_at", "proposer", b"proposer", "psi", b"psi", "retention_days", b"retention_days", "signers", b"signers", "terms", b"terms", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_terms: _TypeAlias = _typing.Literal["lookup", "job", "psi"]  # noqa: Y015
     _WhichOneofArgType_terms: _TypeAlias = _typing.Literal["terms", b"terms"]  # noqa: Y015
