@@ -9,9 +9,10 @@ import os
 import shutil
 import signal
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 from zoneinfo import ZoneInfo
 
 import grpc
@@ -42,7 +43,7 @@ from .config import Home
 from .contracts.book import ContractBook
 from .contracts.courier import Courier
 from .contracts.rules import Rules
-from .errors import ConfigError, NodeError, Refused, StorageError
+from .errors import ConfigError, NodeError, StorageError
 from .gate import Gate
 from .holder.epochs import Epochs
 from .holder.lists import ListStore
@@ -50,6 +51,7 @@ from .identity import certificates
 from .identity.keys import NodeKeys
 from .identity.members import Member, MemberBook
 from .identity.names import Role
+from .identity.own import OwnIdentity
 from .ledger.book import LogBook
 from .ledger.changes import Changes
 from .ledger.client import LedgerClient
@@ -109,18 +111,15 @@ def lock(folder: Path) -> IO[bytes]:
     return file
 
 
-def load_certificates(home: Home) -> tuple[x509.Certificate, x509.Certificate]:
-    """(own, CA); raises `ConfigError` naming the file."""
-    loaded = []
-    for name in ("node.crt", "ca.crt"):
-        path = home.certs / name
-        try:
-            loaded.append(x509.load_pem_x509_certificate(path.read_bytes()))
-        except OSError as error:
-            raise ConfigError(f"{path}: {error.strerror}; has the CA signed this node?") from error
-        except ValueError as error:
-            raise ConfigError(f"{path} is not a PEM certificate") from error
-    return loaded[0], loaded[1]
+def load_ca(home: Home) -> x509.Certificate:
+    """Raise `ConfigError` naming the file."""
+    path = home.certs / "ca.crt"
+    try:
+        return x509.load_pem_x509_certificate(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; has the CA signed this node?") from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is not a PEM certificate") from error
 
 
 class Node:
@@ -129,20 +128,12 @@ class Node:
     def __init__(self, home: Home) -> None:
         self.home = home
         self._lock = lock(home.data)
-        own, ca = load_certificates(home)
-        self.ca = ca
+        self.ca = ca = load_ca(home)
         self.keys = NodeKeys.load(home.keys)
-        if certificates.member_of(own) != home.name:
-            raise ConfigError(f"{home.certs / 'node.crt'} is for {certificates.member_of(own)}")
-        if not certificates.same_key(own, self.keys.tls):
-            raise ConfigError(f"{home.certs / 'node.crt'} is not for the key in {home.keys}")
-        try:
-            certificates.check_issued(own, ca)
-        except Refused as error:
-            raise ConfigError(f"{home.certs / 'node.crt'}: {error}") from error
+        self.identity = OwnIdentity(home.keys, home.certs, home.name, ca)
         self.book = MemberBook(home.certs / "members.bin", ca)
         self.policy = PolicyFile(home.policy)
-        self._own, self._ca = certificates.pem(own), certificates.pem(ca)
+        self._ca = certificates.pem(ca)
         settings = home.config
         self.database = db.connect(home.data / "node.db", "node")
         home.epoch_keys.mkdir(mode=0o700, exist_ok=True)
@@ -191,7 +182,7 @@ class Node:
         self._web = LedgerWeb(home, self.book, self.log, self._witness, self.mirrors)
         self.capture = wire.Capture(home.capture)
         self.tables = Tables(home.data / "peers")
-        self.peers = Peers(self.book, self.keys, self._own)
+        self.peers = Peers(self.book, self.identity)
         self.syncer = Syncer(
             self.database,
             self.tables,
@@ -295,8 +286,10 @@ class Node:
         admin = grpc.aio.server(options=wire.ADMIN_OPTIONS, interceptors=[self._people_only])
         self._add_learning(server, admin)
         reflection.enable_server_reflection([*_PEER_SERVICES, reflection.SERVICE_NAME], server)
-        credentials = grpc.ssl_server_credentials(
-            [(self.keys.tls_pem(), self._own)], self._ca, require_client_auth=True
+        # The stubs do not know that the fetcher may answer `None`.
+        fetch = cast(Callable[[], grpc.ServerCertificateConfiguration], self._renewed)
+        credentials = grpc.dynamic_ssl_server_credentials(
+            self._tls(), fetch, require_client_authentication=True
         )
         try:
             port = server.add_secure_port(address, credentials)
@@ -330,6 +323,14 @@ class Node:
             )
         ]
         return f"{address.rpartition(':')[0]}:{port}"
+
+    def _tls(self) -> grpc.ServerCertificateConfiguration:
+        self._shown = self.identity.current
+        return grpc.ssl_server_certificate_configuration([self._shown], self._ca)
+
+    def _renewed(self) -> grpc.ServerCertificateConfiguration | None:
+        """At each handshake: the certificate that `enroll` has installed since, or `None` for the same one."""
+        return None if self.identity.current == self._shown else self._tls()
 
     def _add_learning(self, server: grpc.aio.Server, admin: grpc.aio.Server) -> None:
         """The desk, and at a coordinator the rooms of secure sums. Raises `NodeError` without the extra."""

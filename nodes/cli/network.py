@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Annotated
 import typer
 
 from .. import config as configuration
-from .. import policy
+from .. import limits, policy
 from ..config import Home
 from ..errors import ConfigError
 from ..files import write_atomic
@@ -82,6 +83,8 @@ def create_node(folder: Path, name: MemberName, place: Place, learn: str = "") -
     file = folder / "node.toml"
     if file.exists():
         raise ConfigError(f"{file} exists; this folder holds a node already")
+    authority.check_endpoint("--advertise", endpoint)  # before anything is made
+    authority.check_endpoint("--ledger-advertise", ledger_endpoint)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     keys.create(folder / "keys")
     text = configuration.TEMPLATE.format(
@@ -121,9 +124,15 @@ def init(
         member = MemberName(network, role, name)
         place = Place(listen, advertise, ledger_listen, ledger_advertise)
         request = create_node(folder, member, place)
+        mark = authority.fingerprint(request.read_text("utf-8"))
         if json:
-            print_json({"member": str(member), "folder": str(folder), "request": str(request)})
+            print_json(
+                {"member": str(member), "folder": str(folder), "request": str(request), "fingerprint": mark}
+            )
             return
+        out.print(
+            t("The request's fingerprint, for the CA to compare:", "申请指纹（供证书机构核对）："), mark
+        )
         out.print(t(f"Made the node {member} in {folder}.", f"已在 {folder} 建立节点 {member}。"))
         out.print(
             t(
@@ -157,16 +166,90 @@ def enroll(
         out.print(t("Compare the CA's fingerprint by telephone:", "请电话核对证书机构指纹："), mark)
 
 
+def renew(folder: Folder, json: Json = False) -> None:
+    """A new TLS key and a request for it; `enroll` then puts both in place under the running node."""
+    with errors():
+        home = Home(folder)
+        node_keys = keys.NodeKeys.load(home.keys)
+        tls = keys.load_tls(keys.renew_tls(home.keys))
+        settings = home.config
+        request = home.file.parent / "renewal.json"
+        text = authority.make_request(
+            node_keys,
+            home.name,
+            settings.node.advertise or settings.node.listen,
+            settings.ledger.advertise or settings.ledger.listen,
+            tls,
+        )
+        write_atomic(request, text.encode())
+        mark = authority.fingerprint(text)
+        if json:
+            print_json({"member": str(home.name), "request": str(request), "fingerprint": mark})
+            return
+        out.print(
+            t("The request's fingerprint, for the CA to compare:", "申请指纹（供证书机构核对）："), mark
+        )
+        out.print(
+            t(
+                f"Next: send {request} to the CA, which runs `lianfang ca sign {request.name} --keep-old-key`; then\n"
+                f"  lianfang enroll {folder} BUNDLE",
+                f"下一步：把 {request} 交给证书机构，由其运行 `lianfang ca sign {request.name} --keep-old-key`；然后\n"
+                f"  lianfang enroll {folder} BUNDLE",
+            )
+        )
+
+
+_PASSPHRASE = "LIANFANG_CA_PASSPHRASE"  # noqa: S105  # the variable's name
+
+
+def passphrase() -> str:
+    """The CA key's: from the environment, else asked. Raises `ConfigError` where nobody can be asked."""
+    given = os.environ.get(_PASSPHRASE)
+    if given:
+        return given
+    if not sys.stdin.isatty():
+        raise ConfigError(f"the CA's key is under a passphrase: set {_PASSPHRASE}, or run this at a terminal")
+    return str(typer.prompt(t("passphrase of the CA's key", "证书机构密钥口令"), hide_input=True, err=True))
+
+
+def new_passphrase() -> str:
+    """A new one, asked twice; 12 characters or more. Raises `ConfigError`."""
+    given = os.environ.get(_PASSPHRASE)
+    if given is None and sys.stdin.isatty():
+        given = typer.prompt(
+            t(
+                "new passphrase of the CA's key (12 characters or more)",
+                "证书机构密钥的新口令（至少 12 个字符）",
+            ),
+            hide_input=True,
+            confirmation_prompt=True,
+            err=True,
+        )
+    if given is None:
+        raise ConfigError(f"the CA's key needs a passphrase: set {_PASSPHRASE}, or give --no-passphrase")
+    if len(given) < limits.PASSWORD_CHARACTERS:
+        raise ConfigError(f"the passphrase has {limits.PASSWORD_CHARACTERS} characters or more")
+    return given
+
+
 # -- CA ------------------------------------------------------------------------------------------------------
 
 
 @ca_app.command("init", help=t("Make the network's CA.", "建立网络的证书机构。"))
 def ca_init(
-    folder: CaFolder = Path("ca"), network: NetworkOption = "lianfang.example", json: Json = False
+    folder: CaFolder = Path("ca"),
+    network: NetworkOption = "lianfang.example",
+    unprotected: Annotated[
+        bool,
+        typer.Option("--no-passphrase", help=t("the key lies open, for trials", "密钥不设口令，仅供试验")),
+    ] = False,
+    json: Json = False,
 ) -> None:
-    """Make the network's CA."""
+    """Make the network's CA; its key is under a passphrase."""
     with errors():
-        made = Authority.create(folder, network)
+        if (folder / "ca.key").exists():
+            raise ConfigError(f"{folder} holds a CA already")
+        made = Authority.create(folder, network, "" if unprotected else new_passphrase())
         mark = certificates.fingerprint(made.certificate)
         if json:
             print_json({"network": network, "folder": str(folder), "fingerprint": mark})
@@ -183,21 +266,36 @@ def ca_sign(
         Path | None, typer.Option("--output", "-o", help=t("where the bundle goes", "发回文件的位置"))
     ] = None,
     days: Annotated[int, typer.Option(min=1, max=825)] = certificates.NODE_DAYS,
+    keep_old_key: Annotated[
+        bool,
+        typer.Option(
+            "--keep-old-key",
+            help=t(
+                "planned renewal: the former TLS key serves until it enrols", "计划内换钥：旧密钥用至入网"
+            ),
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Check and sign a node's request; the bundle goes back to the node."""
     with errors():
-        ca = Authority(folder)
+        ca = Authority(folder, passphrase)
         try:
             text = request.read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{request}: {error}") from error
         asked = authority.read_request(text, str(request))
-        bundle = ca.sign(asked, days)
+        mark = authority.fingerprint(text)
+        if not json:
+            out.print(
+                t("The request's fingerprint (compare it by telephone):", "申请指纹（请电话核对）："), mark
+            )
+        bundle = ca.sign(asked, days, keep_old_key)
         path = output or request.with_name(f"bundle-{asked.name.name}.json")
         write_atomic(path, bundle.to_json().encode())
         document = {
             "member": str(asked.name),
+            "fingerprint": mark,
             "endpoint": asked.endpoint,
             "bundle": str(path),
             "member_list_version": ca.members.version,
@@ -217,7 +315,7 @@ def ca_revoke(
 ) -> None:
     """Strike a member off and revoke its certificates; hand the new members.bin to the nodes."""
     with errors():
-        ca = Authority(folder)
+        ca = Authority(folder, passphrase)
         serials = ca.revoke(member)
         path = folder / "members.bin"
         if json:
@@ -247,7 +345,7 @@ def ca_reissue(
 ) -> None:
     """Sign the member list anew before it expires (90 days); hand members.bin to any node."""
     with errors():
-        version = Authority(folder).reissue(regulator_signs)
+        version = Authority(folder, passphrase).reissue(regulator_signs)
         path = folder / "members.bin"
         if json:
             print_json({"member_list": str(path), "member_list_version": version})
@@ -259,7 +357,7 @@ def ca_reissue(
 def ca_list(folder: CaFolder = Path("ca"), json: Json = False) -> None:
     """Members and their certificates."""
     with errors():
-        ca = Authority(folder)
+        ca = Authority(folder, passphrase)
         rows = [
             {"member": each.id, "endpoint": each.endpoint, "certificates": len(each.certificates)}
             for each in ca.members
@@ -433,4 +531,5 @@ def register(app: typer.Typer) -> None:
         "init", help=t("Make a node: its keys are born here and never leave.", "建立节点，密钥在本机生成。")
     )(init)
     app.command("enroll", help=t("Install what the CA gave back.", "安装证书机构发回的文件。"))(enroll)
+    app.command("renew", help=t("A new TLS key, and a request for it.", "更换 TLS 密钥并生成申请。"))(renew)
     app.command("serve", help=t("Run the node.", "运行节点。"))(serve)

@@ -4,9 +4,11 @@ A request and a bundle are JSON files that people can read and mail; neither hol
 """
 
 import base64
+import hashlib
 import json
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from protocols.errors import SignatureError
 from ..errors import ConfigError
 from ..files import write_atomic, write_secret
 from . import certificates, members
-from .keys import NodeKeys, check_private
+from .keys import NodeKeys, check_private, load_tls
 from .names import MemberName
 
 _DOMAIN = "lianfang/v1/enrolment"
@@ -43,9 +45,40 @@ def _proof(csr_pem: str, endpoints: tuple[str, str], keys: dict[str, bytes]) -> 
     return frame(_DOMAIN, csr_pem, *endpoints, *(keys[field] for field in _KEYS))
 
 
-def make_request(keys: NodeKeys, name: MemberName, endpoint: str, ledger_endpoint: str) -> str:
-    """What a node hands to the CA: its names and public keys, each proven."""
-    csr = certificates.make_request(keys.tls, name).public_bytes(Encoding.PEM).decode()
+def check_endpoint(what: str, value: str) -> None:
+    """Raise `ConfigError` unless others can be told to connect to `value`: host:port, with a port from 1 to 65535."""
+    if "://" in value:
+        raise ConfigError(
+            f"{what}: {value!r}: host:port without a scheme is needed, such as bank.example:7443"
+        )
+    if not _ENDPOINT.fullmatch(value):
+        raise ConfigError(
+            f"{what}: {value!r} is not host:port, such as bank.example:7443 or [2001:db8::1]:7443"
+        )
+    if not 0 < int(value.rpartition(":")[2]) < 65_536:
+        raise ConfigError(f"{what}: {value!r}: a port is from 1 to 65535")
+
+
+def fingerprint(text: str) -> str:
+    """Of a request, to be compared by telephone: SHA-256 in groups of four."""
+    digest = hashlib.sha256(b"lianfang/v1/request\x1f" + text.strip().encode()).hexdigest()
+    return " ".join(digest[i : i + 4] for i in range(0, 40, 4))
+
+
+def make_request(
+    keys: NodeKeys,
+    name: MemberName,
+    endpoint: str,
+    ledger_endpoint: str,
+    tls: ec.EllipticCurvePrivateKey | None = None,
+) -> str:
+    """What a node hands to the CA: its names and public keys, each proven. `tls` is a new TLS key, for a renewal.
+
+    Raises `ConfigError` for an address that the CA would refuse.
+    """
+    check_endpoint("advertise", endpoint)
+    check_endpoint("ledger-advertise", ledger_endpoint)
+    csr = certificates.make_request(tls or keys.tls, name).public_bytes(Encoding.PEM).decode()
     public = {
         "signing_key": keys.signing_public(),
         "sealing_key": keys.sealing_public(),
@@ -117,8 +150,7 @@ def read_request(text: str, where: str = "request") -> Request:
     if str(name) != document.get("member"):
         raise ConfigError(f"{where}: field member and the certificate request name different members")
     for field, value in (("endpoint", endpoint), ("ledger_endpoint", ledger_endpoint)):
-        if not _ENDPOINT.fullmatch(value) or not 0 < int(value.rpartition(":")[2]) < 65_536:
-            raise ConfigError(f"{where}: field {field} is not host:port")
+        check_endpoint(f"{where}: field {field}", value)
     proven = _proof(csr_pem, (endpoint, ledger_endpoint), keys)
     complaint = f"{where}: the signing key does not prove itself"
     try:
@@ -172,12 +204,21 @@ class Bundle:
 class Authority:
     """A CA folder: `ca.key` (0600), `ca.crt`, `members.bin`."""
 
-    def __init__(self, folder: Path) -> None:
-        """Open an existing CA; raises `ConfigError`."""
+    def __init__(self, folder: Path, passphrase: Callable[[], str] | None = None) -> None:
+        """Open an existing CA; raises `ConfigError`. `passphrase` is asked where the key is under one."""
         self.folder = folder
         path = folder / "ca.key"
         check_private(path)
-        key = ser.load_pem_private_key(path.read_bytes(), None)
+        data = path.read_bytes()
+        secret = None
+        if b"ENCRYPTED" in data:
+            if passphrase is None:
+                raise ConfigError(f"{path} is under a passphrase")
+            secret = passphrase().encode()
+        try:
+            key = ser.load_pem_private_key(data, secret)
+        except ValueError as error:
+            raise ConfigError(f"{path}: the passphrase is wrong, or this is no private key") from error
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise ConfigError(f"{path} is not a P-256 key")
         self._key = key
@@ -185,8 +226,8 @@ class Authority:
         self.members = members.MemberList((folder / "members.bin").read_bytes(), self.certificate)
 
     @classmethod
-    def create(cls, folder: Path, network: str) -> "Authority":
-        """A new CA for a network; raises `ConfigError` where there is one already."""
+    def create(cls, folder: Path, network: str, passphrase: str = "") -> "Authority":
+        """A new CA for a network, its key under a passphrase; raises `ConfigError` where there is one already."""
         if (folder / "ca.key").exists():
             raise ConfigError(f"{folder} holds a CA already")
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -194,9 +235,10 @@ class Authority:
         certificate = certificates.make_authority(key, network)
         write_atomic(folder / "ca.crt", certificates.pem(certificate))
         write_atomic(folder / "members.bin", members.sign(key, cls._stamp(pb.MemberList(network=network))))
-        text = key.private_bytes(ser.Encoding.PEM, ser.PrivateFormat.PKCS8, ser.NoEncryption())
+        how = ser.BestAvailableEncryption(passphrase.encode()) if passphrase else ser.NoEncryption()
+        text = key.private_bytes(ser.Encoding.PEM, ser.PrivateFormat.PKCS8, how)
         write_secret(folder / "ca.key", text)
-        return cls(folder)
+        return cls(folder, lambda: passphrase)
 
     @staticmethod
     def _stamp(message: pb.MemberList) -> pb.MemberList:
@@ -213,9 +255,13 @@ class Authority:
         self.members = members.MemberList(signed, self.certificate)
         write_atomic(self.folder / "members.bin", signed)
 
-    def sign(self, request: Request, days: int = certificates.NODE_DAYS) -> Bundle:
-        """Issue a certificate and enter the member, or renew it with the same keys.
+    def sign(
+        self, request: Request, days: int = certificates.NODE_DAYS, keep_old_key: bool = False
+    ) -> Bundle:
+        """Issue a certificate and enter the member, or renew it with the same keys or a new TLS key.
 
+        `keep_old_key`: in a planned renewal the certificate for the former TLS key serves until the node has enrolled; else it is
+        revoked at once, since that key may be in other hands.
         Raises `ConfigError` for another network, or for another signing key under a known name (revoke first).
         """
         if request.name.network != self.members.network:
@@ -245,7 +291,7 @@ class Authority:
         kept = []
         for data in entry.certificates:
             old = x509.load_der_x509_certificate(data)
-            if old.public_key() == request.public:
+            if keep_old_key or old.public_key() == request.public:
                 kept.append(data)
             else:  # a new key: the old one may be in other hands
                 message.revoked.add(
@@ -287,7 +333,9 @@ def install(bundle: Bundle, keys: NodeKeys, name: MemberName, folder: Path) -> N
     """Put a bundle in the node's `certs` folder. Raises `ConfigError` where it is not this node's."""
     if certificates.member_of(bundle.certificate) != name:
         raise ConfigError(f"the bundle is for {certificates.member_of(bundle.certificate)}, not {name}")
-    if not certificates.same_key(bundle.certificate, keys.tls):
+    renewed = keys.folder / "tls.key.new"
+    is_renewal = renewed.exists() and certificates.same_key(bundle.certificate, load_tls(renewed))
+    if not is_renewal and not certificates.same_key(bundle.certificate, keys.tls):
         raise ConfigError("the bundle's certificate is not for this node's key")
     folder.mkdir(parents=True, exist_ok=True)
     ca_path = folder / "ca.crt"
@@ -307,4 +355,6 @@ def install(bundle: Bundle, keys: NodeKeys, name: MemberName, folder: Path) -> N
             raise ConfigError(f"the member list binds another {what} key to this node")
     write_atomic(ca_path, certificates.pem(bundle.ca))
     write_atomic(folder / "node.crt", certificates.pem(bundle.certificate))
+    if is_renewal:  # a running node takes up the pair once both are there
+        renewed.replace(keys.folder / "tls.key")
     write_atomic(path, bundle.members)

@@ -53,6 +53,19 @@ def create(folder: Path) -> None:
         write_secret(folder / name, _pem(Ed25519PrivateKey.generate()))
 
 
+def renew_tls(folder: Path) -> Path:
+    """A new TLS key beside the one in use, which `enroll` puts in its place; its path. Raises `ConfigError`."""
+    path = folder / "tls.key.new"
+    path.unlink(missing_ok=True)  # of a renewal that came to nothing: no certificate was ever asked for twice
+    write_secret(path, _pem(ec.generate_private_key(ec.SECP256R1())))
+    return path
+
+
+def load_tls(path: Path) -> ec.EllipticCurvePrivateKey:
+    """Raise `ConfigError` naming the file."""
+    return cast(ec.EllipticCurvePrivateKey, _load(path, ec.EllipticCurvePrivateKey))
+
+
 def check_private(path: Path) -> None:
     """Raise `ConfigError` where a key file is missing, not ours or open to others."""
     try:

@@ -97,6 +97,11 @@ class Follower:
                 if code is grpc.StatusCode.UNIMPLEMENTED:
                     wait = _OLD_PEER
                 _log.info("%s is not followed: %s", member_id, error if code is None else code.name)
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                _log.info("the channel to %s was closed", member_id)  # its certificate changed, or our own
             except Exception:
                 _log.exception("following %s failed", member_id)
             await asyncio.sleep(wait)

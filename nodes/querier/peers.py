@@ -20,13 +20,15 @@ from lianfang.v1 import (
 )
 
 from ..errors import NodeError, Refused
-from ..identity.keys import NodeKeys
 from ..identity.members import Member, MemberBook
+from ..identity.own import Identity, OwnIdentity
 from ..services import wire
 
 _T = TypeVar("_T")
 # Seconds within which gRPC tries again where it could not connect (`wire.CLIENT_OPTIONS`).
 _NEXT_ATTEMPT = 2.5
+# A member says so that has not heard of us, or of our newest certificate: it is shown the list that names us.
+UNKNOWN_THERE = ("NOT_A_MEMBER", "UNBOUND_CERTIFICATE")
 
 
 class PeerFailed(NodeError):
@@ -70,19 +72,19 @@ class Peer:
 class Peers:
     """Opens a channel to a member when it is first needed and keeps it warm."""
 
-    def __init__(self, book: MemberBook, keys: NodeKeys, own_certificate: bytes) -> None:
-        self._book, self._keys, self._certificate = book, keys, own_certificate
-        self._open: dict[str, tuple[tuple[str, bytes], Peer]] = {}
+    def __init__(self, book: MemberBook, identity: OwnIdentity) -> None:
+        self._book, self._identity = book, identity
+        self._open: dict[str, tuple[tuple[str, bytes, Identity], Peer]] = {}
         self._closing: set[asyncio.Future[None]] = set()
 
     def get(self, member: Member) -> Peer:
         """Raise `Refused` where the member's certificate has expired."""
-        pin = (member.endpoint, member.trusted_pem())
+        pin = (member.endpoint, member.trusted_pem(), self._identity.current)
         known = self._open.get(member.id)
         if known is not None and known[0] == pin:
             return known[1]
-        channel = grpc.aio.secure_channel(*wire.secured(member, self._keys, self._certificate))
-        if known is not None:  # the member's address or certificate changed
+        channel = grpc.aio.secure_channel(*wire.secured(member, pin[2]))
+        if known is not None:  # the member's address or certificate changed, or our own
             task = asyncio.ensure_future(known[1].channel.close(grace=5.0))
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
@@ -100,7 +102,7 @@ class Peers:
             try:
                 return await call(peer)
             except grpc.aio.AioRpcError as error:
-                if wire.reason_of(error) not in ("NOT_A_MEMBER", "UNBOUND_CERTIFICATE"):
+                if wire.reason_of(error) not in UNKNOWN_THERE:
                     raise
                 introduction = node_pb2.IntroduceRequest(member_list=self._book.current.signed)
                 await peer.info.Introduce(introduction, timeout=timeout)

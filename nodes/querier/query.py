@@ -35,7 +35,7 @@ from ..services import wire
 from ..services.lookup import check_event, event_fields
 from ..workers import Workers
 from .follow import Follower
-from .peers import PeerFailed, Peers, failed
+from .peers import UNKNOWN_THERE, PeerFailed, Peers, failed
 from .questions import Answer, Batch, Job, Outcome, Questions
 from .recording import Recording
 from .sync import Synced, Syncer
@@ -43,6 +43,7 @@ from .tables import Tables
 
 _T = TypeVar("_T")
 _log = logging.getLogger("lianfang.ask")
+_TRY_AGAIN = ("BEHIND", "UNREACHABLE", *UNKNOWN_THERE)
 _AT_ONCE = max(4, group.AT_ONCE // 4)  # elements that are finished within a millisecond: tables are read, too
 _SECONDS_PER_ELEMENT = 0.004  # allowed on top of the deadline for a batch's own arithmetic
 
@@ -516,10 +517,12 @@ class Asker:
                 return response
             except grpc.aio.AioRpcError as error:
                 failure = failed(target.member, error)
-                if failure.reason in retried or failure.reason not in ("BEHIND", "UNREACHABLE"):
+                if failure.reason in retried or failure.reason not in _TRY_AGAIN:
                     raise failure from error
                 retried.add(failure.reason)
-                if failure.reason == "BEHIND":
+                if failure.reason in UNKNOWN_THERE:
+                    await self._syncer.info(target.member, max(0.05, end - time.monotonic()))
+                elif failure.reason == "BEHIND":
                     await self._resync(target, end)
                 else:
                     await asyncio.sleep(0.1)

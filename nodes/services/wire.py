@@ -22,6 +22,7 @@ from .. import limits
 from ..errors import ConfigError, NodeError, Refused, StorageError
 from ..identity.keys import NodeKeys
 from ..identity.members import Member, MemberBook, MemberList
+from ..identity.own import Identity
 
 REASON = "lianfang-reason"
 _log = logging.getLogger("lianfang.wire")
@@ -55,11 +56,9 @@ SERVER_OPTIONS = [
 ]
 
 
-def secured(
-    member: Member, keys: NodeKeys, certificate: bytes
-) -> tuple[str, grpc.ChannelCredentials, list[tuple[str, Any]]]:
+def secured(member: Member, own: Identity) -> tuple[str, grpc.ChannelCredentials, list[tuple[str, Any]]]:
     """Target, credentials and options of a channel that trusts exactly the certificates bound to a member."""
-    credentials = grpc.ssl_channel_credentials(member.trusted_pem(), keys.tls_pem(), certificate)
+    credentials = grpc.ssl_channel_credentials(member.trusted_pem(), own.key, own.certificate)
     options = [*CLIENT_OPTIONS, ("grpc.ssl_target_name_override", member.name.dns)]
     return member.endpoint, credentials, options
 
@@ -127,7 +126,7 @@ def admin_channel(socket: Path, token: Callable[[], str] = str) -> grpc.Channel:
 
 def sync_channel(member: Member, keys: NodeKeys, certificate: bytes) -> grpc.Channel:
     """A blocking channel to a member."""
-    return grpc.secure_channel(*secured(member, keys, certificate))
+    return grpc.secure_channel(*secured(member, Identity(keys.tls_pem(), certificate)))
 
 
 class Capture:

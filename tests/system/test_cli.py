@@ -53,7 +53,7 @@ def as_person(folder, *arguments, person="li-na", text=None, check=True):
 
 def test_from_nothing_to_an_answer_by_the_readmes_commands(tmp_path_factory):
     base = Path(tmp_path_factory.mktemp("cli"))
-    run("ca", "init", "--ca", base / "ca", "--network", "n.example")
+    run("ca", "init", "--ca", base / "ca", "--network", "n.example", "--no-passphrase")
     servers = []
     try:
         for name, role in (("bank-x", "bank"), ("centre", "centre")):
@@ -140,7 +140,7 @@ def test_a_token_that_cannot_be_read_is_named(tmp_path):
 
 def test_bundles_and_requests_that_are_none(tmp_path):
     (tmp_path / "x.json").write_text("{}")
-    run("ca", "init", "--ca", tmp_path / "ca")
+    run("ca", "init", "--ca", tmp_path / "ca", "--no-passphrase")
     assert run("ca", "sign", tmp_path / "x.json", "--ca", tmp_path / "ca", check=False).returncode == 1
     assert run("ca", "init", "--ca", tmp_path / "ca", check=False).returncode == 1
     run("init", tmp_path / "n", "--name", "n", "--role", "bank")

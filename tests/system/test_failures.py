@@ -1,6 +1,7 @@
 """Slow, dead, killed and lying nodes. Each test breaks a network of its own or what only it uses."""
 
 import contextlib
+import json
 import os
 import random
 import secrets
@@ -18,13 +19,13 @@ from cryptography import x509
 from lianfang.v1 import common_pb2, node_pb2, node_pb2_grpc, sync_pb2, sync_pb2_grpc
 
 from nodes.demo.network import Network, family, free_port, program
-from nodes.identity.authority import Authority
+from nodes.identity.authority import Authority, read_request
 from nodes.ledger.book import clear_key
 from protocols import group, sealed, statement, voprf
 from protocols.identifiers import form
 from protocols.ledger import events
 from protocols.sealed import BatchHash, ListEpoch
-from tests.system.conftest import Wire, import_phones, outcomes, phones, query, start, write_list
+from tests.system.conftest import Wire, import_phones, outcomes, phones, query, start, wait_until, write_list
 
 
 @pytest.fixture(scope="module")
@@ -499,6 +500,50 @@ def test_what_a_holder_says_wrongly_harms_its_own_list_only(broken, liar):
 # -- certificates ------------------------------------------------------------------------------------------------------
 
 
+def test_tls_keys_are_renewed_twice_under_running_nodes(own_network):
+    """`enroll` twice without a restart took a node off the network."""
+    network = own_network
+    import_phones(network, "bank-a", phones(0, 3))
+    ca = Authority(network.folder / "ca")
+    keys = set()
+    for turn in range(3):
+        for member in ("bank-a", "centre"):
+            folder = network.node(member)
+            before = (folder / "keys" / "tls.key").read_bytes()
+            made = subprocess.run(
+                program(["lianfang", "renew", str(folder), "--json"]),
+                capture_output=True,
+                check=True,
+                text=True,
+            )
+            request = read_request((folder / "renewal.json").read_text())
+            assert json.loads(made.stdout)["fingerprint"]
+            bundle = folder / "bundle.json"
+            bundle.write_text(ca.sign(request, keep_old_key=True).to_json())
+            subprocess.run(
+                program(["lianfang", "enroll", str(folder), str(bundle)]), capture_output=True, check=True
+            )
+            keys |= {before, (folder / "keys" / "tls.key").read_bytes()}
+        said = []
+
+        def complete(turn=turn, said=said):
+            values, case = phones(0, 3), f"renewed-{turn}"
+            found = query(network, "centre", values, "--to", "bank-a", "--again", case=case, check=False)
+            said[:] = [each["detail"] for each in found["holders"]]
+            return found["complete"]
+
+        try:
+            wait_until(complete)
+        except AssertionError:
+            raise AssertionError((turn, said)) from None
+    assert len(keys) == 8
+    # Whoever is spoken to hears of the newest list.
+    wait_until(lambda: network.json("bank-b", "status")["member_list_version"] == ca.members.version)
+    shown = Wire(network, "bank-b")
+    assert shown.info("bank-a").member.endswith("/bank-a")  # under the newest certificate alone
+    shown.close()
+
+
 def test_a_revoked_member_is_refused_everywhere_once_the_list_has_spread(own_network):
     network = own_network
     import_phones(network, "bank-a", phones(0, 3))
@@ -545,6 +590,10 @@ def test_a_revoked_member_is_refused_everywhere_once_the_list_has_spread(own_net
     )
     assert done.returncode == 1
     wire.close()
+    # The contract that all of them had signed goes on among the others.
+    query(network, "centre", phones(0, 3), "--to", "bank-a", case="after")
+    listed = network.json("bank-a", "contract", "list")
+    assert [each["gone"] for each in listed] == [[]]
 
 
 def test_a_stranger_may_introduce_itself_and_nothing_else(broken):
