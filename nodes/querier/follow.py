@@ -70,8 +70,10 @@ class Follower:
         try:
             while True:
                 if self._book.current is not members:
-                    members = self._book.current
+                    newer, members = members is not None, self._book.current
                     self._adapt()
+                    if newer:  # a renewal or a revocation: whoever has not heard of it asks for the list
+                        await asyncio.gather(*map(self._tell, self._peers.others(self._own)))
                 await asyncio.sleep(_LOOK_SECONDS)
         finally:
             for task in self._tasks.values():
@@ -84,6 +86,12 @@ class Follower:
             self._heard.pop(gone, None)
         for member_id in set(others) - set(self._tasks):
             self._tasks[member_id] = asyncio.create_task(self._follow(member_id))
+
+    async def _tell(self, member: Member) -> None:
+        try:
+            await self._syncer.info(member, limits.HEARTBEAT_SECONDS)
+        except NodeError as error:
+            _log.info("%s does not hear of the member list: %s", member.name.name, error)
 
     async def _follow(self, member_id: str) -> None:
         wait, most = _RETRY
