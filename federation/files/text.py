@@ -75,6 +75,20 @@ def _decode_all(path: Path, name: str, quietly: bool = False) -> int | None:
                 return None
 
 
+def decoded(data: bytes, named: str = "", source: Path = Path("-")) -> str:
+    """The text of bytes that were given without a file; raises `UnreadableFile` as `encoding_of` does."""
+    try:
+        return data.decode(named or "utf-8-sig")
+    except LookupError:
+        raise UnreadableFile(source, f"{named!r} is no encoding that is known here") from None
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        if named:
+            raise UnreadableFile(source, f"line {line} is not {named}") from None
+    encoding = _chinese(source, line, b"".join(each for each in data.splitlines(True) if not each.isascii()))
+    return data.decode(encoding)
+
+
 def _not_utf8(path: Path, line: int) -> str:
     """GB18030, if that is what the file is written in."""
     sample = b""
@@ -84,17 +98,23 @@ def _not_utf8(path: Path, line: int) -> str:
                 sample += each
                 if len(sample) > _SAMPLE:
                     break
+    encoding = _chinese(path, line, sample)
+    if _decode_all(path, encoding, quietly=True) is None:
+        return encoding
+    raise UnreadableFile(
+        path, "neither UTF-8 nor GB18030; save it as UTF-8, or name its encoding with --encoding"
+    )
+
+
+def _chinese(path: Path, line: int, sample: bytes) -> str:
+    """GB18030 where lines that are not UTF-8 look like it; raises `UnreadableFile`."""
     of_utf8 = sum(len(match) for match in _MULTIBYTE.findall(sample))
     mostly_utf8 = 2 * of_utf8 > len(_HIGH.findall(sample))
     import chardet  # takes longer to import than most commands to run
 
     likely = str(chardet.detect(sample)["encoding"] or "")
     if likely.lower() in _CHINESE and not mostly_utf8:
-        if _decode_all(path, "gb18030", quietly=True) is None:
-            return "gb18030"
-        raise UnreadableFile(
-            path, "neither UTF-8 nor GB18030; save it as UTF-8, or name its encoding with --encoding"
-        )
+        return "gb18030"
     if mostly_utf8:
         raise UnreadableFile(
             path, f"line {line} is not UTF-8, though most of the file is; mend it, nothing was read"

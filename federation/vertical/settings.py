@@ -9,6 +9,8 @@ from ..models import base
 from ..models.growing import TreeSettings
 
 KINDS = ("trees", "linear")
+# Under Paillier each bin is a ciphertext, and each small leaf tells more of a few rows.
+_TREES = {"bins": 64, "min_child_weight": 1.0}
 
 
 class LinearSettings(BaseModel):
@@ -36,7 +38,7 @@ def settings_for(kind: str, values: dict[str, Any]) -> BaseModel:
     try:
         if kind == "linear":
             return LinearSettings(**values)
-        trees = TreeSettings(**values)
+        trees = TreeSettings(**{**_TREES, **values})
     except ValidationError as error:
         lines = [f"{kind}.{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
         raise JobError("; ".join(lines)) from error

@@ -9,7 +9,7 @@ from lianfang.v1 import admin_pb2 as pb
 from rich.progress import TaskID
 
 from federation.files import NATURAL, Reading, UnreadableFile
-from federation.files.text import Dialect, encoding_of, opened
+from federation.files.text import Dialect, decoded, encoding_of, opened
 
 from .. import limits
 from ..importers import table
@@ -99,9 +99,9 @@ def read_items(source: str, kind: str, values: list[str], reading: Reading = NAT
         if sys.stdin.isatty():
             err.print(t("One value a line, Ctrl-D to end:", "每行一个值，Ctrl-D 结束："))
         try:
-            return _lines(sys.stdin.buffer.read().decode(reading.encoding or "utf-8-sig"), kind), []
-        except UnicodeDecodeError as error:
-            raise CommandError(t("standard input is not UTF-8", "标准输入不是 UTF-8")) from error
+            return _lines(decoded(sys.stdin.buffer.read(), reading.encoding), kind), []
+        except UnreadableFile as error:
+            raise FileError(error.path, error.message) from error
     path = Path(source)
     if path.suffix.lower() in (".csv", ".xlsx", ".xlsm", ".parquet", ".pq"):
         mapping = Mapping(constants={"kind": kind} if kind else {}, reading=reading, keep_further=True)

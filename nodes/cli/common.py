@@ -60,6 +60,8 @@ def errors() -> Iterator[None]:
                     "节点未运行或已停止：请用 `lianfang serve` 启动",
                 )
             )
+        if wire.reason_of(error) == "PENDING":
+            notice(error.details() or "")
         fail(error.details() or error.code().name)
     except BrokenPipeError:
         os._exit(1)
@@ -74,6 +76,16 @@ def answered(error: Any) -> bool:
     if isinstance(error, wire.TokenUnread) or error.code() is not grpc.StatusCode.UNAVAILABLE:
         return True
     return any(key == wire.REASON for key, _ in error.trailing_metadata() or ())
+
+
+PENDING = 4  # exit status: waits for a second person
+
+
+def notice(message: str) -> None:
+    """Say what waits for a second person and end: nothing is wrong."""
+    err.print(f"[yellow]{t('waiting', '待批准')}:[/yellow] ", end="")
+    err.print(message, markup=False, soft_wrap=True)
+    raise typer.Exit(PENDING)
 
 
 def fail(message: str, status: int = 1) -> None:

@@ -210,6 +210,11 @@ class ContractBook:
             )
         return found
 
+    def why_none(self, holder: str, asker: str) -> str:
+        """What became of the contracts that let `asker` ask lists of `holder`, for a person."""
+        ended = [*self._ended.get((holder, asker), ()), *self._live.get((holder, asker), ())]
+        return "; ".join(self._standing(each.contract) for each in ended[:_NAMED]) or "none was proposed"
+
     def reserves(self, holder: str, list_name: str) -> tuple[int, int]:
         """(a day's, an epoch's) evaluations of a list that contracts in force keep for urgent questions, all askers together."""
         members = self._members.current

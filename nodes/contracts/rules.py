@@ -54,6 +54,10 @@ class Rules:
         """By holder, the lists that contracts in force let this node ask."""
         return self._contracts.agreed(self._own)
 
+    def why_none(self, holder: Member) -> str:
+        """Why this node may ask no list of `holder`, for a person."""
+        return self._contracts.why_none(holder.id, self._own)
+
     def check_own(self, holder: Member, list_name: str, purpose: int, basis: int) -> None:
         """May this node ask a list of `holder`? The holder's gate decides; this one keeps us to our word."""
         grants = self._contracts.grants(holder.id, self._own, list_name)

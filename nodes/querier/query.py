@@ -210,6 +210,8 @@ class Asker:
                 return []
             what = f"the list {', '.join(lists)} of it" if lists else "a list of it"
             why = f"{member.name.name}: no contract in force lets this node ask {what}"
+            if not agreed:
+                why += f": {self._rules.why_none(member)}"
             return [Target(member, None, trouble=("refused", why))]
         heard = self._follower.heard(member.id)
         said = {name: heard.lists.get(name) for name in chosen} if heard else {}

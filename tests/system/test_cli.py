@@ -364,4 +364,4 @@ def test_an_interrupted_query_leaves_no_traceback(network):
         assert "Traceback" not in errors
         # The signal itself: before the interpreter has its handler, and when it has given it back.
         assert process.returncode in (0, 1, 130, -signal.SIGINT)
-    assert query(network, "centre", phones(0, 1), case="after-int")["rows"]
+    assert query(network, "centre", phones(0, 1), case="after-int", check=False)["rows"]

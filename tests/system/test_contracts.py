@@ -191,6 +191,7 @@ PEERS = {
     "NodeInfo/GetInfo": "none: node information; lists only under a contract",
     "NodeInfo/Introduce": "none: open to every certificate of the CA",
     "ListSync/Pull": "contract: lookup",
+    "ListSync/Follow": "none: lists only under a contract",
     "Lookup/Evaluate": "contract: lookup",
     "Ledger/Events": "none: the caller's own events, of what contracts allowed",
     "Contracts/Tell": "none: signers of the contract that is told",

@@ -98,7 +98,7 @@ def test_any_reader_of_tiles_finds_the_published_head_in_the_log(witnessed, cent
         assert hashes == b"".join(merkle.leaf_hash(leaf) for leaf in leaves)
         assert merkle.reference_root(leaves) == head.checkpoint.root
         said = {events.parse_leaf(leaf).WhichOneof("body") for leaf in leaves}
-        assert said == {"commitment", "contract", "member", "statement"}
+        assert said == {"commitment", "contract", "member", "padding", "statement"}
         for path in ("/tile/0/x999/000", "/tile/0/000.p/256", "/tile/9/000", "/tile/0/..%2f000", "/nothing"):
             assert http.get(path, extensions=name).status_code == 404
         assert http.post("/checkpoint", extensions=name).status_code == 405

@@ -176,9 +176,9 @@ def test_a_bulk_question_takes_two_and_the_ledger_says_who(house):
     house.run("centre", "sync", "bank-a")
     text = "\n".join(phones(0, 150)) + "\n"
     arguments = ("query", "-", "--kind", "phone", "--purpose", "payment", "--case", "C-bulk")
-    arguments += ("--basis", "police-request", "--to", "bank-a", "--json")
+    arguments += ("--basis", "police-request", "--to", "bank-a", "--list", "fraud", "--json")
     alone = house.run("centre", *arguments, text=text, check=False, alone=True)
-    assert (alone.returncode, "needs a second person" in alone.stderr) == (1, True)
+    assert (alone.returncode, "needs a second person" in alone.stderr) == (4, True)
     (waiting,) = house.json("centre", "pending", "list")
     assert waiting["to_decide"]
     shown = house.json("centre", "pending", "show", waiting["id"][:12])
@@ -231,14 +231,14 @@ def test_many_small_questions_are_one_large_one(house):
             document = house.run(
                 "centre",
                 *("query", "-", "--kind", "phone", "--purpose", "payment", "--case", "C-drip"),
-                *("--basis", "police-request", "--to", "bank-a", "--json"),
+                *("--basis", "police-request", "--to", "bank-a", "--list", "fraud", "--json"),
                 text="\n".join(values[i : i + 6]) + "\n",
                 check=False,
                 alone=True,
             )
             done.append(document.returncode)
         assert done[0] == 0
-        assert done[-1] == 1
+        assert done[-1] == 4
         assert done == sorted(done)
     finally:
         policy.write_text(before)
@@ -303,7 +303,7 @@ def test_a_new_list_is_offered_to_nobody_before_two_people_say_so(house):
     house.run("bank-b", "list", "activate", "whole")
     steps = house.json("centre", "sync", "bank-b")
     assert "whole" in {step["list"] for step in steps}
-    document = query(house, "centre", phones(800, 1), "--to", "bank-b", case="C-new")
+    document = query(house, "centre", phones(800, 1), "--to", "bank-b", "--list", "whole", case="C-new")
     assert [answer["outcome"] for answer in document["rows"][0]["answers"] if answer["list"] == "whole"] == [
         "hit"
     ]

@@ -175,7 +175,18 @@ def joined(ids):
     return order, guest["y"][places].astype(np.uint8), x, other
 
 
-TREES = ("--set", "trees=3", "--set", "depth=3", "--set", "bins=16", "--seed", "5")
+TREES = (
+    "--set",
+    "trees=3",
+    "--set",
+    "depth=3",
+    "--set",
+    "bins=16",
+    "--set",
+    "learning_rate=0.3",
+    "--seed",
+    "5",
+)
 
 
 def test_trees_are_those_of_the_joined_columns_and_scores_too(pair, aligned, tmp_path):
@@ -188,7 +199,7 @@ def test_trees_are_those_of_the_joined_columns_and_scores_too(pair, aligned, tmp
     assert card["data"] == {"rows": COMMON, "positives": card["data"]["positives"], "test_rows": 0}
     assert other_card["data"]["positives"] == 0  # it does not know
     order, y, x, other = joined(ids)
-    chosen = TreeSettings(trees=3, depth=3, bins=16)
+    chosen = TreeSettings(trees=3, depth=3, bins=16, learning_rate=0.3, min_child_weight=1.0)
     block = Block("spiffe://lianfang.example/bank/bank-a", np.concatenate([x, other], axis=1), y)
     grower = Grower(chosen, [*OWN, *THEIRS], 5, 1, first=range(13))
     (pooled,) = steps.one_by_one([grower.learn([block])])
@@ -369,7 +380,13 @@ def test_two_partners(pair, aligned):
     first = int(phones(0, 1)[0])
     third = np.array([wallet(tables()[1], int(phone) - first) for phone in order], dtype=np.float32)
     block = Block("spiffe://lianfang.example/bank/bank-a", np.concatenate([x, other, third], axis=1), y)
-    grower = Grower(TreeSettings(trees=3, depth=3, bins=16), [*OWN, *THEIRS, *WALLETS], 5, 1, first=range(13))
+    grower = Grower(
+        TreeSettings(trees=3, depth=3, bins=16, learning_rate=0.3, min_child_weight=1.0),
+        [*OWN, *THEIRS, *WALLETS],
+        5,
+        1,
+        first=range(13),
+    )
     (pooled,) = steps.one_by_one([grower.learn([block])])
     numbers = pair.folder / "three.txt"
     numbers.write_text("\n".join(order))
