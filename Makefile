@@ -7,7 +7,7 @@ PROTOS := $(wildcard proto/lianfang/v1/*.proto)
 KERNEL := $(wildcard protocols/_kernel/*.[ch])
 SOURCES := nodes protocols federation tests benchmarks
 
-.PHONY: setup demo test test-unit test-system lint format proto lock bench clean
+.PHONY: setup demo test test-unit test-system test-containers lint format proto lock bench clean
 
 setup: $(STAMP)
 
@@ -32,6 +32,10 @@ test-unit: $(STAMP)
 # One after the other: each has a network of processes, and deadlines that two of them at once would miss on two cores.
 test-system: $(STAMP)
 	$(BIN)/python -m pytest tests/system tests/test_house.py
+
+# The images and docker-compose.yml with a real engine, which has to run. DOCKER_BUILD_OPTIONS go to the build.
+test-containers: $(STAMP)
+	$(BIN)/python -m pytest tests/containers
 
 lint: $(STAMP)
 	$(BIN)/ruff check $(SOURCES)
