@@ -30,6 +30,7 @@ from lianfang.v1 import (
     lookup_pb2_grpc,
     node_pb2,
     node_pb2_grpc,
+    people_pb2,
     people_pb2_grpc,
     psi_pb2,
     psi_pb2_grpc,
@@ -92,7 +93,13 @@ _PEER_SERVICES = [
     contract_pb2.DESCRIPTOR.services_by_name["Contracts"].full_name,
     psi_pb2.DESCRIPTOR.services_by_name["Psi"].full_name,
 ]
-_ADMIN_SERVICE = admin_pb2.DESCRIPTOR.services_by_name["Admin"].full_name
+_ADMIN_SERVICES = [
+    admin_pb2.DESCRIPTOR.services_by_name["Admin"].full_name,
+    ledger_pb2.DESCRIPTOR.services_by_name["LedgerAdmin"].full_name,
+    contract_pb2.DESCRIPTOR.services_by_name["ContractAdmin"].full_name,
+    people_pb2.DESCRIPTOR.services_by_name["People"].full_name,
+    psi_pb2.DESCRIPTOR.services_by_name["PsiAdmin"].full_name,
+]
 TEND_SECONDS = 30.0
 TOUCH_SECONDS = 300.0
 THREADS = 64
@@ -285,7 +292,10 @@ class Node:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         admin = grpc.aio.server(options=wire.ADMIN_OPTIONS, interceptors=[self._people_only])
         self._add_learning(server, admin)
-        reflection.enable_server_reflection([*_PEER_SERVICES, reflection.SERVICE_NAME], server)
+        learning = self._learning
+        peer_services = [*_PEER_SERVICES, *(learning.peer_services if learning else ())]
+        admin_services = [*_ADMIN_SERVICES, *(learning.admin_services if learning else ())]
+        reflection.enable_server_reflection([*peer_services, reflection.SERVICE_NAME], server)
         # The stubs do not know that the fetcher may answer `None`.
         fetch = cast(Callable[[], grpc.ServerCertificateConfiguration], self._renewed)
         credentials = grpc.dynamic_ssl_server_credentials(
@@ -303,13 +313,13 @@ class Node:
         people_pb2_grpc.add_PeopleServicer_to_server(PeopleService(self.people, self.actions), admin)
         psi_pb2_grpc.add_PsiAdminServicer_to_server(PsiAdminService(self, sessions), admin)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, admin)
-        reflection.enable_server_reflection([_ADMIN_SERVICE, reflection.SERVICE_NAME], admin)
+        reflection.enable_server_reflection([*admin_services, reflection.SERVICE_NAME], admin)
         self._listen_on_socket(admin)
         await self._web.start()
         self._servers = [server, admin]
         for each in self._servers:
             await each.start()
-        for service in ("", *_PEER_SERVICES):
+        for service in ("", *peer_services, *admin_services):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         self._tasks = [
             asyncio.create_task(work)
@@ -366,8 +376,8 @@ class Node:
             except (LookupError, OSError) as error:
                 raise ConfigError(f"{self.home.file}: node.admin_group: {error}") from error
 
-    async def serve(self) -> None:
-        """Start, run until SIGTERM or SIGINT, stop."""
+    async def serve(self, ready: Callable[[str], None] = lambda _address: None) -> None:
+        """Start, tell `ready` the address, run until SIGTERM or SIGINT, stop."""
         sys.setswitchinterval(SWITCH_SECONDS)
         # Some commands wait for the log's next head in a thread; the head is made in another.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, "node"))
@@ -379,6 +389,7 @@ class Node:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stopping.set)
         _log.info("%s answers on %s", self.home.name, address)
+        ready(address)
         await stopping.wait()
         _log.info("stopping: calls in flight have %.0f s", limits.GRACE.total_seconds())
         await self.stop()

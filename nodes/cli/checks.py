@@ -109,7 +109,7 @@ def _show(title: str, rows: list[dict[str, Any]], columns: tuple[str, ...]) -> N
         return
     shown = common.table(title, *columns)
     for row in rows:
-        shown.add_row(*(str(row.get(column, "")) for column in columns))
+        shown.add_row(*(common.local(str(row.get(column, ""))) for column in columns))
     out.print(shown)
 
 

@@ -1,8 +1,10 @@
 """What all commands share: where the node is, its admin socket, errors as exit status 1, tables and JSON."""
 
 import contextlib
+import datetime as dt
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -136,6 +138,16 @@ def admin(config: Path) -> Iterator[admin_pb2_grpc.AdminStub]:
     """The node's admin service; raises `CommandError` where the socket is not there."""
     with channel(Home(config)) as opened:
         yield admin_pb2_grpc.AdminStub(opened)
+
+
+_UTC = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+
+
+def local(text: str) -> str:
+    """A time as a node tells it, in UTC, as this machine's clock shows it; other text stays as it is."""
+    if not _UTC.fullmatch(text):
+        return text
+    return dt.datetime.fromisoformat(text).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def as_dict(message: Message) -> dict[str, Any]:

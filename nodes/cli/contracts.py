@@ -15,7 +15,7 @@ from rich.markup import escape
 from ..config import Home
 from ..contracts import draft as drafts
 from . import common
-from .common import HERE, CommandError, Config, Json, err, out, print_json, table
+from .common import HERE, CommandError, Config, Json, err, local, out, print_json, table
 from .i18n import t, word
 
 app = typer.Typer(
@@ -155,7 +155,7 @@ def list_(config: Config = HERE, json: Json = False) -> None:
                 word(each["kind"]),
                 escape(_state(each)),
                 escape(", ".join(each["parties"])),
-                each["expires_at"],
+                local(each["expires_at"]),
             )
         out.print(shown)
 
@@ -175,12 +175,12 @@ def _show(document: dict[str, Any]) -> None:
     for name, value in (
         (t("title", "标题"), document["title"]),
         (t("state", "状态"), _state(document)),
-        (t("proposed by", "提出方"), f"{document['proposer']}, {document['proposed_at']}"),
+        (t("proposed by", "提出方"), f"{document['proposer']}, {local(document['proposed_at'])}"),
         (t("parties", "参与方"), ", ".join(document["parties"])),
         (t("signers", "签署方"), ", ".join(document["signers"])),
-        (t("until", "有效期至"), document["expires_at"]),
+        (t("until", "有效期至"), local(document["expires_at"])),
         (t("kept for", "保留"), t(f"{document['retention_days']} days", f"{document['retention_days']} 天")),
-        *((word(act["action"]), f"{act['party']}, {act['at']}") for act in document["acts"]),
+        *((word(act["action"]), f"{act['party']}, {local(act['at'])}") for act in document["acts"]),
     ):
         shown.add_row(name, escape(value))
     out.print(shown)

@@ -12,6 +12,7 @@ from lianfang.v1 import admin_pb2 as pb
 from rich.progress import Progress, TaskID
 
 from federation.files import Reading
+from protocols.identifiers import recognise
 
 from .. import limits
 from ..errors import NodeError
@@ -337,7 +338,7 @@ def stats(
                 str(each["batches"]),
                 f"{each['records']:,}",
                 common.size(each["bytes"]),
-                each["closes_at"],
+                common.local(each["closes_at"]),
             )
         out.print(shown)
 
@@ -405,6 +406,63 @@ def show(
                 entry["entry_ref"][:8],
             )
         out.print(shown)
+
+
+@app.command("find", help=t("Entries of a value, on all lists of this node.", "在本方各名单中查找一个值。"))
+def find(
+    value: Annotated[str, typer.Argument(help=t("as it is written", "标识值"))],
+    kind: Annotated[str, typer.Option("--kind", "-k", help=t("where it fits several", "种类"))] = "",
+    country: Annotated[str, typer.Option(help=t("of a document", "签发国家"))] = "",
+    institution: Annotated[str, typer.Option(help=t("of an account", "机构代码"))] = "",
+    list_name: Annotated[
+        str, typer.Option("--list", "-l", help=t("one list; default: all", "名单，默认全部"))
+    ] = "",
+    config: Config = HERE,
+    json: Json = False,
+) -> None:
+    """Which of this node's own lists have a value, with the entries in clear; status 1 where none has."""
+    with errors(), admin(config) as node:
+        kinds = [kind] if kind else list(map(str, recognise(value, country, institution)))
+        if not kinds:
+            raise CommandError(
+                t("not recognised: give its kind with --kind", "无法识别：请用 --kind 指明种类")
+            )
+        names = [each["list"] for each in as_dict(node.Status(pb.StatusRequest()))["lists"]]
+        only = [pb.Row(kind=each, value=value, country=country, institution=institution) for each in kinds]
+        found = [
+            {"list": name, **_entry(entry)}
+            for name in ([list_name] if list_name else names)
+            for entry in node.ListEntries(pb.ListEntriesRequest(list=name, only=only))
+        ]
+        if json:
+            print_json(found)
+        else:
+            shown = common.table(
+                "",
+                *(t("list", "名单"), t("kind", "种类"), t("value", "值"), t("category", "类别")),
+                *(
+                    t("basis", "依据"),
+                    t("status", "状态"),
+                    t("valid until", "有效至"),
+                    t("reference", "参考号"),
+                    "ref",
+                ),
+            )
+            for each in found:
+                shown.add_row(
+                    each["list"],
+                    word(each["kind"]),
+                    each["value"],
+                    word(each["category"]),
+                    word(each["basis"]),
+                    word(each["status"]),
+                    each["valid_until"],
+                    each["reference"],
+                    each["entry_ref"][:8],
+                )
+            out.print(shown)
+        if not found:
+            raise typer.Exit(1)
 
 
 @app.command("export", help=t("All entries as CSV that can be imported.", "导出为可再导入的 CSV。"))

@@ -19,7 +19,7 @@ from ..files import write_atomic
 from ..identity import authority, certificates, keys
 from ..identity.authority import Authority, Bundle
 from ..identity.names import MemberName, Role
-from .common import HERE, Config, Json, errors, out, print_json, table
+from .common import HERE, Config, Json, err, errors, out, print_json, table
 from .i18n import t, word
 
 ca_app = typer.Typer(no_args_is_help=True, help=t("the network's certificate authority", "网络的证书机构"))
@@ -411,7 +411,15 @@ def serve(config: Config = HERE) -> None:
     with errors():
         home = Home(config)
         start_logging(home)
-        uvloop.run(Node(home).serve())
+
+        def ready(address: str) -> None:
+            text = t(
+                f"{home.name.name} is ready: it answers on {address}.",
+                f"{home.name.name} 已就绪：监听 {address}。",
+            )
+            err.print(text, markup=False)
+
+        uvloop.run(Node(home).serve(ready))
 
 
 # -- a development network ---------------------------------------------------------------------------------------

@@ -166,12 +166,34 @@ def invite(
         )
 
 
+_TRIES = 3
+
+
+def _finish(node: people_pb2_grpc.PeopleStub, name: str, invitation: str) -> pb.SignedIn:
+    """Ask for a password and a code; raises `CommandError` or `grpc.RpcError` for what the person can mend."""
+    (password,) = _ask((t("new password, 12 characters or more", "新密码（至少 12 个字符）"), True))
+    (again,) = _ask((t("once more", "再输一次"), True))
+    if password != again:
+        raise CommandError(t("the passwords differ", "两次密码不一致"))
+    (code,) = _ask(_code())
+    return node.FinishEnrolment(
+        pb.FinishEnrolmentRequest(name=name, invitation=invitation, password=password, code=code)
+    )
+
+
 @user_app.command("enrol", help=t("Accept an invitation.", "接受邀请并登记。"))
 def enrol(name: Name, config: Config = HERE) -> None:
     """Show a secret for an authenticator, then set a password. Not from a pipe: the code depends on the secret."""
     with _people(config) as (home, node):
         if not sys.stdin.isatty():
             raise CommandError(t("enrolment needs a terminal", "登记需要终端"))
+        err.print(
+            t(
+                "You need the invitation, an authenticator app with the telephone's clock set by the network, and a password of 12 characters "
+                "or more, at least 6 of them different, that does not contain your name.",
+                "需要：邀请码、验证器应用（手机时间须自动校准），以及密码：至少 12 个字符、至少 6 个不同字符、不含姓名。",
+            )
+        )
         (invitation,) = _ask((t("invitation", "邀请码"), True))
         begun = node.BeginEnrolment(pb.BeginEnrolmentRequest(name=name, invitation=invitation.strip()))
         import segno
@@ -180,14 +202,18 @@ def enrol(name: Name, config: Config = HERE) -> None:
         err.print(
             t("Scan this with an authenticator, or type in:", "用验证器扫描，或手工输入："), begun.secret
         )
-        (password,) = _ask((t("new password, 12 characters or more", "新密码（至少 12 个字符）"), True))
-        (again,) = _ask((t("once more", "再输一次"), True))
-        if password != again:
-            raise CommandError(t("the passwords differ", "两次密码不一致"))
-        (code,) = _ask(_code())
-        signed = node.FinishEnrolment(
-            pb.FinishEnrolmentRequest(name=name, invitation=invitation.strip(), password=password, code=code)
-        )
+        for left in reversed(range(_TRIES)):
+            try:
+                signed = _finish(node, name, invitation.strip())
+                break
+            except (CommandError, grpc.RpcError) as error:
+                if not left:
+                    raise
+                said = str(error) if isinstance(error, CommandError) else error.details()
+                err.print(
+                    t(f"{said}: once more, with the same secret", f"{said}：请重试，验证器无需重新扫描"),
+                    markup=False,
+                )
         _keep(home, signed)
         out.print(t(f"{name} is enrolled and signed in.", f"{name} 已登记并登录。"))
 

@@ -182,6 +182,34 @@ class ListStore:
                 (name, time.time(), form()),
             )
 
+    def forget_empty(self, name: str) -> None:
+        """Remove a list that nothing was ever imported into: an import that failed leaves none behind."""
+        table, entry = schema.named_list, schema.entry
+        with db.writing(self._database) as connection:
+            connection.execute(
+                table.delete().where(
+                    table.c.name == name,
+                    table.c.seq == 0,
+                    table.c.activated_at.is_(None),
+                    ~sa.exists().where(entry.c.list_id == table.c.id),
+                )
+            )
+
+    def described(self, name: str, refs: Sequence[bytes]) -> list[str]:
+        """Entries by reference, for the node's own people: kind and value, or the reference of one that is not stored yet."""
+        table = schema.entry
+        with db.reading(self._database) as connection:
+            list_id = self._id(connection, name)[0]
+            query = sa.select(table.c.ref, table.c.secret).where(
+                table.c.list_id == list_id, table.c.ref.in_(refs)
+            )
+            found = {row.ref: row.secret for row in connection.execute(query)}
+        known = {
+            ref: self._vault.decrypt(secret, b"entry").decode().replace("\x1f", " ")
+            for ref, secret in found.items()
+        }
+        return [known.get(ref, ref.hex()) for ref in refs]
+
     def renormalise(self, name: str) -> tuple[int, int]:
         """Bring a list's entries to this program's normal form, if they are in another: (changed, withdrawn).
 

@@ -5,7 +5,14 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 import grpc
-from lianfang.v1 import learning_pb2_grpc, sums_pb2_grpc, vertical_pb2_grpc
+from lianfang.v1 import (
+    learning_pb2,
+    learning_pb2_grpc,
+    sums_pb2,
+    sums_pb2_grpc,
+    vertical_pb2,
+    vertical_pb2_grpc,
+)
 
 from federation.aggregation import Patience, SecureSumService
 
@@ -17,6 +24,10 @@ from .service import LearningAdminService, LearningService
 if TYPE_CHECKING:
     from ..node import Node
     from ..vertical.service import Vertical
+
+
+def _name(module: Any, service: str) -> str:
+    return str(module.DESCRIPTOR.services_by_name[service].full_name)
 
 
 class _Rooms(SecureSumService):
@@ -75,6 +86,22 @@ class Mount:
                 VerticalService(self._authenticator, self._vertical), server
             )
             vertical_pb2_grpc.add_VerticalAdminServicer_to_server(VerticalAdminService(self._vertical), admin)
+
+    @property
+    def peer_services(self) -> list[str]:
+        """Full names of the services on the peer port, for health and reflection."""
+        found = []
+        if self._peer is not None and self._rooms is not None:
+            found += [_name(learning_pb2, "Learning"), _name(sums_pb2, "SecureSum")]
+        if self._vertical is not None:
+            found.append(_name(vertical_pb2, "Vertical"))
+        return found
+
+    @property
+    def admin_services(self) -> list[str]:
+        """Those on the socket."""
+        vertical = [_name(vertical_pb2, "VerticalAdmin")] if self._vertical is not None else []
+        return [_name(learning_pb2, "LearningAdmin"), *vertical]
 
     async def close(self) -> None:
         """End every room, telling its parties, and every vertical run."""

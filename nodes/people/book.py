@@ -5,6 +5,7 @@ authenticator (RFC 6238) has to be read again, so it is encrypted under the node
 every call on the admin socket asks.
 """
 
+import base64
 import collections
 import contextlib
 import contextvars
@@ -14,6 +15,7 @@ import re
 import secrets
 import threading
 import time
+import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +49,7 @@ _NAME = re.compile(r"[a-z][a-z0-9.-]{1,39}")
 _SECRET = re.compile(r"[a-z0-9-]{1,63}\.[a-z]+-[0-9a-f]{12}\.[A-Za-z0-9_-]{43}")
 _STEP = 30  # seconds of a code
 _AUTHENTICATOR = b"authenticator"
+_AUTHENTICATOR_BYTES = 20  # RFC 4226: the length of the hash
 _DAY = 86_400
 _log = logging.getLogger("lianfang.people")
 
@@ -377,7 +380,7 @@ class PeopleBook:
     def _verify(self, stored: str, password: str) -> bool:
         with self._hashing:
             try:
-                return self._hasher.verify(stored, password)
+                return self._hasher.verify(stored, _prepared(password))
             except argon2.exceptions.VerificationError:
                 return False
 
@@ -387,7 +390,7 @@ class PeopleBook:
         totp, now = pyotp.TOTP(secret), int(self._clock() // _STEP)
         found = None
         for step in (now - 1, now, now + 1):
-            same = hmac.compare_digest(totp.at(step * _STEP).encode(), code.strip().encode())
+            same = hmac.compare_digest(totp.at(step * _STEP).encode(), _plain_code(code).encode())
             if same and step > person.code_step:
                 found = step
         return found
@@ -468,9 +471,13 @@ class PeopleBook:
         return person, found
 
     def begin_enrolment(self, name: str, invitation: str) -> tuple[str, str]:
-        """A new secret for the invited person's authenticator: (otpauth:// URI, the secret)."""
-        person, _ = self._invited(name, invitation)
-        secret = pyotp.random_base32()
+        """A secret for the invited person's authenticator: (otpauth:// URI, the secret).
+
+        It follows from the invitation and this node's key, so that whoever tries again has not to scan it again.
+        """
+        person, found = self._invited(name, invitation)
+        seed = expand(self._vault.index_key, b"authenticator\x1f" + found.digest, _AUTHENTICATOR_BYTES)
+        secret = base64.b32encode(seed).decode()
         stored = self._vault.encrypt(secret.encode(), _AUTHENTICATOR + person.id)
         table = schema.person
         self._change(
@@ -515,7 +522,7 @@ class PeopleBook:
 
     def _hash(self, password: str) -> str:
         with self._hashing:
-            return self._hasher.hash(password)
+            return self._hasher.hash(_prepared(password))
 
     def change_password(self, who: Caller, password: str, code: str, new: str) -> None:
         """Asks for the old one and a code again; every other session ends."""
@@ -706,7 +713,19 @@ class PeopleBook:
         self._change(work)
 
 
+def _prepared(password: str) -> str:
+    """As RFC 8265 prepares a password (OpaqueString): NFC, and every kind of space is one."""
+    spaced = "".join(" " if unicodedata.category(char) == "Zs" else char for char in password)
+    return unicodedata.normalize("NFC", spaced)
+
+
+def _plain_code(code: str) -> str:
+    """Digits as the authenticator shows them, however they were grouped or which keyboard typed them."""
+    return re.sub(r"[\s\-\u2010-\u2015]", "", unicodedata.normalize("NFKC", code))
+
+
 def _check_password(name: str, password: str) -> None:
+    password = _prepared(password)
     if not limits.PASSWORD_CHARACTERS <= len(password) <= 1_000:
         raise invalid(f"a password has at least {limits.PASSWORD_CHARACTERS} characters")
     if name in password.lower() or len(set(password)) < 6:

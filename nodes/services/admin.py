@@ -93,6 +93,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             async for progress in threaded(lambda tell: self._import(start, feed, tell)):
                 yield progress
         finally:
+            await asyncio.to_thread(self._node.lists.forget_empty, start.list)  # where nothing came of it
             feed.abort()
             reader.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -130,7 +131,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             content |= as_fields(start)
             if leaving:
                 refs = outcome.leaving_refs[: limits.ACTION_SHOWN]
-                content["leaving"] = [ref.hex() for ref in refs]
+                content["leaving"] = node.lists.described(start.list, refs)
             title = f"import {outcome.rows:,} rows into {start.list}; {leaving:,} entries leave it"
             # What it does depends on what the list holds: that is approved with it.
             state = node.lists.seq(start.list)
@@ -212,7 +213,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             title = f"{slug(status)}: {count:,} entries of {request.list} ({slug(reason)})"
             asked = request.SerializeToString(deterministic=True)
             named = [f"{row.kind} {row.value}"[: limits.ACTION_CHARACTERS] for row in request.only]
-            named += [ref.hex() for ref in request.entry_refs]
+            named += node.lists.described(request.list, list(request.entry_refs)[: limits.ACTION_SHOWN])
             content = {"entries": named[: limits.ACTION_SHOWN]}
             with node.lists.lock(request.list):
                 counted = count if node.lists.is_active(request.list) else 0

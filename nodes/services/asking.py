@@ -121,7 +121,8 @@ class Asking:
             return
         if not places:
             return
-        begun = await self._begin_query(request, targets, person.pseudonym)
+        method = "Admin/Ask" if whole else "Admin/Query"
+        begun = await self._begin_query(request, targets, person.pseudonym, method)
         # What is asked again costs again: then what broke off is not approved any more.
         complete, answered = request.again, False
         try:
@@ -135,7 +136,7 @@ class Asking:
                 node.actions.break_off(begun)
 
     async def _begin_query(
-        self, request: pb.QueryRequest, targets: list[Target], asker: bytes
+        self, request: pb.QueryRequest, targets: list[Target], asker: bytes, method: str
     ) -> Begun | None:
         """Raises `Refused` for a bulk question before a second person has approved it."""
         node, limit = self._node, self._node.policy.current.second_person
@@ -158,7 +159,7 @@ class Asking:
         }
         title = f"ask about {len(request.items):,} identifiers"  # titles stand in logs, the case does not
         asked = request.SerializeToString(deterministic=True)
-        return await asyncio.to_thread(node.actions.begin, Action("Admin/Query", asked, title, content), True)
+        return await asyncio.to_thread(node.actions.begin, Action(method, asked, title, content), True)
 
     async def _ask(
         self, job: Job, targets: list[Target], places: dict[bytes, list[int]], deadline: float

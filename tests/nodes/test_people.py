@@ -982,3 +982,36 @@ def test_pending_actions_as_a_state_machine(tmp_path, keys):
     )
     case = PendingActions.TestCase()
     case.runTest()
+
+
+def test_passwords_and_codes_are_taken_however_they_were_typed(house):
+    """RFC 8265: a password enrolled as NFC and typed as NFD was refused, and counted towards the lock."""
+    composed = "P\u00e4ssw\u00f6rter l\u00e4nger 9"
+    decomposed = "Pa\u0308sswo\u0308rter\u00a0la\u0308nger\u30009"
+    invitation, _ = house.people.invite(Caller(), "ida", ["administrator"])
+    _, house.secrets["ida"] = house.people.begin_enrolment("ida", invitation)
+    house.people.finish_enrolment("ida", invitation, composed, house.code("ida"))
+    for typed in ("{0} {1}", "{0}-{1}", " {0}\u2013{1}\n"):
+        house.now += 60
+        code = house.code("ida")
+        house.login("ida", decomposed, typed.format(code[:3], code[3:]))
+    house.now += 60
+    wide = house.code("ida").translate({ord(str(i)): 0xFF10 + i for i in range(10)})
+    house.login("ida", composed, wide)
+    house.now += 60
+    with pytest.raises(Refused):
+        house.login("ida", composed.replace("9", "8"), house.code("ida"))
+
+
+def test_who_tries_again_has_not_to_scan_the_secret_again(house):
+    invitation, _ = house.people.invite(Caller(), "eva", ["administrator"])
+    _, secret = house.people.begin_enrolment("eva", invitation)
+    house.secrets["eva"] = secret
+    with pytest.raises(Refused):
+        house.people.finish_enrolment("eva", invitation, "short", house.code("eva"))
+    with pytest.raises(Refused):
+        house.people.finish_enrolment("eva", invitation, PASSWORD, "000000")
+    assert house.people.begin_enrolment("eva", invitation)[1] == secret
+    house.people.finish_enrolment("eva", invitation, PASSWORD, house.code("eva"))
+    other, _ = house.people.invite(Caller(), "pia", ["administrator"])
+    assert house.people.begin_enrolment("pia", other)[1] != secret
