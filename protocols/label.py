@@ -1,7 +1,7 @@
 """What a hit tells: a fixed 48-byte label with no name, case number or identifier in it.
 
     offset  size  field
-    0       1     version, 1
+    0       1     version, 2
     1       1     category
     2       1     severity, 1 to 5
     3       1     confidence, 0 to 100
@@ -11,19 +11,23 @@
     8       4     observed on, days since 1970-01-01, 0 for unknown
     12      4     valid until (inclusive), days since 1970-01-01, 0 for "until removed"
     16      16    opaque reference, random
-    32      16    reserved, zero
+    32      16    for later versions, zero
 
-Big-endian. Decoding refuses anything that would not encode to the same bytes.
+Big-endian. Decoding a label of this version refuses anything that would not encode to the same bytes, save codes that it does not know. A
+later version adds fields in the last 16 bytes and codes to the enumerations, and changes nothing else: it is read without what is new. An
+unknown category or reason is "other", an unknown basis a report, an unknown status contested.
 """
 
 import datetime as dt
 import functools
 import struct
 from enum import IntEnum
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from .errors import DecodeError, MisuseError
 
+VERSION = 2
+_LATEST = 15  # versions up to this one keep what this one has
 LENGTH = 48
 REFERENCE = 16
 _FORMAT = struct.Struct(">BBBBBBHII16s16x")
@@ -114,7 +118,9 @@ def pack(
     reference: bytes,
 ) -> bytes:
     """48 bytes from checked numbers; `seen` and `until` are days since 1970-01-01."""
-    return _FORMAT.pack(1, category, severity, confidence, basis, status, reason, seen, until, reference)
+    return _FORMAT.pack(
+        VERSION, category, severity, confidence, basis, status, reason, seen, until, reference
+    )
 
 
 class _Fields(NamedTuple):
@@ -189,26 +195,34 @@ class Label(_Fields):
         """Raise `DecodeError` unless `data` is exactly what `encode` would give."""
         if len(data) != LENGTH:
             raise DecodeError(f"label: {len(data)} bytes instead of {LENGTH}")
-        if data[_AFTER:] != _ZERO:
+        if data[0] == VERSION and data[_AFTER:] != _ZERO:
             raise DecodeError("label: reserved bytes are not zero")
         # A list's labels differ in little but their references.
         return cls._make((*_decoded(data[:_BEFORE]), data[_BEFORE:_AFTER]))
+
+
+_E = TypeVar("_E", bound=IntEnum)
+
+
+def _known(codes: type[_E], value: int, otherwise: _E) -> _E:
+    """A code, or what stands for one of a later version. Raises `ValueError` for 0, which is none unless the enumeration has it."""
+    return codes(value) if value <= max(codes) else otherwise
 
 
 @functools.lru_cache(maxsize=4_096)
 def _decoded(head: bytes) -> tuple[object, ...]:
     """The checked fields of a label before its reference."""
     version, category, severity, confidence, basis, status, reason, seen, until = _HEAD.unpack(head)
-    if version != 1:
+    if not VERSION <= version <= _LATEST:
         raise DecodeError(f"label: version {version} is not known")
     try:
         return Label(
-            Category(category),
+            _known(Category, category, Category.OTHER),
             severity,
             confidence,
-            Basis(basis),
-            Status(status),
-            Reason(reason),
+            _known(Basis, basis, Basis.REPORT),
+            _known(Status, status, Status.CONTESTED),
+            _known(Reason, reason, Reason.OTHER),
             date_of(seen),
             date_of(until),
             bytes(REFERENCE),

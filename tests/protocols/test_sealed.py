@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from protocols import padding, sealed, voprf
 from protocols.encoding import expand, frame
 from protocols.errors import DecodeError, MisuseError, TableError
-from protocols.label import LENGTH, Basis, Category, Label, Reason, Status
+from protocols.label import LENGTH, VERSION, Basis, Category, Label, Reason, Status
 from protocols.sealed import BatchHash, ListEpoch
 
 KEY = voprf.generate_key_pair()
@@ -80,13 +80,40 @@ def test_labels_come_back(label):
 
 
 @given(label_strategy, st.integers(0, LENGTH - 1), st.integers(1, 255))
-def test_a_label_decodes_to_what_encodes_to_the_same_bytes_or_not_at_all(label, position, flip):
+def test_a_flipped_label_is_refused_or_decodes_to_what_its_bytes_say(label, position, flip):
     data = bytearray(label.encode())
     data[position] ^= flip
     try:
-        assert Label.decode(bytes(data)).encode() == data
+        decoded = Label.decode(bytes(data))
     except DecodeError:
-        pass
+        return
+    known = (
+        data[0] == VERSION
+        and data[1] <= max(Category)
+        and data[4] <= max(Basis)
+        and data[5] <= max(Status)
+        and int.from_bytes(data[6:8], "big") <= max(Reason)
+    )
+    assert (decoded.encode() == data) == known
+
+
+def test_a_label_of_a_later_version_is_read_without_what_is_new():
+    data = bytearray(LABEL.encode())
+    data[0], data[1], data[4], data[5], data[6:8] = 3, 200, 77, 9, b"\x12\x34"
+    data[-1] = 1
+    assert Label.decode(bytes(data)) == Label(
+        **{
+            **LABEL._asdict(),
+            "category": Category.OTHER,
+            "basis": Basis.REPORT,
+            "status": Status.CONTESTED,
+            "reason": Reason.OTHER,
+        }
+    )
+    for version in (0, 1, 16, 255):
+        data[0] = version
+        with pytest.raises(DecodeError):
+            Label.decode(bytes(data))
 
 
 def test_labels_refuse_what_must_not_be_sealed():
