@@ -499,7 +499,7 @@ class Gate:
         """What is left for questions of `epoch`, by default the newest one.
 
         `epoch_left` and `day_left` are the shared part: what members' reserves need stays out of it, for one member's
-        own budget and for the list's bound alike. Urgent questions have the reserve besides.
+        own budget and for the list's bound alike, there at most half of it. Urgent questions have the reserve besides.
         """
         whole = self._rules.list_budget(resource)
         epochs = [row[0] for row in _EPOCHS.run(connection, {"in_list": resource})]
@@ -507,6 +507,8 @@ class Gate:
         now = self._clock()
         used = self._used(connection, member, resource, first)
         kept_day, kept_epoch = self._rules.reserves(resource)
+        # A list whose own bound is small still answers some bulk questions.
+        kept_day, kept_epoch = min(kept_day, whole.day // 2), min(kept_epoch, whole.epoch // 2)
         drawn = self._used(connection, member, reserve_of(resource), first) if kept_day else Used(0, 0, 0, 0)
         credit = 0
         if epochs and epoch in (None, epochs[-1]):

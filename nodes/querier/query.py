@@ -222,6 +222,8 @@ class Asker:
         if said != held if heard else (min(oldest, known) < too_old or None in held.values()):
             trouble = await self._synced(member, deadline, too_old)
             copies = {copy.list: copy for copy in self._syncer.copies(member.id)}
+        if trouble is None and not agreed:
+            trouble = ("refused", f"{member.name.name}: {self._rules.why_none(member)}")
         return [self._target(member, name, copies.get(name), trouble) for name in sorted(chosen)]
 
     async def _synced(self, member: Member, deadline: float, too_old: float) -> tuple[str, str] | None:

@@ -362,6 +362,7 @@ def test_an_interrupted_query_leaves_no_traceback(network):
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=300)
         assert "Traceback" not in errors
-        # The signal itself: before the interpreter has its handler, and when it has given it back.
-        assert process.returncode in (0, 1, 130, -signal.SIGINT)
+        # The signal itself: before the interpreter has its handler, and when it has given it back. 4: the question
+        # was sent before the signal came, and waits for a second person.
+        assert process.returncode in (0, 1, 4, 130, -signal.SIGINT)
     assert query(network, "centre", phones(0, 1), case="after-int", check=False)["rows"]
