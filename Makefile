@@ -66,6 +66,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/kernel.py
 	$(BIN)/python benchmarks/lookup.py --peer-python .venv-peer/bin/python
 	$(BIN)/python benchmarks/history.py
+	$(BIN)/python benchmarks/follow.py
 	$(BIN)/python benchmarks/defaults.py
 	$(BIN)/python benchmarks/horizontal.py
 	$(BIN)/python benchmarks/ledger.py

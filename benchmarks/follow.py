@@ -4,6 +4,7 @@ Six processes and their logs share the machine's cores, so the figures are upper
 """
 
 import json
+import random
 import sys
 import tempfile
 import threading
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import grpc
 from google.protobuf.json_format import MessageToDict
 from lianfang.v1 import admin_pb2 as pb
 from network import POLICY, admin, quantiles, set_tick
@@ -47,7 +49,11 @@ class Watch(threading.Thread):
 
     def run(self) -> None:
         while True:
-            for each in MessageToDict(self.node.Status(pb.StatusRequest()))["copies"]:
+            try:
+                status = MessageToDict(self.node.Status(pb.StatusRequest()))
+            except grpc.RpcError:
+                return  # the network stops
+            for each in status["copies"]:
                 if each["member"].endswith(f"/{HOLDER}"):
                     state = (each["list"], int(each["epoch"]), int(each["batch"]))
                     self.seen.setdefault(state, time.monotonic())
@@ -78,13 +84,14 @@ def write(path: Path, values: Iterable[str]) -> Path:
 
 def measure(network: Network, watches: list[Watch], name: str, change: Change) -> float:
     """Seconds until the slowest follower has what the change made."""
+    time.sleep(random.uniform(0, 10))  # nobody waits with a change for the log's next head
     started = time.monotonic()
     result = None
     for event in change():
         if event.phase == "done":
             result = event.result
     assert result is not None
-    return max(each.since(started, name, (result.epoch, result.batch)) for each in watches)
+    return max(each.since(started, name, (1, result.batch)) for each in watches)
 
 
 def main(rounds: int) -> dict:
@@ -113,6 +120,9 @@ def main(rounds: int) -> dict:
             def activated(name: str) -> list[pb.ImportProgress]:
                 return network.together(HOLDER, lambda: list(node.Activate(pb.ListRequest(list=name))))
 
+            def withdrawn(request: pb.WithdrawRequest) -> list[pb.ImportProgress]:
+                return network.together(HOLDER, lambda: list(node.Withdraw(request)))
+
             list(imported(rows(0, 100_000)))
             activated("fraud")
             set_tick(network, 60)
@@ -134,7 +144,7 @@ def main(rounds: int) -> dict:
                     list="fraud", only=gone, status="withdrawn", reason="appeal-upheld"
                 )
                 note("import of 10", "fraud", lambda few=few: imported(few))
-                note("withdrawal of 10", "fraud", lambda request=request: node.Withdraw(request))
+                note("withdrawal of 10", "fraud", lambda request=request: withdrawn(request))
                 note("import of 10,000", "fraud", lambda many=many: imported(many))
             for name in NEW[:rounds]:
                 list(imported(rows(0, 1_000), name))
