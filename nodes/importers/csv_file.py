@@ -5,7 +5,6 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from federation.files import UnreadableFile
 from federation.files.csv_file import Part, parts, plain
 
 from .table import (
@@ -20,16 +19,10 @@ from .table import (
     further_of,
     mapped,
     private_file,
+    readable,
 )
 
 _ROWS = 1_024  # read at once
-
-
-def _parts(path: Path, mapping: Mapping) -> Iterator[Part]:
-    try:
-        yield from parts(path, mapping.reading, _ROWS)
-    except UnreadableFile as error:
-        raise FileError(error.path, error.message) from error
 
 
 def _each(parts: Iterable[Part]) -> "Iterator[tuple[int, list[str] | str]]":
@@ -46,7 +39,7 @@ def _with_a_value(first: int, records: list[list[str]]) -> Iterator[tuple[int, l
 
 def _after_header(path: Path, mapping: Mapping) -> tuple[list[str], Iterator[Part]]:
     """The first row with a value, and what comes after it."""
-    every = _parts(path, mapping)
+    every = readable(parts(path, mapping.reading, _ROWS))
     for first, records, trouble in every:
         for number, cells in _with_a_value(first, records):
             rest = Part(number + 1, records[number + 1 - first :], trouble)

@@ -4,12 +4,11 @@ import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from federation.files import UnreadableFile, parquet
+from federation.files import parquet
 
 from .table import (
     REASON_COLUMN,
     Columns,
-    FileError,
     Mapping,
     Parsed,
     ReadRow,
@@ -18,19 +17,13 @@ from .table import (
     further_of,
     mapped,
     private_file,
+    readable,
 )
-
-
-def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
-    try:
-        yield from parquet.records(path)
-    except UnreadableFile as error:
-        raise FileError(error.path, error.message) from error
 
 
 def rows(path: Path, mapping: Mapping) -> Iterator[Parsed]:
     """Rows, numbered as those of a CSV with the same header."""
-    every = _records(path)
+    every = readable(parquet.records(path))
     names = next(every)[1]
     targets = mapping.resolve(path, names)
     columns = mapped(targets)
@@ -47,7 +40,7 @@ def columns(path: Path, mapping: Mapping, fields: Sequence[str]) -> Iterator[Col
 
 def write_bad(source: Path, target: Path, bad: dict[int, str], mapping: Mapping) -> None:
     """Write the bad rows as CSV with their reasons, readable by their owner alone, to be mended."""
-    every = _records(source)
+    every = readable(parquet.records(source))
     with private_file(target) as file:
         writer = csv.writer(file)
         writer.writerow([*next(every)[1], REASON_COLUMN])

@@ -4,12 +4,12 @@ import contextlib
 import itertools
 import secrets
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol, TextIO
+from typing import NamedTuple, Protocol, TextIO, TypeVar
 
-from federation.files import NATURAL, Reading
+from federation.files import NATURAL, Reading, UnreadableFile
 
 from .. import limits, words
 from ..errors import NodeError
@@ -74,6 +74,17 @@ class FileError(NodeError):
 
     def __init__(self, path: Path, message: str) -> None:
         super().__init__(f"{path}: {message}", "FILE")
+
+
+_Record = TypeVar("_Record")
+
+
+def readable(records: Iterable[_Record]) -> Iterator[_Record]:
+    """What a reader of `federation.files` gives; raises `FileError` where that says that the file cannot be read."""
+    try:
+        yield from records
+    except UnreadableFile as error:
+        raise FileError(error.path, error.message) from error
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,7 @@ import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from federation.files import UnreadableFile
-from federation.files.xlsx_file import EMPTY, Cell, Record, header, records
+from federation.files.xlsx_file import EMPTY, Cell, header, records
 
 from .table import (
     AMOUNT,
@@ -22,19 +21,13 @@ from .table import (
     further_of,
     mapped,
     private_file,
+    readable,
 )
-
-
-def _records(path: Path, mapping: Mapping) -> Iterator[Record]:
-    try:
-        yield from records(path, mapping.reading)
-    except UnreadableFile as error:
-        raise FileError(error.path, error.message) from error
 
 
 def rows(path: Path, mapping: Mapping) -> Iterator[Parsed]:
     """Rows, numbered as the sheet shows them."""
-    every = _records(path, mapping)
+    every = readable(records(path, mapping.reading))
     names = header(next(every, (0, [EMPTY]))[1])
     if not any(names):
         raise FileError(path, "the sheet is empty")
@@ -76,7 +69,7 @@ def columns(path: Path, mapping: Mapping, fields: Sequence[str]) -> Iterator[Col
 
 def write_bad(source: Path, target: Path, bad: dict[int, str], mapping: Mapping) -> None:
     """Write the bad rows as CSV with their reasons, readable by their owner alone, to be mended."""
-    every = _records(source, mapping)
+    every = readable(records(source, mapping.reading))
     with private_file(target) as file:
         writer = csv.writer(file)
         names = header(next(every)[1])

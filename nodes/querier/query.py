@@ -205,13 +205,16 @@ class Asker:
         copies = {copy.list: copy for copy in self._syncer.copies(member.id)}
         known = self._syncer.contact(member.id)
         chosen = {name for name in agreed | set(copies) if not lists or name in lists}
+        if not chosen and not named:
+            return []
+        if not agreed:
+            why = f"{member.name.name}: no contract in force lets this node ask it: {self._rules.why_none(member)}"
+            return [
+                Target(member, copies.get(name), name, trouble=("refused", why))
+                for name in sorted(chosen or {""})
+            ]
         if not chosen:
-            if not named:
-                return []
-            what = f"the list {', '.join(lists)} of it" if lists else "a list of it"
-            why = f"{member.name.name}: no contract in force lets this node ask {what}"
-            if not agreed:
-                why += f": {self._rules.why_none(member)}"
+            why = f"{member.name.name}: no contract in force lets this node ask the list {', '.join(lists)} of it"
             return [Target(member, None, trouble=("refused", why))]
         heard = self._follower.heard(member.id)
         said = {name: heard.lists.get(name) for name in chosen} if heard else {}
@@ -222,8 +225,6 @@ class Asker:
         if said != held if heard else (min(oldest, known) < too_old or None in held.values()):
             trouble = await self._synced(member, deadline, too_old)
             copies = {copy.list: copy for copy in self._syncer.copies(member.id)}
-        if trouble is None and not agreed:
-            trouble = ("refused", f"{member.name.name}: {self._rules.why_none(member)}")
         return [self._target(member, name, copies.get(name), trouble) for name in sorted(chosen)]
 
     async def _synced(self, member: Member, deadline: float, too_old: float) -> tuple[str, str] | None:
