@@ -27,7 +27,7 @@ from typing import NamedTuple, TypeVar
 from .errors import DecodeError, MisuseError
 
 VERSION = 2
-_LATEST = 15  # versions up to this one keep what this one has
+_LATEST = 15  # labels up to this version keep the fields of version 2
 LENGTH = 48
 REFERENCE = 16
 _FORMAT = struct.Struct(">BBBBBBHII16s16x")

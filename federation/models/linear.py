@@ -109,7 +109,7 @@ def learn(
         total = base.checked((yield Ask(asked, f"step {step + 1}")), asked.size, "step") / fixed
         loss = float(total[-1] + 0.5 * (ridge * at * at).sum())
         if loss > lowest * (1 + _EQUAL):
-            at = _on_grid((at + best) / 2)  # too far: what the quadratic promised did not come
+            at = _on_grid((at + best) / 2)  # the step was too long: the loss rose, so halve it
             if np.abs(at - best).max() < settings.tolerance:
                 return LinearModel(features, scale, best)
             continue
