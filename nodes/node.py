@@ -49,6 +49,7 @@ from .gate import Gate
 from .holder.epochs import Epochs
 from .holder.lists import ListStore
 from .identity import certificates
+from .identity.institutions import Institutions
 from .identity.keys import NodeKeys
 from .identity.members import Member, MemberBook
 from .identity.names import Role
@@ -139,6 +140,7 @@ class Node:
         self.keys = NodeKeys.load(home.keys)
         self.identity = OwnIdentity(home.keys, home.certs, home.name, ca)
         self.book = MemberBook(home.certs / "members.bin", ca)
+        self.institutions = Institutions(self.book, home.certs)
         self.policy = PolicyFile(home.policy)
         self._ca = certificates.pem(ca)
         settings = home.config
@@ -149,7 +151,10 @@ class Node:
         self.workers = Workers(settings.node.workers)
         self.cluster = Cluster(settings.node.cluster, self.workers) if settings.node.cluster else None
         self.lists = ListStore(
-            db.connect(home.data / "lists.db", "lists"), self.keys.list_vault, before=self.keys.vault
+            db.connect(home.data / "lists.db", "lists"),
+            self.keys.list_vault,
+            before=self.keys.vault,
+            directory=lambda: self.institutions.current,
         )
         self.epochs = Epochs(
             self.database,
@@ -200,6 +205,7 @@ class Node:
             self.capture,
             self.pins,
             self.mirrors,
+            self.institutions,
         )
         self.follower = Follower(str(home.name), self.peers, self.book, self.syncer)
         vault = self.keys.vault
@@ -234,6 +240,7 @@ class Node:
             self.log,
             self.rules,
             self.follower,
+            self.institutions,
         )
         self.courier = Courier(self.contracts, self.peers, str(home.name))
         self._authenticator = wire.Authenticator(self.book)
@@ -274,6 +281,7 @@ class Node:
             self.gate,
             self.capture,
             self._newer_list.set,
+            self.institutions,
         )
         node_pb2_grpc.add_NodeInfoServicer_to_server(info, server)
         self._sync = ListSyncService(
@@ -445,6 +453,8 @@ class Node:
             except Exception:
                 _log.exception("housekeeping failed")
                 names = []
+            if self.institutions.missing:
+                self._newer_list.set()  # another member has it
             for name in names:
                 try:
                     await asyncio.to_thread(self.epochs.tend, name)

@@ -243,6 +243,24 @@ def _cluster(node: "Node") -> dict[str, str]:
     return {"address": node.cluster.address, "trouble": ""}
 
 
+def _institutions(node: "Node") -> dict[str, Any]:
+    """The directory of institutions, and accounts that nobody can ask for since it has not their bank."""
+    directory = node.institutions.current.load()
+    accounts = {}
+    for name in node.lists.names():
+        if codes := node.lists.institutions(name):
+            unknown = {
+                code: count for code, count in codes.items() if directory and not directory.knows(code)
+            }
+            accounts[name] = {"accounts": sum(codes.values()), "unknown": unknown}
+    return {
+        "hash": node.institutions.current.hash.hex(),
+        "missing": node.institutions.missing.hex(),
+        "institutions": len(directory) if directory else 0,
+        "lists": accounts,
+    }
+
+
 async def diagnose(node: "Node") -> dict[str, Any]:
     """What only the running node knows."""
     disk = shutil.disk_usage(node.home.data)
@@ -271,6 +289,7 @@ async def diagnose(node: "Node") -> dict[str, Any]:
         "cluster": await asyncio.to_thread(_cluster, node),
         "key_troubles": troubles,
         "policy_trouble": node.policy.trouble,
+        "institutions": await asyncio.to_thread(_institutions, node),
         "contracts": contract_counts(node),
         "capture": bool(node.home.capture),
         "ledger": await asyncio.to_thread(ledger, node),

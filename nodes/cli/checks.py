@@ -277,6 +277,7 @@ def _check_running(home: Home, report: _Report) -> None:
     for trouble in [*document["key_troubles"], document["policy_trouble"], document["certificate_trouble"]]:
         if trouble:
             report.add(BAD, t("node", "节点"), trouble)
+    _check_institutions(document["institutions"], report)
     _check_ledger(document["ledger"], report)
     agreed = document["contracts"]
     propose = t(
@@ -304,6 +305,48 @@ def _check_running(home: Home, report: _Report) -> None:
         advice = t("narrow its day or epoch budget in policy.toml", "请在 policy.toml 中收紧其额度")
         easy = 0 < days < _EASY_DAYS
         report.add(WARN if easy else OK, t("budget", "额度"), text, advice if easy else "")
+
+
+def _check_institutions(document: dict[str, Any], report: _Report) -> None:
+    """Accounts under a code that nobody asks under are missed without a word."""
+    what = t("institutions", "机构代码表")
+    if document["missing"]:
+        report.add(
+            WARN,
+            what,
+            t("the member list names a directory that is not here yet", "成员名单所指的机构代码表尚未取得"),
+            t(
+                "copy the CA's institutions.tsv into the certs folder",
+                "请把证书机构的 institutions.tsv 复制到 certs 目录",
+            ),
+        )
+    for name, found in document["lists"].items():
+        accounts, unknown = found["accounts"], found["unknown"]
+        if not document["hash"]:
+            text = t(
+                f"{name}: {accounts:,} accounts under codes as they were imported; the network has no directory",
+                f"{name}：{accounts:,} 个账户按导入时的代码列示；全网尚无机构代码表",
+            )
+            report.add(
+                WARN,
+                what,
+                text,
+                t("the CA runs `lianfang ca directory`", "由证书机构运行 `lianfang ca directory`"),
+            )
+        elif unknown:
+            shown = ", ".join(f"{code} ({count:,})" for code, count in sorted(unknown.items())[:10])
+            text = t(
+                f"{name}: nobody can ask for accounts under {len(unknown):,} codes that the directory lacks: {shown}",
+                f"{name}：机构代码表缺少 {len(unknown):,} 个代码，其账户无法被查询：{shown}",
+            )
+            report.add(BAD, what, text, t("have the CA add them", "请由证书机构补充"))
+    if document["hash"]:
+        count = document["institutions"]
+        report.add(
+            OK,
+            what,
+            t(f"{count:,} institutions, {document['hash'][:12]}", f"{count:,} 家，{document['hash'][:12]}"),
+        )
 
 
 def _check_arithmetic(backend: str, reason: Reason, report: _Report) -> None:

@@ -12,7 +12,6 @@ from lianfang.v1 import admin_pb2 as pb
 from rich.progress import Progress, TaskID
 
 from federation.files import Reading
-from protocols.identifiers import recognise
 
 from .. import limits
 from ..errors import NodeError
@@ -422,13 +421,8 @@ def find(
 ) -> None:
     """Which of this node's own lists have a value, with the entries in clear; status 1 where none has."""
     with errors(), admin(config) as node:
-        kinds = [kind] if kind else list(map(str, recognise(value, country, institution)))
-        if not kinds:
-            raise CommandError(
-                t("not recognised: give its kind with --kind", "无法识别：请用 --kind 指明种类")
-            )
         names = [each["list"] for each in as_dict(node.Status(pb.StatusRequest()))["lists"]]
-        only = [pb.Row(kind=each, value=value, country=country, institution=institution) for each in kinds]
+        only = [pb.Row(kind=kind, value=value, country=country, institution=institution)]
         found = [
             {"list": name, **_entry(entry)}
             for name in ([list_name] if list_name else names)

@@ -11,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+from federation.files import Reading
+
 from .. import config as configuration
 from .. import limits, policy
 from ..config import Home
@@ -19,7 +21,7 @@ from ..files import write_atomic
 from ..identity import authority, certificates, keys
 from ..identity.authority import Authority, Bundle
 from ..identity.names import MemberName, Role
-from .common import HERE, Config, Json, err, errors, out, print_json, table
+from .common import HERE, CommandError, Config, Json, err, errors, out, print_json, table
 from .i18n import t, word
 
 ca_app = typer.Typer(no_args_is_help=True, help=t("the network's certificate authority", "网络的证书机构"))
@@ -351,6 +353,55 @@ def ca_reissue(
             print_json({"member_list": str(path), "member_list_version": version})
             return
         out.print(t(f"Version {version} is in {path}.", f"第 {version} 版在 {path}。"))
+
+
+@ca_app.command("directory", help=t("The network's directory of institutions.", "全网统一的机构代码表。"))
+def ca_directory(
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            help=t(
+                "column institution, and further codes and names in others: CSV, XLSX, Parquet",
+                "含“机构代码”列，其余列为其他代码与名称",
+            )
+        ),
+    ] = None,
+    folder: CaFolder = Path("ca"),
+    none: Annotated[bool, typer.Option("--none", help=t("the network has none", "不再使用"))] = False,
+    encoding: Annotated[str, typer.Option(help=t("of the file", "文件编码"))] = "",
+    sheet: Annotated[str, typer.Option(help=t("of the workbook", "工作表"))] = "",
+    json: Json = False,
+) -> None:
+    """Put the codes that each bank goes by in force for all members: an account is one under any of them."""
+    from ..importers import institutions
+
+    with errors():
+        if (file is None) != none:
+            raise CommandError(t("give a file, or --none", "请给出文件，或 --none"))
+        directory = institutions.read(file, Reading(encoding, sheet)) if file is not None else None
+        ca = Authority(folder, passphrase)
+        version = ca.set_institutions(directory)
+        list_file, own = folder / "members.bin", folder / "institutions.tsv"
+        if json:
+            print_json(
+                {
+                    "member_list": str(list_file),
+                    "member_list_version": version,
+                    "directory": str(own) if directory is not None else "",
+                    "institutions": len(directory) if directory is not None else 0,
+                    "hash": directory.hash.hex() if directory is not None else "",
+                }
+            )
+            return
+        count = len(directory) if directory is not None else 0
+        out.print(
+            t(
+                f"{count:,} institutions. Copy {own} and {list_file} into one node's certs folder; the others get both from it. "
+                "Each list takes it up with a new key epoch.",
+                f"共 {count:,} 家机构。请把 {own} 和 {list_file} 复制到任一节点的 certs 目录，其他节点会自动获得。"
+                "各名单在新的密钥周期启用。",
+            )
+        )
 
 
 @ca_app.command("list", help=t("Members and their certificates.", "成员及其证书。"))

@@ -18,7 +18,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from lianfang.v1 import common_pb2 as pb
 
 from protocols import group, sealed, statement, voprf
-from protocols.identifiers import form
 from protocols.ledger import events
 from protocols.sealed import BatchHash, ListEpoch
 from protocols.voprf import KeyPair
@@ -255,9 +254,11 @@ class Epochs:
 
     def open(self, list_name: str) -> int:
         """A new epoch in state sealing; returns its number. One that is being sealed already is taken up."""
-        existing = self.all(list_name)
+        existing, form = self.all(list_name), self._store.form(list_name)
         if existing and existing[-1].state == "sealing":
-            return existing[-1].number
+            if self.form(existing[-1]) == form:
+                return existing[-1].number
+            self.close(list_name, existing[-1].number)  # its entries would not be what it announces
         number = max([0, *(each.number for each in existing), *self._log.spoken(list_name)]) + 1
         pair = voprf.generate_key_pair()
         path = self._key_path(list_name, number)
@@ -267,7 +268,7 @@ class Epochs:
         closes_at = now + max(1, int(self._settings.epoch_days * 86_400))
         opened = statement.sign(
             self._signing,
-            statement.epoch_opened(self.where(list_name, number), now, pair.public, closes_at, form()),
+            statement.epoch_opened(self.where(list_name, number), now, pair.public, closes_at, form),
         )
         with db.writing(self._database) as connection:
             connection.execute(
@@ -343,10 +344,7 @@ class Epochs:
                 if epoch.state == "closing" and (now >= epoch.closes_at or lost):
                     self.close(list_name, epoch.number)
             newest = epochs[-1] if epochs else None
-            if newest is not None and newest.state == "open" and self.form(newest) != form():
-                # Asked under the old form, entries of the new one would be missed.
-                self.rotate(list_name, close_now=True, report=report)
-            elif newest is not None and newest.state == "open" and now >= newest.closes_at:
+            if newest is not None and newest.state == "open" and now >= newest.closes_at:
                 self.rotate(list_name, close_now=False, report=report)
             self.seal_changes(list_name, report)
 
@@ -355,12 +353,17 @@ class Epochs:
     def seal_changes(self, list_name: str, report: Report = silent) -> list[SealedBatch]:
         """Seal what changed, in each epoch that answers or is being built; opens the first one.
 
-        Nothing is sealed of a list that is not active yet.
+        Nothing is sealed of a list that is not active yet. Where its entries have another form than its epochs
+        announce, it gets a new epoch.
         """
         with self._store.lock(list_name), self._log.together():
             if not self._store.is_active(list_name):
                 return []
             epochs = [each for each in self.all(list_name) if each.state != "closed"]
+            form = self._store.form(list_name)
+            if any(self.form(each) != form for each in epochs):
+                # Asked under the old form, entries of the new one would be missed.
+                return [self.rotate(list_name, close_now=True, report=report)]
             numbers = [each.number for each in epochs] or [self.open(list_name)]
             return [
                 batch for number in numbers if (batch := self.seal(list_name, number, report)) is not None

@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,12 +14,13 @@ from sqlalchemy.dialects.sqlite import insert
 from protocols import label as labels
 from protocols import statement
 from protocols.errors import IdentifierError
-from protocols.identifiers import Identifier, Kind, form, normalise
+from protocols.identifiers import Directory, Identifier, Kind, normalise
 from protocols.identifiers.kinds import WITH_COUNTRY
 from protocols.label import Reason, Status
 
 from .. import limits
 from ..errors import NotFound, StorageError, invalid
+from ..identity.institutions import NONE, DirectoryFile
 from ..identity.keys import Vault
 from ..store import engine as db
 from ..store import schema
@@ -90,8 +92,11 @@ def _note_leaving(
         outcome.leaving_refs.extend(run(shown, values).scalars())
 
 
-def _normalised_again(canonical: bytes) -> bytes | None:
-    """An identifier in this program's normal form, from that of another; `None` where it has none."""
+def _normalised_again(canonical: bytes, directory: Directory | None) -> bytes | None:
+    """An identifier in the normal form of now, from that of before; `None` where it has none.
+
+    An account whose institution the directory lacks stays as it is: nobody can ask for it until the directory has it.
+    """
     identifier = Identifier.from_canonical(canonical)
     value, country, institution = identifier.value, "", ""
     if identifier.kind in WITH_COUNTRY:
@@ -102,20 +107,27 @@ def _normalised_again(canonical: bytes) -> bytes | None:
         name, _, birth = value.rpartition("/")
         value = f"{name} {birth}"
     try:
-        return normalise(identifier.kind, value, country, institution, "").canonical
-    except IdentifierError:
-        return None
+        return normalise(identifier.kind, value, country, institution, "", directory).canonical
+    except IdentifierError as error:
+        return canonical if error.code == "institution" else None
 
 
 class ListStore:
     """`lists.db`. Imports into one list take turns; readers never wait."""
 
-    def __init__(self, database: sa.Engine, vault: Vault, before: Vault | None = None) -> None:
+    def __init__(
+        self,
+        database: sa.Engine,
+        vault: Vault,
+        before: Vault | None = None,
+        directory: Callable[[], DirectoryFile] = lambda: NONE,
+    ) -> None:
         """`before` is the vault under which earlier versions kept entries: what is still under it is moved to `vault`.
 
-        By steps, each of which lasts. Raises `StorageError` where an entry does not open.
+        By steps, each of which lasts. `directory` gives the directory of institutions that is in force. Raises
+        `StorageError` where an entry does not open.
         """
-        self._database, self._vault = database, vault
+        self._database, self._vault, self._directory = database, vault, directory
         self._locks: dict[str, threading.RLock] = {}
         self._guard = threading.Lock()
         self._move_from(before)
@@ -179,7 +191,7 @@ class ListStore:
         with db.writing(self._database) as connection:
             connection.exec_driver_sql(
                 "INSERT INTO named_list (name, created_at, seq, form) VALUES (?, ?, 0, ?) ON CONFLICT DO NOTHING",
-                (name, time.time(), form()),
+                (name, time.time(), self._directory().form),
             )
 
     def forget_empty(self, name: str) -> None:
@@ -211,16 +223,18 @@ class ListStore:
         return [known.get(ref, ref.hex()) for ref in refs]
 
     def renormalise(self, name: str) -> tuple[int, int]:
-        """Bring a list's entries to this program's normal form, if they are in another: (changed, withdrawn).
+        """Bring a list's entries to the normal form of now, if they are in another: (changed, withdrawn).
 
         An entry that cannot be normalised any more, or becomes one that is listed already, is withdrawn.
         """
+        file = self._directory()
+        if self.form(name) == file.form:
+            return 0, 0
+        directory = file.load()
         table = schema.named_list
         with db.writing(self._database) as connection:
             list_id, seq = self._id(connection, name)
             of_list = table.c.id == list_id
-            if connection.execute(sa.select(table.c.form).where(of_list)).scalar() == form():
-                return 0, 0
             changed = gone = last = 0
             entry = schema.entry
             while rows := connection.execute(
@@ -231,7 +245,7 @@ class ListStore:
             ).all():
                 for row in rows:
                     old = self._vault.decrypt(row.secret, b"entry")
-                    new = _normalised_again(old)
+                    new = _normalised_again(old, directory)
                     if new == old:
                         continue
                     values: dict[str, object] = {"seq": seq + 1}
@@ -253,7 +267,7 @@ class ListStore:
                     connection.execute(entry.update().where(entry.c.id == row.id).values(values))
                 last = rows[-1].id
             newest = seq + 1 if changed or gone else seq
-            connection.execute(table.update().where(of_list).values(form=form(), seq=newest))
+            connection.execute(table.update().where(of_list).values(form=file.form, seq=newest))
         if changed or gone:
             _log.warning(
                 "%s: %d entries have another normal form now, %d have none any more and were withdrawn",
@@ -262,6 +276,13 @@ class ListStore:
                 gone,
             )
         return changed, gone
+
+    def form(self, name: str) -> bytes:
+        """The form that a list's entries are in; raises `NotFound`."""
+        table = schema.named_list
+        with db.reading(self._database) as connection:
+            self._id(connection, name)
+            return connection.execute(sa.select(table.c.form).where(table.c.name == name)).scalar() or b""
 
     def is_active(self, name: str) -> bool:
         """Whether the list is offered to others; raises `NotFound`."""
@@ -543,6 +564,30 @@ class ListStore:
                     *(getattr(row, c) for c in ("ref", "category", "severity", "confidence", "basis")),
                     *(getattr(row, c) for c in ("status", "reason", "observed_on", "valid_until")),
                 )
+            last = rows[-1].id
+
+    def institutions(self, name: str) -> dict[str, int]:
+        """Live accounts by their institution's code, in clear; IBANs name none."""
+        table, found, last = schema.entry, Counter[str](), 0
+        while True:
+            with db.reading(self._database) as connection:
+                list_id = self._id(connection, name)[0]
+                rows = connection.execute(
+                    sa.select(table.c.id, table.c.secret)
+                    .where(
+                        table.c.list_id == list_id,
+                        table.c.id > last,
+                        table.c.kind == Kind.ACCOUNT.value,
+                        table.c.status.in_(_LIVE),
+                    )
+                    .order_by(table.c.id)
+                    .limit(_MOVED)
+                ).all()
+            if not rows:
+                del found["IBAN"]
+                return dict(found)
+            values = self._vault.decrypt_each([row.secret for row in rows], b"entry")
+            found.update(Identifier.from_canonical(each).value.partition("/")[0] for each in values)
             last = rows[-1].id
 
     def statistics(self, name: str) -> dict[str, dict[str, int]]:

@@ -17,6 +17,7 @@ from protocols.identifiers import Kind, normalise, recognise
 from protocols.label import Basis, Category, Reason, Status
 
 from .. import words
+from ..identity.institutions import NONE, DirectoryFile
 from ..identity.keys import Vault
 
 
@@ -77,6 +78,7 @@ class RowOptions:
     phone_valid_days: int
     official: bool
     today: int  # days since 1970
+    directory: DirectoryFile = NONE  # of institutions
 
 
 class _BadField(Exception):
@@ -155,14 +157,16 @@ def _read(row: RawRow, vault: Vault, options: RowOptions) -> _Read | Bad:
         return Bad(row.number, column, str(error))
 
 
-def _kind(row: RawRow, region: str) -> Kind:
+def _kind(row: RawRow, options: RowOptions) -> Kind:
     """The kind that the row names, or the only one that its value can be."""
     if row.kind.strip():
         kind = words.kind_of(row.kind)
         if kind is None:
             raise _BadField("kind", words.one_of("kind"))
         return kind
-    kinds = recognise(row.value, row.country, row.institution, region)
+    kinds = recognise(
+        row.value, row.country, row.institution, options.default_region, options.directory.load()
+    )
     if len(kinds) > 1:
         raise _BadField("kind", f"it may be {' or '.join(kinds)}: give the kind")
     if not kinds:
@@ -171,8 +175,9 @@ def _kind(row: RawRow, region: str) -> Kind:
 
 
 def _parse(row: RawRow, vault: Vault, options: RowOptions) -> _Read:
-    kind = _kind(row, options.default_region)
-    identifier = normalise(kind, row.value, row.country, row.institution, options.default_region)
+    kind = _kind(row, options)
+    directory = options.directory.load() if kind is Kind.ACCOUNT else None
+    identifier = normalise(kind, row.value, row.country, row.institution, options.default_region, directory)
     try:
         details = _details(row, options, identifier.kind)
     except _BadField as error:

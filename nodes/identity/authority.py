@@ -22,6 +22,7 @@ from lianfang.v1 import members_pb2 as pb
 from protocols import signatures
 from protocols.encoding import frame
 from protocols.errors import SignatureError
+from protocols.identifiers import Directory
 
 from ..errors import ConfigError
 from ..files import write_atomic, write_secret
@@ -301,6 +302,15 @@ class Authority:
         entry.certificates.extend([*kept[-1:], certificates.der(certificate)])  # the one before still serves
         self._publish(message)
         return Bundle(certificate, self.certificate, self.members.signed)
+
+    def set_institutions(self, directory: Directory | None) -> int:
+        """Put a directory of institutions, or none, in force for the network; returns the member list's version."""
+        message = self.members.message()
+        message.institutions = directory.hash if directory is not None else b""
+        if directory is not None:
+            write_atomic(self.folder / "institutions.tsv", directory.encode())
+        self._publish(message)
+        return self.members.version
 
     def reissue(self, regulator_signs: bool | None = None) -> int:
         """Sign the member list anew before it expires; returns its version.

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from lianfang.v1 import members_pb2 as pb
 
 from protocols.encoding import frame
+from protocols.identifiers import institutions
 from protocols.ledger import checkpoints, notes
 from protocols.ledger.notes import VerifierKey
 
@@ -130,6 +131,9 @@ class MemberList:
                 entry.witness_key,
             )
         self.regulator_signs = self._pb.regulator_signs
+        self.institutions = self._pb.institutions  # hash of the directory of institutions, or empty
+        if len(self.institutions) not in (0, institutions.HASH_BYTES):
+            raise ConfigError("the member list has a malformed hash of the directory of institutions")
         self._revoked = {bytes(entry.serial): entry.id for entry in self._pb.revoked}
 
     def __iter__(self) -> Iterator[Member]:

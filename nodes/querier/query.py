@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import grpc
 from lianfang.v1 import common_pb2 as common
@@ -16,7 +16,7 @@ from lianfang.v1 import ledger_pb2, lookup_pb2
 
 from protocols import group, padding, sealed, voprf
 from protocols.errors import PeerError, SignatureError
-from protocols.identifiers import form, form_text
+from protocols.identifiers import form_text
 from protocols.label import Label
 from protocols.ledger import events
 from protocols.lookup import Question
@@ -27,6 +27,7 @@ from ..config import AskSection
 from ..contracts.rules import Rules
 from ..errors import NodeError, NotFound, Refused
 from ..gate import Promised
+from ..identity.institutions import Institutions
 from ..identity.members import Member
 from ..identity.names import MemberName
 from ..ledger.book import Entry, LogBook
@@ -46,6 +47,17 @@ _log = logging.getLogger("lianfang.ask")
 _TRY_AGAIN = ("BEHIND", "UNREACHABLE", *UNKNOWN_THERE)
 _AT_ONCE = max(4, group.AT_ONCE // 4)  # elements that are finished within a millisecond: tables are read, too
 _SECONDS_PER_ELEMENT = 0.004  # allowed on top of the deadline for a batch's own arithmetic
+
+
+class Inputs(Protocol):
+    """The identifiers of a question; a list is asked for them in the form that its entries have."""
+
+    @property
+    def count(self) -> int:
+        """How many there are, as this node writes them."""
+
+    def under(self, form: bytes) -> Sequence[bytes]:
+        """Canonical identifiers in a form that this node can write. Raises `Refused` where a value has none in it."""
 
 
 @dataclass
@@ -124,7 +136,9 @@ class Asker:
         log: LogBook,
         rules: Rules,
         follower: Follower,
+        institutions: Institutions,
     ) -> None:
+        self._institutions = institutions
         self._log, self._rules, self._follower = log, rules, follower
         self._name, self._peers, self._syncer, self._tables = name, peers, syncer, tables
         self._questions, self._workers, self._settings = questions, workers, settings
@@ -142,7 +156,7 @@ class Asker:
     async def plan(
         self,
         job: Job,
-        inputs: Sequence[bytes],
+        inputs: Inputs,
         members: Sequence[Member],
         lists: Sequence[str],
         again: bool,
@@ -151,22 +165,30 @@ class Asker:
     ) -> list[Target]:
         """Bring the copies up to date where they are too old, and see what each holder has to be asked.
 
-        Takes no longer than `deadline` seconds, whatever a holder does. `named`: a person chose the members. Raises
-        `NotFound` for a list that no contract names.
+        `inputs` are asked of each list in the form that its entries have. Takes no longer than `deadline` seconds,
+        whatever a holder does. `named`: a person chose the members. Raises `NotFound` for a list that no contract names.
         """
         groups = await asyncio.gather(*(self._targets(member, lists, named, deadline) for member in members))
         targets = [target for group in groups for target in group]
         for name in lists:
             if not any(target.list_name == name for target in targets) and not named:
                 raise NotFound(f"no contract in force lets this node ask a list {name!r}")
-        if len(inputs) <= limits.BATCH_INLINE:
+        if inputs.count <= limits.BATCH_INLINE:
             self._fill_all(job, inputs, targets, again)  # a few short reads; a thread hop costs as much
         else:
             await asyncio.to_thread(self._fill_all, job, inputs, targets, again)
         return targets
 
-    def _fill_all(self, job: Job, inputs: Sequence[bytes], targets: list[Target], again: bool) -> None:
-        kept, pending = self._questions.recall(job, inputs, again)
+    def _fill_all(self, job: Job, inputs: Inputs, targets: list[Target], again: bool) -> None:
+        asked: dict[bytes, Sequence[bytes]] = {}
+        for target in targets:
+            if target.copy is not None and target.trouble is None and target.copy.form not in asked:
+                try:
+                    asked[target.copy.form] = inputs.under(target.copy.form)
+                except Refused as error:
+                    target.trouble = ("not-asked", f"{target.member.name.name}: {error}")
+        recalled = list(dict.fromkeys(each for form_inputs in asked.values() for each in form_inputs))
+        kept, pending = self._questions.recall(job, recalled, again)
         for target in targets:
             if target.copy is not None and target.trouble is None:
                 try:
@@ -175,7 +197,7 @@ class Asker:
                     target.trouble = ("refused", str(error))
                     continue
                 try:
-                    self._fill(inputs, target, kept, pending)
+                    self._fill(asked[target.copy.form], target, kept, pending)
                 except NodeError as error:
                     target.trouble = ("failed", str(error))
 
@@ -250,11 +272,12 @@ class Asker:
         if trouble is None and copy is None:
             why = f"{member.name.name} offers no list {name} to this node now: not activated, or withdrawn"
             trouble = ("not-offered", why)
-        elif trouble is None and copy is not None and copy.form != form():
+        elif trouble is None and copy is not None and self._institutions.of(copy.form) is None:
             trouble = (
                 "not-asked",
-                f"{member.name.name} normalises identifiers of {name} in another form ({form_text(copy.form)}) than "
-                f"this node ({form_text(form())}): entries would be missed; both need the same release",
+                f"{member.name.name} normalises identifiers of {name} in a form ({form_text(copy.form)}) that this node "
+                f"({form_text(self._institutions.current.form)}) cannot write: entries would be missed; both need the "
+                "same release and the network's directory of institutions",
             )
         return Target(member, copy, name, trouble=trouble)
 

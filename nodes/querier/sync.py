@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import secrets
 import shutil
@@ -19,12 +20,14 @@ from sqlalchemy.dialects.sqlite import insert
 
 from protocols import sealed, statement
 from protocols.errors import PeerError, TableError
+from protocols.identifiers import institutions
 from protocols.ledger import events
 from protocols.sealed import BatchHash, ListEpoch
 
 from .. import limits
 from ..config import AskSection
-from ..errors import NodeError, Refused, StorageError
+from ..errors import ConfigError, NodeError, Refused, StorageError
+from ..identity.institutions import Institutions
 from ..identity.members import Member, MemberBook
 from ..identity.names import MemberName
 from ..ledger.mirrors import Mirrors
@@ -68,6 +71,7 @@ class Synced:
     form: bytes  # under which its entries were normalised
 
 
+_log = logging.getLogger("lianfang.sync")
 _LOG_TRIES = 3
 _OVERDUE = 15 * 86_400  # seconds past an epoch's announced end: the longest overlap, and a day
 
@@ -93,7 +97,9 @@ class Syncer:
         capture: wire.Capture,
         pins: Pins,
         mirrors: Mirrors,
+        own_institutions: Institutions,
     ) -> None:
+        self._institutions, self._fetching = own_institutions, asyncio.Lock()
         self.pins, self._mirrors = pins, mirrors
         self._database, self._tables, self._peers, self._book = database, tables, peers, book
         self._name, self._settings, self._capture = name, settings, capture
@@ -193,7 +199,25 @@ class Syncer:
             raise Refused(f"{member.name.name} does not speak suite 1", "SUITE")
         if response.member_list:
             self._book.offer(response.member_list)
+        if self._institutions.missing:
+            async with self._fetching:
+                if wanted := self._institutions.missing:
+                    await self._fetch_institutions(member, wanted, timeout)
         return response
+
+    async def _fetch_institutions(self, member: Member, wanted: bytes, timeout: float) -> None:
+        """Take the directory of institutions from a member that has it; one that has it not is no failure of a sync."""
+        try:
+            data = bytearray()
+            request = node_pb2.GetInstitutionsRequest(hash=wanted)
+            async for piece in self._peers.get(member).info.GetInstitutions(request, timeout=timeout):
+                data += piece.content
+                if len(data) > institutions.MAX_BYTES:
+                    raise ConfigError("larger than a directory of institutions may be")
+            await asyncio.to_thread(self._institutions.put, bytes(data), wanted)
+        except (grpc.aio.AioRpcError, ConfigError) as error:
+            said = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
+            _log.info("%s: directory of institutions: %s", member.name.name, said)
 
     async def sync(self, member: Member, watch: Watch = lambda _step: None) -> list[Synced]:
         """Bring all copies of this member's lists up to date.

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -13,7 +13,7 @@ from lianfang.v1 import admin_pb2 as pb
 from lianfang.v1 import admin_pb2_grpc, ledger_pb2
 
 from protocols.encoding import frame
-from protocols.identifiers import normalise
+from protocols.identifiers import normalise, recognise
 from protocols.label import Basis, Category, Reason, Status, slug
 from protocols.ledger import events
 
@@ -37,13 +37,22 @@ _log = logging.getLogger("lianfang.admin")
 _ROWS_A_MESSAGE = 1_000
 
 
-def _identifiers(rows: "list[pb.Row]", region: str) -> list[bytes]:
-    return [
-        normalise(
-            words.kind_of(row.kind) or row.kind, row.value, row.country, row.institution, region
-        ).canonical
-        for row in rows
-    ]
+def _identifiers(node: "Node", list_name: str, rows: Iterable[pb.Row], several: bool = False) -> list[bytes]:
+    """Canonical bytes in the form of a list; a row without a kind may be `several`. Raises `Refused` or an `IdentifierError`."""
+    region = node.home.config.lists.default_region
+    file = node.institutions.of(node.lists.form(list_name))
+    if file is None:
+        raise Refused(f"the entries of {list_name} wait to be normalised anew: try again in a minute", "FORM")
+    directory, found = file.load(), []
+    for row in rows:
+        given = (row.value, row.country, row.institution, region, directory)
+        kinds = [words.kind_of(row.kind) or row.kind] if row.kind else recognise(*given)
+        if not kinds:
+            raise invalid("a value is not recognised: give its kind")
+        if len(kinds) > 1 and not several:
+            raise invalid(f"a value may be {' or '.join(kinds)}: give its kind")
+        found += [normalise(kind, *given).canonical for kind in kinds]
+    return found
 
 
 class AdminService(admin_pb2_grpc.AdminServicer):
@@ -109,6 +118,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             settings.phone_valid_days,
             start.official,
             today(),
+            node.institutions.current,
         )
         root = node.keys.list_vault.root
 
@@ -143,6 +153,13 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             def store() -> None:
                 tell(pb.ImportProgress(phase="store", total=feed.total))
                 held.enter_context(node.lists.lock(start.list))  # only once all rows have arrived
+                node.lists.renormalise(start.list)
+                if node.lists.form(start.list) != options.directory.form:
+                    raise Refused(
+                        "the network's directory of institutions changed meanwhile: import again",
+                        "FORM",
+                        grpc.StatusCode.ABORTED,
+                    )
 
             try:
                 outcome = node.lists.import_rows(
@@ -191,7 +208,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         await asyncio.to_thread(
             node.actions.begin, Action("Admin/ListEntries", asked, f"read entries of {request.list}", {})
         )
-        only = _identifiers(list(request.only), node.home.config.lists.default_region)
+        only = await asyncio.to_thread(_identifiers, node, request.list, request.only, True)
         entries = node.lists.entries(request.list, only, request.limit)
         while chunk := await asyncio.to_thread(_take, entries, 500):
             for entry in chunk:
@@ -204,12 +221,11 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         reason = words.REASONS.get(words.key(request.reason or "operator-decision"))
         if status is None or reason is None:
             raise invalid("status or reason is not one of the known words")
-        only = _identifiers(list(request.only), self._node.home.config.lists.default_region)
-        if not only and not request.entry_refs:
+        if not request.only and not request.entry_refs:
             raise invalid("no entry is named")
 
         def work(tell: Callable[[pb.ImportProgress], None]) -> pb.ImportProgress:
-            node, count = self._node, len(only) + len(request.entry_refs)
+            node, count = self._node, len(request.only) + len(request.entry_refs)
             title = f"{slug(status)}: {count:,} entries of {request.list} ({slug(reason)})"
             asked = request.SerializeToString(deterministic=True)
             named = [f"{row.kind} {row.value}"[: limits.ACTION_CHARACTERS] for row in request.only]
@@ -218,6 +234,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             with node.lists.lock(request.list):
                 counted = count if node.lists.is_active(request.list) else 0
                 with node.actions.doing(Action("Admin/Withdraw", asked, title, content, counted)):
+                    only = _identifiers(node, request.list, request.only)
                     changed = node.lists.set_status(
                         request.list, only, list(request.entry_refs), status, reason
                     )

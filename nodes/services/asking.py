@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,7 +13,7 @@ from lianfang.v1 import common_pb2 as common
 
 from protocols import label as labels
 from protocols.errors import IdentifierError
-from protocols.identifiers import Identifier, Kind, normalise, recognise
+from protocols.identifiers import Directory, Identifier, Kind, form_text, normalise, recognise
 from protocols.identifiers.kinds import REVIEW_ONLY
 from protocols.label import Label, slug
 
@@ -21,6 +21,7 @@ from .. import limits, words
 from ..errors import Refused, invalid
 from ..gate import deciding
 from ..holder.lists import today
+from ..identity.institutions import DirectoryFile
 from ..people.actions import Action, Begun
 from ..people.book import caller
 from ..people.tally import EVALUATIONS
@@ -91,30 +92,27 @@ class Asking:
         node = self._node
         own = str(node.home.name)
         _check_question(request)
-        region = node.home.config.lists.default_region
+        values = _Values(node, request)
         if len(request.items) <= limits.BATCH_INLINE:
-            recognised = [recognise_item(*_item(item), region, request.both) for item in request.items]
+            recognised = values.read()
         else:
-            recognised = await asyncio.to_thread(self._recognise_all, request, region)
+            recognised = await asyncio.to_thread(values.read)
         problems = [
             pb.ItemProblem(index=index, reason=each.trouble, candidates=each.candidates)
             for index, each in enumerate(recognised)
             if not each.read
         ]
-        places: dict[bytes, list[int]] = {}
-        for index, each in enumerate(recognised):
-            for canonical, _ in each.read:
-                places.setdefault(canonical, []).append(index)
+        places = values.places
         members = [node.peers.find(text, own) for text in request.members] or node.peers.others(own)
         person = caller()
         job = await node.questions.job(request.case_number, request.purpose, request.basis, person.pseudonym)
         deadline = self._deadline(request)
         targets = await node.asker.plan(
-            job, list(places), members, list(request.lists), request.again, deadline, bool(request.members)
+            job, values, members, list(request.lists), request.again, deadline, bool(request.members)
         )
-        if request.plan_only or len(places) > limits.BATCH_INLINE:
+        if request.plan_only or values.count > limits.BATCH_INLINE:
             await node.asker.fresh_budgets(targets, deadline)
-        plan = _plan(targets, problems, len(places), recognised, request.purpose)
+        plan = _plan(targets, problems, values.count, recognised, request.purpose)
         plan.asker = person.person.name if person.person else ""
         yield pb.QueryEvent(plan=plan)
         if request.plan_only:
@@ -187,10 +185,63 @@ class Asking:
                 )
             )
 
-    def _recognise_all(self, request: pb.QueryRequest, region: str) -> "list[Recognised]":
+
+class _Values:
+    """What a question asks about: each value as identifiers, in the form of each list that is asked."""
+
+    def __init__(self, node: "Node", request: pb.QueryRequest) -> None:
+        self._node, self._request = node, request
+        self._items = [_item(item) for item in request.items]
+        self._own = node.institutions.current
+        self._forms: dict[bytes, list[bytes]] = {}
+        self.places: dict[bytes, list[int]] = {}  # rows of each identifier
+
+    @property
+    def count(self) -> int:
+        """How many identifiers there are, as this node writes them."""
+        return len(self._forms[self._own.form])
+
+    def read(self) -> "list[Recognised]":
+        """How this node reads the values; to be called first, and once."""
+        self._understood = self._read(self._own)
+        return self._understood
+
+    def _read(self, file: DirectoryFile) -> "list[Recognised]":
+        recognised = self._recognised(file)
+        found: dict[bytes, None] = {}
+        for index, each in enumerate(recognised):
+            for canonical, _ in each.read:
+                found[canonical] = None
+                rows = self.places.setdefault(canonical, [])
+                if index not in rows[-1:]:
+                    rows.append(index)
+        self._forms[file.form] = list(found)
+        return recognised
+
+    def under(self, form: bytes) -> Sequence[bytes]:
+        """Identifiers in a form. Raises `Refused` where a value that this node reads is none in it."""
+        if form not in self._forms:
+            file = self._node.institutions.of(form)
+            if file is None:
+                raise Refused(f"this node cannot write identifiers in the form {form_text(form)}", "FORM")
+            recognised = self._read(file)
+            if any(
+                each.read and not other.read for each, other in zip(self._understood, recognised, strict=True)
+            ):
+                del self._forms[form]
+                raise Refused(
+                    "a value cannot be asked in the form that the list has: its institution is in another version of the "
+                    "network's directory; try again in a minute",
+                    "FORM",
+                )
+        return self._forms[form]
+
+    def _recognised(self, file: DirectoryFile) -> "list[Recognised]":
+        region, both, items = self._node.home.config.lists.default_region, self._request.both, self._items
+        if len(items) <= limits.BATCH_INLINE:
+            return recognise_chunk(items, region, both, file)
         step = 500
-        items = [_item(item) for item in request.items]
-        work = [(items[i : i + step], region, request.both) for i in range(0, len(items), step)]
+        work = [(items[i : i + step], region, both, file) for i in range(0, len(items), step)]
         return [each for part in self._node.workers.run(recognise_chunk, work) for each in part]
 
 
@@ -218,41 +269,53 @@ class Recognised(NamedTuple):
 
 
 def recognise_item(
-    kind: str, value: str, country: str, institution: str, region: str, both: bool
+    kind: str,
+    value: str,
+    country: str,
+    institution: str,
+    region: str,
+    both: bool,
+    directory: Directory | None = None,
 ) -> Recognised:
     """Never a guess: what fits several kinds is asked under all of them where `both` is set, else under none."""
+    given = (value, country, institution, region, directory)
     try:
         if kind:
             known = words.kind_of(kind)
             if known is None:
                 return Recognised([], words.one_of("kind"))
-            found = normalise(known, value, country, institution, region)
+            found = normalise(known, *given)
             return Recognised([(found.canonical, found.note)])
-        kinds = recognise(value, country, institution, region)
+        kinds = recognise(*given)
         if len(kinds) > 1 and both:  # of those that can be asked: an account needs its institution
-            read = [_normalised(each, value, country, institution, region) for each in kinds]
+            read = [_normalised(each, *given) for each in kinds]
             return Recognised([(each.canonical, each.note) for each in read if each is not None])
         if len(kinds) > 1:
             why = f"it may be {' or '.join(kinds)}: give its kind, or ask under both (--both)"
             return Recognised([], why, tuple(kinds))
         if kinds:
-            found = normalise(kinds[0], value, country, institution, region)
+            found = normalise(kinds[0], *given)
             return Recognised([(found.canonical, found.note)])
         return Recognised([], "not recognised: give its kind")
     except IdentifierError as error:
         return Recognised([], str(error))
 
 
-def _normalised(kind: Kind, value: str, country: str, institution: str, region: str) -> Identifier | None:
+def _normalised(
+    kind: Kind, value: str, country: str, institution: str, region: str, directory: Directory | None
+) -> Identifier | None:
     try:
-        return normalise(kind, value, country, institution, region)
+        return normalise(kind, value, country, institution, region, directory)
     except IdentifierError:
         return None
 
 
-def recognise_chunk(items: list[tuple[str, str, str, str]], region: str, both: bool) -> list[Recognised]:
+def recognise_chunk(
+    items: list[tuple[str, str, str, str]], region: str, both: bool, file: DirectoryFile
+) -> list[Recognised]:
     """For worker processes."""
-    return [recognise_item(*item, region, both) for item in items]
+    directory = file.load()
+    return [recognise_item(*item, region, both, directory) for item in items]
 
 
 def _plan(

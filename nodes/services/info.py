@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from importlib import metadata
 from typing import Any
 
@@ -10,10 +10,12 @@ from lianfang.v1 import common_pb2 as common
 from lianfang.v1 import node_pb2 as pb
 from lianfang.v1 import node_pb2_grpc
 
+from .. import limits
 from ..errors import ConfigError, invalid
 from ..gate import Gate
 from ..holder.epochs import Epochs
 from ..holder.lists import ListStore
+from ..identity.institutions import Institutions
 from ..identity.members import Member, MemberBook
 from ..identity.names import MemberName
 from . import wire
@@ -34,7 +36,9 @@ class NodeInfoService(node_pb2_grpc.NodeInfoServicer):
         gate: Gate,
         capture: wire.Capture,
         on_newer_list: Callable[[], None],
+        institutions: Institutions,
     ) -> None:
+        self._institutions = institutions
         self._on_newer_list = on_newer_list
         self._name, self._book, self._store, self._epochs, self._gate = name, book, store, epochs, gate
         self._capture = capture
@@ -59,6 +63,16 @@ class NodeInfoService(node_pb2_grpc.NodeInfoServicer):
         except ConfigError as error:
             raise invalid("not a member list of this network's CA") from error
         return pb.IntroduceResponse(member_list_version=self._book.current.version)
+
+    @wire.streaming
+    async def GetInstitutions(
+        self, request: pb.GetInstitutionsRequest, context: Any
+    ) -> AsyncIterator[pb.GetInstitutionsResponse]:
+        """See node.proto."""
+        self._authenticator.member(context)
+        data = await asyncio.to_thread(self._institutions.read, request.hash)
+        for start in range(0, len(data), limits.SYNC_CHUNK):
+            yield pb.GetInstitutionsResponse(content=data[start : start + limits.SYNC_CHUNK])
 
     def _answer(self, request: pb.GetInfoRequest, member: Member) -> pb.GetInfoResponse:
         members = self._book.current

@@ -6,12 +6,14 @@ certainly what its kind says is refused. `recognise` lists the kinds a bare valu
 """
 
 from .forms import VERSION, form, form_text
+from .institutions import Directory
 from .kinds import KINDS, Identifier, Kind, canonical_each, normalise
 from .recognise import recognise
 
 __all__ = [
     "KINDS",
     "VERSION",
+    "Directory",
     "Identifier",
     "Kind",
     "canonical_each",

@@ -1,15 +1,14 @@
 """Payment cards and bank accounts."""
 
 import re
-import unicodedata
 
 from stdnum import iban
 from stdnum.exceptions import InvalidComponent, ValidationError
 
 from . import checksums
+from .institutions import Directory, code_of
 from .text import compact, refuse
 
-_BIC = re.compile(r"[A-Z]{6}[A-Z0-9]{2}([A-Z0-9]{3})?")
 _LIKE_IBAN = re.compile(r"[A-Z]{2}[0-9]{2}[A-Z0-9]{11,30}")
 
 
@@ -45,20 +44,25 @@ def is_iban(number: str) -> bool:
     return True
 
 
-def account(text: str, institution: str) -> str:
-    """`IBAN/…`, or the institution's code, a slash and the number. Raises `IdentifierError`."""
+def account(text: str, institution: str, directory: Directory | None = None) -> tuple[str, str]:
+    """(`IBAN/…`, or the institution's code, a slash and the number; note). Raises `IdentifierError`.
+
+    The code is the directory's; where the network has none it is taken as given, and noted.
+    """
     number = compact(text).upper()
     if is_iban(number):
-        return f"IBAN/{number}"
-    code = compact(unicodedata.normalize("NFKC", institution)).upper()
+        return f"IBAN/{number}", ""
+    code = code_of(institution)
     if not code:
         raise refuse("institution", "a bank account needs the institution's code")
-    if not (code.isascii() and code.isalnum() and 2 <= len(code) <= 14):
-        raise refuse("institution", "not an institution code")
+    if directory is not None:
+        code, note = directory.resolve(code), ""
+    else:
+        note = "the network has no directory of institutions: under another code of its bank it is another account"
+        if not (code.isascii() and code.isalnum() and 2 <= len(code) <= 14):
+            raise refuse("institution", "not an institution code")
     if not (number.isascii() and number.isalnum() and 5 <= len(number) <= 34):
         raise refuse("account", "an account number has 5 to 34 letters and digits")
     if len(set(number)) == 1:
         raise refuse("placeholder", "a placeholder, not an account number")
-    if _BIC.fullmatch(code):
-        code = code[:8]  # the branch is not part of who keeps the account
-    return f"{code}/{number}"
+    return f"{code}/{number}", note

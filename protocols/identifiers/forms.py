@@ -44,9 +44,15 @@ def data_hash() -> bytes:
     return content.digest()[:HASH_BYTES]
 
 
-def form() -> bytes:
-    """The pair (version, data hash) as 18 bytes, as descriptors and greetings carry it."""
-    return VERSION.to_bytes(2, "big") + data_hash()
+def form(directory: bytes = b"") -> bytes:
+    """The pair (version, data hash) as 18 bytes, as descriptors and greetings carry it.
+
+    `directory` is the hash of the network's directory of institutions, empty for a network without one.
+    """
+    data = data_hash()
+    if directory:
+        data = hashlib.sha256(frame("lianfang/identifiers/directory", data, directory)).digest()[:HASH_BYTES]
+    return VERSION.to_bytes(2, "big") + data
 
 
 def form_text(value: bytes) -> str:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from ..errors import IdentifierError
 from . import accounts, crypto, devices, documents, hosts, phones
+from .institutions import Directory
 from .text import check_whole, clean, refuse
 
 
@@ -61,11 +62,13 @@ def normalise(
     country: str = "",
     institution: str = "",
     default_region: str = "CN",
+    directory: Directory | None = None,
 ) -> Identifier:
     """Bring a raw value to its canonical form.
 
     `country` is a country's name or ISO 3166 code (passports, foreign and tax IDs need it), `institution` a bank's
-    code (accounts need it), `default_region` the region of phone numbers without a country code ("" for none).
+    code (accounts need it), `default_region` the region of phone numbers without a country code ("" for none),
+    `directory` the network's directory of institutions.
     Raises `IdentifierError`; its message never repeats the value.
     """
     if not isinstance(kind, Kind):
@@ -79,7 +82,7 @@ def normalise(
     if kind is Kind.PHONE:
         return Identifier(kind, phones.phone(text, default_region))
     if kind is Kind.ACCOUNT:
-        return Identifier(kind, accounts.account(text, institution))
+        return Identifier(kind, *accounts.account(text, institution, directory))
     if kind in WITH_COUNTRY:
         return Identifier(kind, documents.document(text, country))
     if kind is Kind.CARD:

@@ -4,6 +4,7 @@ import re
 
 from ..errors import IdentifierError
 from . import checksums, hosts
+from .institutions import Directory
 from .kinds import WITH_COUNTRY, Kind, normalise
 from .text import STOPS, clean, compact
 
@@ -18,7 +19,13 @@ _BARE_HEX = re.compile(r"[0-9a-fA-F]{12}|[0-9a-fA-F]{32}|[0-9a-fA-F]{40}|[0-9a-f
 _IP4 = re.compile(r"\d{1,3}([.。]\d{1,3}){3}")
 
 
-def recognise(value: str, country: str = "", institution: str = "", default_region: str = "CN") -> list[Kind]:
+def recognise(
+    value: str,
+    country: str = "",
+    institution: str = "",
+    default_region: str = "CN",
+    directory: Directory | None = None,
+) -> list[Kind]:
     """All kinds that `value` has the form of; empty where none.
 
     An account is one only where its institution is given or digits pass for a card by chance alone, a document only
@@ -28,7 +35,7 @@ def recognise(value: str, country: str = "", institution: str = "", default_regi
         text = clean(value)
     except IdentifierError:
         return []
-    context = (country, institution, default_region)
+    context = (country, institution, default_region, directory)
     found = [kind for kind in _candidates(text, default_region) if _accepts(kind, text, *context)]
     digits = compact(text)
     is_number = digits.isascii() and digits.isdigit()
@@ -41,9 +48,11 @@ def recognise(value: str, country: str = "", institution: str = "", default_regi
     return sorted(set(found), key=list(Kind).index)
 
 
-def _accepts(kind: Kind, text: str, country: str, institution: str, region: str) -> bool:
+def _accepts(
+    kind: Kind, text: str, country: str, institution: str, region: str, directory: Directory | None
+) -> bool:
     try:
-        normalise(kind, text, country, institution, region)
+        normalise(kind, text, country, institution, region, directory)
     except IdentifierError:
         return False
     return True

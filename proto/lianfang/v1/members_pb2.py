@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19lianfang/v1/members.proto\x12\x0blianfang.v1\"\xc7\x01\n\nMemberList\x12\x0f\n\x07network\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x11\n\tissued_at\x18\x03 \x01(\x03\x12\x13\n\x0bvalid_until\x18\x04 \x01(\x03\x12$\n\x07members\x18\x05 \x03(\x0b\x32\x13.lianfang.v1.Member\x12\x30\n\x07revoked\x18\x06 \x03(\x0b\x32\x1f.lianfang.v1.RevokedCertificate\x12\x17\n\x0fregulator_signs\x18\x07 \x01(\x08\"\xb2\x01\n\x06Member\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0b\n\x03\x64ns\x18\x02 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x03 \x01(\t\x12\x13\n\x0bsigning_key\x18\x04 \x01(\x0c\x12\x13\n\x0bsealing_key\x18\x05 \x01(\x0c\x12\x14\n\x0c\x63\x65rtificates\x18\x06 \x03(\x0c\x12\x0f\n\x07log_key\x18\x07 \x01(\x0c\x12\x13\n\x0bwitness_key\x18\x08 \x01(\x0c\x12\x17\n\x0fledger_endpoint\x18\t \x01(\t\"<\n\x12RevokedCertificate\x12\x0e\n\x06serial\x18\x01 \x01(\x0c\x12\n\n\x02id\x18\x02 \x01(\t\x12\n\n\x02\x61t\x18\x03 \x01(\x03\"3\n\x10SignedMemberList\x12\x0c\n\x04list\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19lianfang/v1/members.proto\x12\x0blianfang.v1\"\xdd\x01\n\nMemberList\x12\x0f\n\x07network\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x11\n\tissued_at\x18\x03 \x01(\x03\x12\x13\n\x0bvalid_until\x18\x04 \x01(\x03\x12$\n\x07members\x18\x05 \x03(\x0b\x32\x13.lianfang.v1.Member\x12\x30\n\x07revoked\x18\x06 \x03(\x0b\x32\x1f.lianfang.v1.RevokedCertificate\x12\x17\n\x0fregulator_signs\x18\x07 \x01(\x08\x12\x14\n\x0cinstitutions\x18\x08 \x01(\x0c\"\xb2\x01\n\x06Member\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0b\n\x03\x64ns\x18\x02 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x03 \x01(\t\x12\x13\n\x0bsigning_key\x18\x04 \x01(\x0c\x12\x13\n\x0bsealing_key\x18\x05 \x01(\x0c\x12\x14\n\x0c\x63\x65rtificates\x18\x06 \x03(\x0c\x12\x0f\n\x07log_key\x18\x07 \x01(\x0c\x12\x13\n\x0bwitness_key\x18\x08 \x01(\x0c\x12\x17\n\x0fledger_endpoint\x18\t \x01(\t\"<\n\x12RevokedCertificate\x12\x0e\n\x06serial\x18\x01 \x01(\x0c\x12\n\n\x02id\x18\x02 \x01(\t\x12\n\n\x02\x61t\x18\x03 \x01(\x03\"3\n\x10SignedMemberList\x12\x0c\n\x04list\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,11 +32,11 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lianfang.v1.members_pb2', _
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MEMBERLIST']._serialized_start=43
-  _globals['_MEMBERLIST']._serialized_end=242
-  _globals['_MEMBER']._serialized_start=245
-  _globals['_MEMBER']._serialized_end=423
-  _globals['_REVOKEDCERTIFICATE']._serialized_start=425
-  _globals['_REVOKEDCERTIFICATE']._serialized_end=485
-  _globals['_SIGNEDMEMBERLIST']._serialized_start=487
-  _globals['_SIGNEDMEMBERLIST']._serialized_end=538
+  _globals['_MEMBERLIST']._serialized_end=264
+  _globals['_MEMBER']._serialized_start=267
+  _globals['_MEMBER']._serialized_end=445
+  _globals['_REVOKEDCERTIFICATE']._serialized_start=447
+  _globals['_REVOKEDCERTIFICATE']._serialized_end=507
+  _globals['_SIGNEDMEMBERLIST']._serialized_start=509
+  _globals['_SIGNEDMEMBERLIST']._serialized_end=560
 # @@protoc_insertion_point(module_scope)

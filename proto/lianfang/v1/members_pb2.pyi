@@ -29,6 +29,7 @@ class MemberList(_message.Message):
     MEMBERS_FIELD_NUMBER: _builtins.int
     REVOKED_FIELD_NUMBER: _builtins.int
     REGULATOR_SIGNS_FIELD_NUMBER: _builtins.int
+    INSTITUTIONS_FIELD_NUMBER: _builtins.int
     network: _builtins.str
     version: _builtins.int
     """grows with each change; a node never goes back"""
@@ -37,6 +38,8 @@ class MemberList(_message.Message):
     valid_until: _builtins.int
     regulator_signs: _builtins.bool
     """a contract needs the regulators' signatures too"""
+    institutions: _builtins.bytes
+    """hash of the network's directory of institutions; empty: it has none"""
     @_builtins.property
     def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___Member]:
         """ascending by id"""
@@ -53,10 +56,11 @@ class MemberList(_message.Message):
         members: _abc.Iterable[Global___Member] | None = ...,
         revoked: _abc.Iterable[Global___RevokedCertificate] | None = ...,
         regulator_signs: _builtins.bool = ...,
+        institutions: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["issued_at", b"issued_at", "members", b"members", "network", b"network", "regulator_signs", b"regulator_signs", "revoked", b"revoked", "valid_until", b"valid_until", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["institutions", b"institutions", "issued_at", b"issued_at", "members", b"members", "network", b"network", "regulator_signs", b"regulator_signs", "revoked", b"revoked", "valid_until", b"valid_until", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from lianfang.v1 import common_pb2 as lianfang_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16lianfang/v1/node.proto\x12\x0blianfang.v1\x1a\x18lianfang/v1/common.proto\"\'\n\x10IntroduceRequest\x12\x13\n\x0bmember_list\x18\x01 \x01(\x0c\"0\n\x11IntroduceResponse\x12\x1b\n\x13member_list_version\x18\x01 \x01(\x04\"-\n\x0eGetInfoRequest\x12\x1b\n\x13member_list_version\x18\x01 \x01(\x04\"\x9f\x01\n\x0fGetInfoResponse\x12\x0e\n\x06member\x18\x01 \x01(\t\x12\x10\n\x08software\x18\x02 \x01(\t\x12\x0b\n\x03now\x18\x03 \x01(\x03\x12\"\n\x06suites\x18\x04 \x03(\x0e\x32\x12.lianfang.v1.Suite\x12\x13\n\x0bmember_list\x18\x05 \x01(\x0c\x12$\n\x05lists\x18\x06 \x03(\x0b\x32\x15.lianfang.v1.ListHead\"\x8d\x01\n\x08ListHead\x12\x0c\n\x04list\x18\x01 \x01(\t\x12&\n\x06\x65pochs\x18\x02 \x03(\x0b\x32\x16.lianfang.v1.EpochHead\x12&\n\x08purposes\x18\x03 \x03(\x0e\x32\x14.lianfang.v1.Purpose\x12#\n\x06\x62udget\x18\x04 \x01(\x0b\x32\x13.lianfang.v1.Budget\"\x93\x01\n\tEpochHead\x12,\n\x06opened\x18\x01 \x01(\x0b\x32\x1c.lianfang.v1.SignedStatement\x12*\n\x04head\x18\x02 \x01(\x0b\x32\x1c.lianfang.v1.SignedStatement\x12,\n\x06\x63losed\x18\x03 \x01(\x0b\x32\x1c.lianfang.v1.SignedStatement2\x9c\x01\n\x08NodeInfo\x12\x44\n\x07GetInfo\x12\x1b.lianfang.v1.GetInfoRequest\x1a\x1c.lianfang.v1.GetInfoResponse\x12J\n\tIntroduce\x12\x1d.lianfang.v1.IntroduceRequest\x1a\x1e.lianfang.v1.IntroduceResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16lianfang/v1/node.proto\x12\x0blianfang.v1\x1a\x18lianfang/v1/common.proto\"\'\n\x10IntroduceRequest\x12\x13\n\x0bmember_list\x18\x01 \x01(\x0c\"0\n\x11IntroduceResponse\x12\x1b\n\x13member_list_version\x18\x01 \x01(\x04\"&\n\x16GetInstitutionsRequest\x12\x0c\n\x04hash\x18\x01 \x01(\x0c\"*\n\x17GetInstitutionsResponse\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\"-\n\x0eGetInfoRequest\x12\x1b\n\x13member_list_version\x18\x01 \x01(\x04\"\x9f\x01\n\x0fGetInfoResponse\x12\x0e\n\x06member\x18\x01 \x01(\t\x12\x10\n\x08software\x18\x02 \x01(\t\x12\x0b\n\x03now\x18\x03 \x01(\x03\x12\"\n\x06suites\x18\x04 \x03(\x0e\x32\x12.lianfang.v1.Suite\x12\x13\n\x0bmember_list\x18\x05 \x01(\x0c\x12$\n\x05lists\x18\x06 \x03(\x0b\x32\x15.lianfang.v1.ListHead\"\x8d\x01\n\x08ListHead\x12\x0c\n\x04list\x18\x01 \x01(\t\x12&\n\x06\x65pochs\x18\x02 \x03(\x0b\x32\x16.lianfang.v1.EpochHead\x12&\n\x08purposes\x18\x03 \x03(\x0e\x32\x14.lianfang.v1.Purpose\x12#\n\x06\x62udget\x18\x04 \x01(\x0b\x32\x13.lianfang.v1.Budget\"\x93\x01\n\tEpochHead\x12,\n\x06opened\x18\x01 \x01(\x0b\x32\x1c.lianfang.v1.SignedStatement\x12*\n\x04head\x18\x02 \x01(\x0b\x32\x1c.lianfang.v1.SignedStatement\x12,\n\x06\x63losed\x18\x03 \x01(\x0b\x32\x1c.lianfang.v1.SignedStatement2\xfc\x01\n\x08NodeInfo\x12\x44\n\x07GetInfo\x12\x1b.lianfang.v1.GetInfoRequest\x1a\x1c.lianfang.v1.GetInfoResponse\x12J\n\tIntroduce\x12\x1d.lianfang.v1.IntroduceRequest\x1a\x1e.lianfang.v1.IntroduceResponse\x12^\n\x0fGetInstitutions\x12#.lianfang.v1.GetInstitutionsRequest\x1a$.lianfang.v1.GetInstitutionsResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,14 +36,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INTRODUCEREQUEST']._serialized_end=104
   _globals['_INTRODUCERESPONSE']._serialized_start=106
   _globals['_INTRODUCERESPONSE']._serialized_end=154
-  _globals['_GETINFOREQUEST']._serialized_start=156
-  _globals['_GETINFOREQUEST']._serialized_end=201
-  _globals['_GETINFORESPONSE']._serialized_start=204
-  _globals['_GETINFORESPONSE']._serialized_end=363
-  _globals['_LISTHEAD']._serialized_start=366
-  _globals['_LISTHEAD']._serialized_end=507
-  _globals['_EPOCHHEAD']._serialized_start=510
-  _globals['_EPOCHHEAD']._serialized_end=657
-  _globals['_NODEINFO']._serialized_start=660
-  _globals['_NODEINFO']._serialized_end=816
+  _globals['_GETINSTITUTIONSREQUEST']._serialized_start=156
+  _globals['_GETINSTITUTIONSREQUEST']._serialized_end=194
+  _globals['_GETINSTITUTIONSRESPONSE']._serialized_start=196
+  _globals['_GETINSTITUTIONSRESPONSE']._serialized_end=238
+  _globals['_GETINFOREQUEST']._serialized_start=240
+  _globals['_GETINFOREQUEST']._serialized_end=285
+  _globals['_GETINFORESPONSE']._serialized_start=288
+  _globals['_GETINFORESPONSE']._serialized_end=447
+  _globals['_LISTHEAD']._serialized_start=450
+  _globals['_LISTHEAD']._serialized_end=591
+  _globals['_EPOCHHEAD']._serialized_start=594
+  _globals['_EPOCHHEAD']._serialized_end=741
+  _globals['_NODEINFO']._serialized_start=744
+  _globals['_NODEINFO']._serialized_end=996
 # @@protoc_insertion_point(module_scope)

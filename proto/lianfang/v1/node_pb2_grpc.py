@@ -44,6 +44,11 @@ class NodeInfoStub:
                 request_serializer=lianfang_dot_v1_dot_node__pb2.IntroduceRequest.SerializeToString,
                 response_deserializer=lianfang_dot_v1_dot_node__pb2.IntroduceResponse.FromString,
                 _registered_method=True)
+        self.GetInstitutions = channel.unary_stream(
+                '/lianfang.v1.NodeInfo/GetInstitutions',
+                request_serializer=lianfang_dot_v1_dot_node__pb2.GetInstitutionsRequest.SerializeToString,
+                response_deserializer=lianfang_dot_v1_dot_node__pb2.GetInstitutionsResponse.FromString,
+                _registered_method=True)
 
 
 class NodeInfoServicer:
@@ -63,6 +68,13 @@ class NodeInfoServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetInstitutions(self, request, context):
+        """The network's directory of institutions, by the hash in the member list.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NodeInfoServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -75,6 +87,11 @@ def add_NodeInfoServicer_to_server(servicer, server):
                     servicer.Introduce,
                     request_deserializer=lianfang_dot_v1_dot_node__pb2.IntroduceRequest.FromString,
                     response_serializer=lianfang_dot_v1_dot_node__pb2.IntroduceResponse.SerializeToString,
+            ),
+            'GetInstitutions': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetInstitutions,
+                    request_deserializer=lianfang_dot_v1_dot_node__pb2.GetInstitutionsRequest.FromString,
+                    response_serializer=lianfang_dot_v1_dot_node__pb2.GetInstitutionsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -131,6 +148,33 @@ class NodeInfo:
             '/lianfang.v1.NodeInfo/Introduce',
             lianfang_dot_v1_dot_node__pb2.IntroduceRequest.SerializeToString,
             lianfang_dot_v1_dot_node__pb2.IntroduceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetInstitutions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/lianfang.v1.NodeInfo/GetInstitutions',
+            lianfang_dot_v1_dot_node__pb2.GetInstitutionsRequest.SerializeToString,
+            lianfang_dot_v1_dot_node__pb2.GetInstitutionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -36,6 +36,8 @@ class NodeInfoStub:
     """Hands over a CA-signed member list. Open to every certificate of the CA, so that a newcomer can show
     a node that has not heard of it that it belongs.
     """
+    GetInstitutions: _grpc.UnaryStreamMultiCallable[_node_pb2.GetInstitutionsRequest, _node_pb2.GetInstitutionsResponse]
+    """The network's directory of institutions, by the hash in the member list."""
 
 @_typing.type_check_only
 class NodeInfoAsyncStub(NodeInfoStub):
@@ -45,6 +47,8 @@ class NodeInfoAsyncStub(NodeInfoStub):
     """Hands over a CA-signed member list. Open to every certificate of the CA, so that a newcomer can show
     a node that has not heard of it that it belongs.
     """
+    GetInstitutions: _aio.UnaryStreamMultiCallable[_node_pb2.GetInstitutionsRequest, _node_pb2.GetInstitutionsResponse]  # type: ignore[assignment]
+    """The network's directory of institutions, by the hash in the member list."""
 
 class NodeInfoServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -63,5 +67,13 @@ class NodeInfoServicer(metaclass=_abc_1.ABCMeta):
         """Hands over a CA-signed member list. Open to every certificate of the CA, so that a newcomer can show
         a node that has not heard of it that it belongs.
         """
+
+    @_abc_1.abstractmethod
+    def GetInstitutions(
+        self,
+        request: _node_pb2.GetInstitutionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_node_pb2.GetInstitutionsResponse], _abc.AsyncIterator[_node_pb2.GetInstitutionsResponse]]:
+        """The network's directory of institutions, by the hash in the member list."""
 
 def add_NodeInfoServicer_to_server(servicer: NodeInfoServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
