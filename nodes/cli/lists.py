@@ -297,6 +297,7 @@ def _show_import(
         ("withdrawn", t("withdrawn", "撤回")),
         ("held", t("held back by a person's decision", "人工决定保留")),
         ("duplicates", t("repeated", "重复")),
+        ("merged", t("further cases of a listed identifier", "同一标识的其他案件")),
         ("sealed", t("sealed", "封装")),
         ("tombstones", t("removals sealed", "封装的移除")),
     )

@@ -24,7 +24,7 @@ from ..identity.institutions import NONE, DirectoryFile
 from ..identity.keys import Vault
 from ..store import engine as db
 from ..store import schema
-from .rows import MARK, Bad, Prepared, SealRow, StoredRow
+from .rows import MARK, Bad, Prepared, SealRow, StoredRow, references
 
 _log = logging.getLogger("lianfang.lists")
 _LIVE = tuple(sorted(int(status) for status in labels.LIVE))
@@ -32,7 +32,8 @@ _LIVE = tuple(sorted(int(status) for status in labels.LIVE))
 _HELD = (
     f"(e.status IN ({Status.WITHDRAWN:d}, {Status.SUSPENDED:d}) AND e.reason <> {Reason.REMOVED_BY_SOURCE:d})"
 )
-_DETAILS = ("category", "severity", "confidence", "basis", "reason", "own_mark")
+_SAME = ("category", "severity", "confidence", "basis", "reason")
+_DETAILS = (*_SAME, "own_mark")
 _SOON = 30  # days: an end that near is as good as a withdrawal
 _KEY = schema.entry_key
 _MOVED = 10_000  # entries in a step of moving them under the key of lists
@@ -59,6 +60,7 @@ class ImportOutcome:
     unchanged: int = 0
     withdrawn: int = 0
     duplicates: int = 0
+    merged: int = 0  # rows that add a reference to the entry of an earlier row
     held: int = 0
     leaving: int = 0  # entries that leave, end soon, become contested, or are kept from being listed
     leaving_refs: list[bytes] = field(default_factory=list)  # the first of them
@@ -71,7 +73,7 @@ class StoredEntry:
     """An entry with its identifier in clear, for the node's own people."""
 
     identifier: Identifier
-    own_reference: str
+    own_reference: str  # several are parted by semicolons
     ref: bytes
     category: int
     severity: int
@@ -371,20 +373,27 @@ class ListStore:
             outcome.bad.extend(bad)
             driver.cursor().executemany(insert, good)
         connection.exec_driver_sql("CREATE INDEX temp.incoming_identifier ON incoming (identifier, number)")
-        # Of equal rows the first stands; rows that contradict it are bad.
-        same = " AND ".join(f"d.{c} IS f.{c}" for c in (*_DETAILS, "status", "observed_on", "valid_until"))
+        # Of equal rows the first stands; other cases add their references to it; rows that contradict it are bad.
+        same = " AND ".join(f"d.{c} IS f.{c}" for c in (*_SAME, "status"))
         repeated = connection.exec_driver_sql(
-            f"""SELECT d.number, f.number, {same} FROM temp.incoming d
+            f"""SELECT d.number, f.number, {same}, d.own_mark IS f.own_mark,
+              d.observed_on IS f.observed_on AND d.valid_until IS f.valid_until FROM temp.incoming d
             JOIN (SELECT identifier, MIN(number) AS number FROM temp.incoming
                   GROUP BY identifier HAVING COUNT(*) > 1) g ON g.identifier = d.identifier
             JOIN temp.incoming f ON f.identifier = g.identifier AND f.number = g.number
             WHERE d.number > f.number ORDER BY d.number"""  # noqa: S608
         ).all()
-        for number, first, equal in repeated:
-            if equal:
+        cases: dict[int, list[int]] = {}
+        for number, first, same_details, same_reference, same_dates in repeated:
+            if same_details and same_reference and same_dates:
                 outcome.duplicates += 1
+            elif same_details and not same_reference:
+                cases.setdefault(first, []).append(number)
+                outcome.merged += 1
             else:
                 outcome.bad.append(Bad(number, "value", f"same identifier as row {first}, other details"))
+        for first, numbers in cases.items():
+            self._merge_cases(connection, first, numbers)
         if repeated:
             connection.exec_driver_sql(
                 """DELETE FROM temp.incoming WHERE EXISTS (SELECT 1 FROM temp.incoming f
@@ -392,12 +401,66 @@ class ListStore:
             )
         outcome.bad.sort(key=lambda bad: bad.number)
 
+    def _merge_cases(self, connection: sa.Connection, first: int, others: Sequence[int]) -> None:
+        """Rows of several cases about one identifier, in the file that is being taken, become the first one's.
+
+        It keeps all references, the latest observation and the longest validity.
+        """
+        identifier = connection.exec_driver_sql(
+            "SELECT identifier FROM temp.incoming WHERE number = ?", (first,)
+        ).scalar_one()
+        found = connection.exec_driver_sql(
+            "SELECT number, own_reference, observed_on, valid_until, dated FROM temp.incoming WHERE identifier = ?",
+            (identifier,),
+        ).all()
+        rows = [row for row in found if row.number in (first, *others)]
+        until = 0 if any(not row.valid_until for row in rows) else max(row.valid_until for row in rows)
+        secret, mark = self._references(row.own_reference for row in rows)
+        connection.exec_driver_sql(
+            """UPDATE temp.incoming SET own_reference = ?, own_mark = ?, observed_on = ?, valid_until = ?, dated = ?
+            WHERE identifier = ? AND number = ?""",
+            (
+                secret,
+                mark,
+                max(row.observed_on for row in rows),
+                until,
+                max(row.dated for row in rows),
+                identifier,
+                first,
+            ),
+        )
+
+    def _references(self, secrets: Iterable[bytes | None]) -> tuple[bytes | None, bytes | None]:
+        """Stored references put together: (encrypted, keyed index)."""
+        texts = [self._vault.decrypt(secret, b"reference").decode() for secret in secrets if secret]
+        joined = references(*texts)
+        if not joined:
+            return None, None
+        return self._vault.encrypt(joined, b"reference"), self._vault.index(MARK + joined)
+
+    def _keep_references(self, connection: sa.Connection, list_id: int) -> None:
+        """A file that does not replace the list adds its references to those that an entry has."""
+        differing = connection.exec_driver_sql(
+            """SELECT i.number, i.identifier, e.own_reference AS before, i.own_reference AS now
+            FROM temp.incoming i CROSS JOIN entry e ON e.list_id = ? AND e.identifier = i.identifier
+            WHERE e.own_mark IS NOT NULL AND e.own_mark IS NOT i.own_mark""",
+            (list_id,),
+        ).all()
+        for row in differing:
+            secret, mark = self._references((row.before, row.now))
+            connection.exec_driver_sql(
+                "UPDATE temp.incoming SET own_reference = ?, own_mark = ? WHERE identifier = ? AND number = ?",
+                (secret, mark, row.identifier, row.number),
+            )
+
     def _apply(self, connection: sa.Connection, name: str, replace: bool, outcome: ImportOutcome) -> None:
         list_id, last = self._id(connection, name)
         seq = last + 1
         live = f"({', '.join(map(str, _LIVE))})"
         run = connection.exec_driver_sql
         good = run("SELECT COUNT(*) FROM temp.incoming").scalar_one()
+        if not replace:
+            self._keep_references(connection, list_id)
         outcome.held = run(
             f"""SELECT COUNT(*) FROM temp.incoming i CROSS JOIN entry e
             ON e.list_id = ? AND e.identifier = i.identifier WHERE {_HELD}""",  # noqa: S608
@@ -560,7 +623,7 @@ class ListStore:
                 reference = self._vault.decrypt(row.own_reference, b"reference") if row.own_reference else b""
                 yield StoredEntry(
                     Identifier.from_canonical(self._vault.decrypt(row.secret, b"entry")),
-                    reference.decode(),
+                    reference.decode().replace("\n", "; "),
                     *(getattr(row, c) for c in ("ref", "category", "severity", "confidence", "basis")),
                     *(getattr(row, c) for c in ("status", "reason", "observed_on", "valid_until")),
                 )

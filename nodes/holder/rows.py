@@ -88,6 +88,7 @@ class _BadField(Exception):
         self.identifier = b""
 
 
+_SEVERAL = re.compile(r"[;；\r\n]")
 _DATE = re.compile(r"(\d{4})[-/.年]?(\d{1,2})[-/.月]?(\d{1,2})日?(?:[ T]00:00:00)?")
 
 
@@ -183,7 +184,7 @@ def _parse(row: RawRow, vault: Vault, options: RowOptions) -> _Read:
     except _BadField as error:
         error.identifier = vault.index(identifier.canonical)
         raise
-    return _Read(identifier.canonical, row.reference.strip().encode(), identifier.kind.value, details)
+    return _Read(identifier.canonical, references(row.reference), identifier.kind.value, details)
 
 
 def _details(row: RawRow, options: RowOptions, kind: Kind) -> tuple[int, ...]:
@@ -206,6 +207,12 @@ def _details(row: RawRow, options: RowOptions, kind: Kind) -> tuple[int, ...]:
     if until and until < options.today and status in labels.LIVE:
         status = Status.EXPIRED
     return category, severity, confidence, basis, int(status), reason, seen, until, dated
+
+
+def references(*texts: str) -> bytes:
+    """Case numbers of one entry as they are stored: each once, in order, a line each; semicolons part them in files."""
+    parts = (part.strip() for text in texts for part in _SEVERAL.split(text))
+    return "\n".join(sorted({part for part in parts if part})).encode()
 
 
 MARK = b"reference\x1f"  # before a reference whose keyed index is kept, to see a change

@@ -12,6 +12,7 @@ from google.protobuf.struct_pb2 import Struct
 from lianfang.v1 import admin_pb2 as pb
 from lianfang.v1 import admin_pb2_grpc, ledger_pb2
 
+from protocols import statement
 from protocols.encoding import frame
 from protocols.identifiers import normalise, recognise
 from protocols.label import Basis, Category, Reason, Status, slug
@@ -176,6 +177,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
                 raise
             batches = [] if outcome.refused else self._seal(start.list, tell)
             active = node.lists.is_active(start.list)
+        outcome.rows += feed.refused
         published = self._published(batches, tell)
         rows = [pb.BadRow(number=bad.number, column=bad.column, reason=bad.reason) for bad in outcome.bad]
         for i in range(0, len(rows), _ROWS_A_MESSAGE):
@@ -184,7 +186,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             phase="done",
             done=outcome.rows,
             total=outcome.rows,
-            result=_result(outcome, batches, published, active),
+            result=_result(outcome, batches, published, active, feed.refused),
         )
 
     def _seal(self, name: str, tell: Callable[[pb.ImportProgress], None]) -> list[SealedBatch]:
@@ -395,7 +397,11 @@ def _record_appeal(node: "Node", list_name: str, now: tuple[Status, Reason], cha
 
 
 def _result(
-    outcome: ImportOutcome, batches: list[SealedBatch], published: bool, active: bool = True
+    outcome: ImportOutcome,
+    batches: list[SealedBatch],
+    published: bool,
+    active: bool = True,
+    unread: int = 0,  # bad rows that the reader refused before the node saw them
 ) -> pb.ImportResult:
     return pb.ImportResult(
         inactive=not active,
@@ -406,9 +412,11 @@ def _result(
         unchanged=outcome.unchanged,
         withdrawn=outcome.withdrawn,
         duplicates=outcome.duplicates,
+        merged=outcome.merged,
         held=outcome.held,
-        bad=len(outcome.bad),
+        bad=len(outcome.bad) + unread,
         refused=outcome.refused,
+        epoch=statement.parse(batches[-1].descriptor.statement).epoch if batches else 0,
         batch=batches[-1].number if batches else 0,
         sealed=sum(batch.sealed for batch in batches),
         tombstones=sum(batch.tombstones for batch in batches),

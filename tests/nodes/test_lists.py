@@ -7,6 +7,8 @@ import shutil
 import pytest
 import sqlalchemy as sa
 from alembic.util import CommandError
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from nodes.errors import NotFound, Refused, StorageError
 from nodes.holder import lists
@@ -138,8 +140,63 @@ def test_an_expired_phone_does_not_flip_with_each_undated_import(holder):
 
 def test_a_reference_that_changes_is_stored(holder):
     holder.load({**PHONE, "reference": "case 1"})
-    assert holder.load({**PHONE, "reference": "case 2"}).changed == 1
+    assert holder.load({**PHONE, "reference": "case 2"}, replace=True).changed == 1
     assert entries(holder)["+8613800138000"].own_reference == "case 2"
+
+
+def test_two_cases_about_one_identifier_are_one_entry_with_both(holder):
+    first, second = {**CARD, "reference": "K-2", "observed_on": "2026-01-05"}, {**CARD, "reference": "K-1"}
+    outcome = holder.load(
+        first, {**second, "observed_on": "2026-02-01"}, MAIL, second | {"reference": "K-3; K-1"}
+    )
+    assert (outcome.rows, outcome.added, outcome.merged, outcome.bad) == (4, 2, 2, [])
+    entry = entries(holder)[CARD["value"]]
+    assert entry.own_reference == "K-1; K-2; K-3"
+    assert str(date_of(entry.observed_on)) == "2026-02-01"
+    # What an export writes comes back unchanged, and so does any of the rows alone.
+    again = {**CARD, "reference": entry.own_reference, "observed_on": "2026-02-01"}
+    assert holder.load(again, MAIL).unchanged == 2
+    assert holder.load({**CARD, "reference": "K-2"}, CARD).unchanged == 1
+
+
+def test_a_later_file_adds_its_case_and_a_replacement_has_the_last_word(holder):
+    holder.load({**PHONE, "reference": "K-1"})
+    assert holder.load({**PHONE, "reference": "K-0"}).changed == 1
+    assert entries(holder)["+8613800138000"].own_reference == "K-0; K-1"
+    assert holder.load(PHONE).unchanged == 1
+    assert holder.load({**PHONE, "reference": "K-9"}, replace=True).changed == 1
+    assert entries(holder)["+8613800138000"].own_reference == "K-9"
+
+
+@pytest.mark.parametrize("other", [{"severity": "1"}, {"category": "gambling"}, {"status": "contested"}])
+def test_two_cases_that_contradict_each_other_are_a_persons_to_decide(holder, other):
+    outcome = holder.load({**PHONE, "reference": "K-1"}, {**PHONE, "reference": "K-2", **other})
+    assert [bad.number for bad in outcome.bad] == [2]
+
+
+ROW = st.builds(
+    lambda row, reference, severity, status: {
+        **row,
+        "reference": reference,
+        "severity": severity,
+        "status": status,
+    },
+    st.sampled_from([PHONE, CARD, MAIL, {"kind": "card", "value": "12"}]),
+    st.sampled_from(["", "K-1", "K-2"]),
+    st.sampled_from(["", "2", "9"]),
+    st.sampled_from(["", "withdrawn"]),
+)
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.lists(ROW, max_size=6), st.booleans())
+def test_every_row_of_a_file_is_in_one_count(holder, rows, replace):
+    try:
+        outcome = holder.load(*rows, replace=replace, skip_bad=True)
+    except Refused:
+        return  # no good row to replace by
+    counted = outcome.added + outcome.changed + outcome.unchanged + outcome.held + outcome.duplicates
+    assert counted + outcome.merged + len(outcome.bad) == outcome.rows == len(rows)
 
 
 def test_replacing_keeps_an_entry_whose_row_is_bad_in_another_column(holder):

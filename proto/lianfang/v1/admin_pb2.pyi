@@ -331,6 +331,7 @@ class ImportResult(_message.Message):
     TOMBSTONES_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
+    MERGED_FIELD_NUMBER: _builtins.int
     INACTIVE_FIELD_NUMBER: _builtins.int
     UNPUBLISHED_FIELD_NUMBER: _builtins.int
     rows: _builtins.int
@@ -350,6 +351,8 @@ class ImportResult(_message.Message):
     """bad rows and no skip_bad: nothing was stored"""
     held: _builtins.int
     """withdrawn or suspended by a person here: an import does not list them again"""
+    merged: _builtins.int
+    """rows that add a reference to the entry of an earlier row"""
     inactive: _builtins.bool
     """a new list: offered to nobody before it is activated"""
     unpublished: _builtins.bool
@@ -370,12 +373,13 @@ class ImportResult(_message.Message):
         tombstones: _builtins.int = ...,
         refused: _builtins.bool = ...,
         held: _builtins.int = ...,
+        merged: _builtins.int = ...,
         inactive: _builtins.bool = ...,
         unpublished: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["added", b"added", "bad", b"bad", "batch", b"batch", "changed", b"changed", "duplicates", b"duplicates", "epoch", b"epoch", "held", b"held", "inactive", b"inactive", "refused", b"refused", "rows", b"rows", "sealed", b"sealed", "tombstones", b"tombstones", "unchanged", b"unchanged", "unpublished", b"unpublished", "withdrawn", b"withdrawn"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["added", b"added", "bad", b"bad", "batch", b"batch", "changed", b"changed", "duplicates", b"duplicates", "epoch", b"epoch", "held", b"held", "inactive", b"inactive", "merged", b"merged", "refused", b"refused", "rows", b"rows", "sealed", b"sealed", "tombstones", b"tombstones", "unchanged", b"unchanged", "unpublished", b"unpublished", "withdrawn", b"withdrawn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
