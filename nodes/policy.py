@@ -78,7 +78,9 @@ class SecondPerson(_Model):
     """What this institution's people do not do alone."""
 
     query_items: int = Field(100, ge=0, description="identifiers of one question")
-    evaluations_a_day: int = Field(10_000, ge=0, description="that one person's questions may cost")
+    evaluations_a_day: int = Field(
+        10_000, ge=0, description="that one person's questions and joint scores may cost"
+    )
     withdraw_entries: int = Field(20, ge=0, description="whose status one person changes within a day")
     hours: float = Field(24, gt=0, le=24 * 14, description="for which an action waits")
 
@@ -162,7 +164,7 @@ TEMPLATE = """\
 # What this institution's people do only with a second one.
 # [second_person]
 # query_items = 100            # identifiers of one question, more than so many
-# evaluations_a_day = 10000    # that one person's questions cost
+# evaluations_a_day = 10000    # that one person's questions and joint scores cost
 # withdraw_entries = 20        # whose status one person changes within a day
 # hours = 24                   # an action waits so long
 

@@ -116,6 +116,8 @@ def follow(bars: Progress, events: Iterator[pb.ImportProgress]) -> tuple[pb.Impo
                     )
                 )
             return event.result, bad
+        if event.phase == "publish" and bars.disable is False and not err.is_terminal:
+            err.print(names["publish"])  # no bar says so
         if event.phase not in tasks:
             tasks[event.phase] = bars.add_task(names.get(event.phase, event.phase), total=None, note="")
         note = f"{event.done:,}" if event.done else ""

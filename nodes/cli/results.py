@@ -325,6 +325,8 @@ def show_plan(gathered: Gathered) -> None:
             each.trouble,
         )
     err.print(shown)
+    if gathered.problems:
+        _show_problems(gathered)
     for each in gathered.plan.holders:
         if each.budget_known and each.cost > each.left:
             err.print(
@@ -335,6 +337,18 @@ def show_plan(gathered: Gathered) -> None:
                     "今日无法完成。",
                 )
             )
+
+
+def _show_problems(gathered: Gathered) -> None:
+    count = len(gathered.problems)
+    missed = common.table(
+        t(f"{count:,} values are not asked", f"{count:,} 个值不查询"),
+        *(t("row", "行"), t("reason", "原因"), t("may be", "可能是")),
+    )
+    for index, problem in list(gathered.problems.items())[:20]:
+        kinds = ", ".join(word(kind) for kind in problem.candidates)
+        missed.add_row(str(index + 1), problem.reason, kinds)
+    err.print(missed)
 
 
 def show(gathered: Gathered, limit: int = 60) -> None:
@@ -403,11 +417,5 @@ def show(gathered: Gathered, limit: int = 60) -> None:
             )
         )
     if gathered.problems:
-        missed = common.table(
-            t(f"{len(gathered.problems)} values were not asked", f"{len(gathered.problems)} 个值未查询"),
-            *(t("row", "行"), t("reason", "原因"), t("may be", "可能是")),
-        )
-        for index, problem in list(gathered.problems.items())[:20]:
-            kinds = ", ".join(word(kind) for kind in problem.candidates)
-            missed.add_row(str(index + 1), problem.reason, kinds)
-        err.print(missed)
+        count = len(gathered.problems)
+        err.print(t(f"{count:,} values were not asked: see above", f"{count:,} 个值未查询：见上"))

@@ -14,6 +14,7 @@ from protocols import label as labels
 from protocols import sealed
 from protocols.errors import IdentifierError
 from protocols.identifiers import Kind, normalise, recognise
+from protocols.identifiers.text import check_whole, clean
 from protocols.label import Basis, Category, Reason, Status
 
 from .. import words
@@ -171,6 +172,7 @@ def _kind(row: RawRow, options: RowOptions) -> Kind:
     if len(kinds) > 1:
         raise _BadField("kind", f"it may be {' or '.join(kinds)}: give the kind")
     if not kinds:
+        check_whole(clean(row.value), x_may_stand=True)  # masked or shortened: that is the reason
         raise _BadField("kind", "not recognised: give the kind")
     return kinds[0]
 

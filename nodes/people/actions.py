@@ -49,7 +49,8 @@ class Action:
     request: bytes  # every byte that decides what happens
     title: str  # for people, one line
     content: dict[str, Any]  # what the second person has to see
-    withdraws: int = 0  # entries; of these one person may do so many a day alone
+    count: int = 0  # of what one person may do so much a day alone
+    counted_as: str = WITHDRAWN  # entries withdrawn, or evaluations
 
     def digest(self, vault: Vault) -> bytes:
         """32 bytes, keyed: identifiers in a request cannot be found by trying."""
@@ -100,10 +101,15 @@ class Actions:
     def begin(self, action: Action, second: bool = False) -> Begun:
         """Record that the caller does this now. Raises `Refused`: it waits for a second person, or may not be any more."""
         who = caller()
-        digest, person, count = action.digest(self._vault), who.person, action.withdraws
+        digest, person, count = action.digest(self._vault), who.person, action.count
         if person is not None and count and not second:
-            limit = self._policy.current.second_person.withdraw_entries
-            second = not self.tally.take(person.pseudonym, WITHDRAWN, count, limit)
+            limits_now = self._policy.current.second_person
+            limit = (
+                limits_now.withdraw_entries
+                if action.counted_as == WITHDRAWN
+                else limits_now.evaluations_a_day
+            )
+            second = not self.tally.take(person.pseudonym, action.counted_as, count, limit)
 
         def work(connection: sa.Connection) -> Begun:
             self._people.check_again(who, action.method)
@@ -111,7 +117,7 @@ class Actions:
                 identity = self._carry_out(connection, action, digest, person)
                 return Begun(action, identity, digest, who.pseudonym, pending=True)
             if count and person is not None:
-                self.tally.write(connection, person.pseudonym, WITHDRAWN, count)
+                self.tally.write(connection, person.pseudonym, action.counted_as, count)
             begun = Begun(action, random_id(), digest, who.pseudonym, counted=count if person else 0)
             self._record(connection, begun.id, 0, action.method, digest, who.pseudonym, "did")
             return begun
@@ -230,12 +236,15 @@ class Actions:
         """It did not come to its end: on record, and what was approved may be done again. Does not wait."""
         if begun is None:
             return
-        if begun.counted:
+        gives_back = (
+            begun.counted and begun.action.counted_as == WITHDRAWN
+        )  # what was evaluated has been told
+        if gives_back:
             self.tally.give_back(begun.who, WITHDRAWN, begun.counted)
 
         def work(connection: sa.Connection) -> None:
             if not begun.pending:
-                if begun.counted:
+                if gives_back:
                     self.tally.write(connection, begun.who, WITHDRAWN, -begun.counted)
                 self._record(
                     connection, begun.id, 1, begun.action.method, begun.digest, begun.who, "broke off"

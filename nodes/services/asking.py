@@ -5,7 +5,7 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import grpc
 from lianfang.v1 import admin_pb2 as pb
@@ -15,6 +15,7 @@ from protocols import label as labels
 from protocols.errors import IdentifierError
 from protocols.identifiers import Directory, Identifier, Kind, form_text, normalise, recognise
 from protocols.identifiers.kinds import REVIEW_ONLY
+from protocols.identifiers.text import check_whole, clean
 from protocols.label import Label, slug
 
 from .. import limits, words
@@ -120,7 +121,7 @@ class Asking:
         if not places:
             return
         method = "Admin/Ask" if whole else "Admin/Query"
-        begun = await self._begin_query(request, targets, person.pseudonym, method)
+        begun = await self._begin_query(request, targets, problems, person.pseudonym, method)
         # What is asked again costs again: then what broke off is not approved any more.
         complete, answered = request.again, False
         try:
@@ -134,7 +135,12 @@ class Asking:
                 node.actions.break_off(begun)
 
     async def _begin_query(
-        self, request: pb.QueryRequest, targets: list[Target], asker: bytes, method: str
+        self,
+        request: pb.QueryRequest,
+        targets: list[Target],
+        problems: list[pb.ItemProblem],
+        asker: bytes,
+        method: str,
     ) -> Begun | None:
         """Raises `Refused` for a bulk question before a second person has approved it."""
         node, limit = self._node, self._node.policy.current.second_person
@@ -145,7 +151,7 @@ class Asking:
             return None
         shown = request.items[: limits.ACTION_SHOWN]
         values = [f"{item.kind} {item.value}".strip()[: limits.ACTION_CHARACTERS] for item in shown]
-        content = {
+        content: dict[str, Any] = {
             "case": request.case_number,
             "purpose": PURPOSE_NAMES[request.purpose],
             "basis": BASIS_NAMES[request.basis],
@@ -155,6 +161,17 @@ class Asking:
             "evaluations": cost,
             "values": values,
         }
+        if problems:
+            content["values not asked"] = len(problems)
+            content["rows not asked"] = [
+                f"row {each.index + 1}: {each.reason}" for each in problems[: limits.ACTION_SHOWN]
+            ]
+        if silent := [each for each in targets if each.trouble is not None]:
+            content["lists not asked"] = [
+                f"{each.member.name.name} / {each.list_name or '?'}: {each.trouble[1]}"
+                for each in silent[: limits.ACTION_SHOWN]
+                if each.trouble
+            ]
         title = f"ask about {len(request.items):,} identifiers"  # titles stand in logs, the case does not
         asked = request.SerializeToString(deterministic=True)
         return await asyncio.to_thread(node.actions.begin, Action(method, asked, title, content), True)
@@ -296,6 +313,7 @@ def recognise_item(
         if kinds:
             found = normalise(kinds[0], *given)
             return Recognised([(found.canonical, found.note)])
+        check_whole(clean(value), x_may_stand=True)  # masked or shortened: that is the reason
         return Recognised([], "not recognised: give its kind")
     except IdentifierError as error:
         return Recognised([], str(error))

@@ -23,6 +23,7 @@ from ..errors import NodeError, NotFound, Refused, invalid
 from ..gate import SCORE, WORK, Ask
 from ..identity.members import Member
 from ..people.actions import Action
+from ..people.tally import EVALUATIONS
 from ..services import wire
 from . import parts
 from .relay import Relay
@@ -241,7 +242,9 @@ class VerticalAdminService(vertical_pb2_grpc.VerticalAdminServicer):
         asked = request.SerializeToString(deterministic=True)
         shown = [value[: limits.ACTION_CHARACTERS] for value in request.values[: limits.ACTION_SHOWN]]
         title = f"score {len(request.values):,} customers by {request.job[:60]}"
-        action = Action("VerticalAdmin/Predict", asked, title, {"values": shown})
+        action = Action(
+            "VerticalAdmin/Predict", asked, title, {"values": shown}, len(request.values), EVALUATIONS
+        )
 
         def prepare() -> Scoring:
             job = vertical.job(vertical.desk.named(request.job))

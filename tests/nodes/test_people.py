@@ -701,7 +701,7 @@ def test_revoking_takes_the_whole_token_and_repeats_none(staffed):
 
 
 def test_what_failed_is_not_on_record_as_done_nor_counted(staffed):
-    action = Action("Admin/Withdraw", b"w", "withdraw", {}, withdraws=5)
+    action = Action("Admin/Withdraw", b"w", "withdraw", {}, count=5)
     staffed.as_(staffed.operator)
     with pytest.raises(ZeroDivisionError), staffed.actions.doing(action):
         raise ZeroDivisionError
@@ -808,7 +808,7 @@ def test_what_breaks_off_may_be_done_again(staffed):
 def test_small_steps_add_up(staffed):
     def withdraw(count: int) -> None:
         data = b"%d" % staffed.actions.tally._now()
-        action = Action("Admin/Withdraw", data + bytes([count]), "withdraw", {}, withdraws=count)
+        action = Action("Admin/Withdraw", data + bytes([count]), "withdraw", {}, count=count)
         staffed.as_(staffed.operator).actions.begin(action)
 
     withdraw(3)
@@ -822,6 +822,22 @@ def test_small_steps_add_up(staffed):
     withdraw(5)
     with refused("PENDING"):
         withdraw(6)
+
+
+def test_joint_scores_and_questions_add_up_and_what_was_told_is_not_given_back(staffed):
+    def score(count: int, end: type[Exception] | None = None) -> None:
+        data = b"%d %d" % (staffed.actions.tally._now(), count)
+        action = Action("VerticalAdmin/Predict", data, "score", {}, count, EVALUATIONS)
+        begun = staffed.as_(staffed.analyst).actions.begin(action)
+        if end:
+            staffed.actions.break_off(begun)
+
+    limit = staffed.policy.current.second_person.evaluations_a_day
+    assert staffed.actions.tally.take(staffed.analyst.pseudonym, EVALUATIONS, limit - 5, limit)  # questions
+    score(3, end=ZeroDivisionError)
+    score(2)
+    with refused("PENDING"):
+        score(1)
 
 
 def test_steps_at_the_same_moment_add_up_too(staffed):

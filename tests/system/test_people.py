@@ -220,6 +220,27 @@ def test_a_bulk_question_takes_two_and_the_ledger_says_who(house):
     assert "13900000001" not in log
 
 
+def test_whoever_approves_a_question_sees_what_it_will_not_ask(house):
+    """Rows that cannot be asked, and lists that will not answer, are told before the approval, to both people."""
+    masked, twofold = "138****0001", "0041213119757"
+    text = "\n".join([*phones(700, 105), masked, twofold]) + "\n"
+    arguments = ("query", "-", "--purpose", "payment", "--case", "C-rows", "--basis", "police-request")
+    alone = house.run("centre", *arguments, text=text, check=False, alone=True)
+    assert alone.returncode == 4
+    assert "2 values are not asked" in alone.stderr
+    (waiting,) = [
+        each for each in house.json("centre", "pending", "list") if "107 identifiers" in each["title"]
+    ]
+    content = house.json("centre", "pending", "show", waiting["id"][:12])["content"]
+    assert content["values not asked"] == 2
+    assert [row.partition(":")[0] for row in content["rows not asked"]] == ["row 106", "row 107"]
+    assert "masked" in content["rows not asked"][0]
+    assert "phone" in content["rows not asked"][1]
+    # The demonstration's contract names lists that this member's holders have not activated.
+    assert any("bank-b / mass" in each for each in content["lists not asked"])
+    house.run("centre", "pending", "reject", waiting["id"][:12])
+
+
 def test_many_small_questions_are_one_large_one(house):
     policy = house.node("centre") / "policy.toml"
     before = policy.read_text()
