@@ -67,6 +67,9 @@ class AskSection(_Section):
     follow: bool = Field(
         True, description="keep copies up to date: each holder says when there is something new"
     )
+    screening_share: float = Field(
+        0.5, gt=0, le=1, description="of each budget, for screenings; the rest is for other questions"
+    )
     sync_every_minutes: float = Field(0, ge=0, description="also at a fixed interval; 0: not")
 
 

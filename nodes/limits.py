@@ -6,6 +6,7 @@ MESSAGE_BYTES = 1 << 20  # largest gRPC message, either way
 BATCH_ELEMENTS = 16_384  # elements of one lookup batch after padding (the protocol allows 65,535)
 BATCH_INLINE = 32  # up to so many elements a request has a fast thread, not the bulk workers
 SYNC_CHUNK = 256 * 1024  # bytes of batch content in one message of a pull
+SCREENINGS = 20  # under way at a node
 QUERY_ITEMS = 200_000  # values in one question of a person
 IMPORT_ROWS = 20_000_000  # rows of one file
 IMPORT_CHUNK = 2_000  # rows in one message and one piece of work

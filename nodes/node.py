@@ -265,6 +265,8 @@ class Node:
         from .people.service import PeopleService
         from .psi.service import PsiAdminService, PsiService, Sessions, check_terms
         from .services.admin import AdminService
+        from .services.asking import Asking
+        from .services.screening import Screenings
 
         address = self.home.config.node.listen
         server = grpc.aio.server(
@@ -293,6 +295,8 @@ class Node:
         contract_pb2_grpc.add_ContractsServicer_to_server(
             ContractService(self._authenticator, self.contracts), server
         )
+        self.asking = Asking(self)
+        self.screenings = Screenings(self, self.asking)
         self.sessions = sessions = Sessions(self)
         sessions.clear()
         self.contracts.check_before_signing(PSI, check_terms)
@@ -340,6 +344,7 @@ class Node:
                 *([self.follower.run()] if self.home.config.ask.follow else []),
             )
         ]
+        await self.screenings.resume()
         return f"{address.rpartition(':')[0]}:{port}"
 
     def _tls(self) -> grpc.ServerCertificateConfiguration:
@@ -419,6 +424,7 @@ class Node:
                 pass
             except Exception:
                 _log.exception("a background task had failed")
+        await self.screenings.close()
         await self.mirrors.stop()
         await self._web.stop()
         await self.ledger_client.close()
@@ -462,6 +468,7 @@ class Node:
                     _log.exception("housekeeping of the list %s failed", name)
             try:
                 await asyncio.to_thread(self.questions.purge)
+                await asyncio.to_thread(self.screenings.purge)
                 await asyncio.to_thread(self.contracts.purge)
                 await asyncio.to_thread(self.people.purge)
                 await asyncio.to_thread(self.actions.purge)

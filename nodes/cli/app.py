@@ -17,6 +17,7 @@ from . import (
     network,
     people,
     psi,
+    screening,
     vertical,
 )
 from .i18n import t
@@ -48,6 +49,7 @@ def options(
 
 app.add_typer(network.ca_app, name="ca")
 app.add_typer(lists.app, name="list")
+app.add_typer(screening.app, name="screen")
 app.add_typer(contracts.app, name="contract")
 app.add_typer(jobs.job_app, name="job")
 app.add_typer(jobs.train_app, name="train")

@@ -325,21 +325,23 @@ def show_plan(gathered: Gathered) -> None:
             each.trouble,
         )
     err.print(shown)
-    if gathered.problems:
-        _show_problems(gathered)
+    show_problems(gathered)
     for each in gathered.plan.holders:
         if each.budget_known and each.cost > each.left:
             err.print(
                 t(
                     f"{each.member} / {each.list}: {each.cost:,} evaluations are needed, the {each.limit} budget has "
-                    f"{each.left:,} left: this question cannot finish there today.",
+                    f"{each.left:,} left: this question cannot finish there today; `lianfang screen` goes on tomorrow.",
                     f"{each.member} / {each.list}：需要 {each.cost:,} 次额度，{word(each.limit)}额度仅剩 {each.left:,}："
-                    "今日无法完成。",
+                    "今日无法完成；`lianfang screen` 可分日进行。",
                 )
             )
 
 
-def _show_problems(gathered: Gathered) -> None:
+def show_problems(gathered: Gathered) -> None:
+    """Rows that cannot be asked, and why; nothing where there is none."""
+    if not gathered.problems:
+        return
     count = len(gathered.problems)
     missed = common.table(
         t(f"{count:,} values are not asked", f"{count:,} 个值不查询"),

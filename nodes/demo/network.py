@@ -50,6 +50,7 @@ _PENDING = re.compile(r"pending\s+approve\s+([0-9a-f]{12})")
 # Whose work a command is; else the operator's.
 _WORK = {
     "query": Role.ANALYST,
+    "screen": Role.ANALYST,
     "ledger": Role.AUDITOR,
     "user": Role.ADMINISTRATOR,
     "pending": Role.APPROVER,

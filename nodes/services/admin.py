@@ -27,7 +27,6 @@ from ..ledger.book import random_id
 from ..people.actions import Action, Begun
 from ..querier.sync import SyncStep
 from . import wire
-from .asking import Asking
 from .feed import Feed, threaded
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
 
     def __init__(self, node: "Node") -> None:
         self._node = node
-        self._asking = Asking(node)
+        self._asking, self._screenings = node.asking, node.screenings
 
     # -- reports ---------------------------------------------------------------------------------------------
 
@@ -357,6 +356,29 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         if len(request.items) > limits.BATCH_INLINE:
             raise invalid(f"at most {limits.BATCH_INLINE} values are asked so; more of them by Query")
         return pb.QueryReply(events=await self._asking.collected(request, context.time_remaining()))
+
+    @wire.unary
+    async def StartScreening(self, request: pb.ScreeningRequest, context: Any) -> pb.ScreeningStarted:
+        """A bulk question that goes on by itself; takes two people."""
+        return await self._screenings.start(request)
+
+    @wire.unary
+    async def Screenings(self, request: pb.ScreeningsRequest, context: Any) -> pb.ScreeningsReply:
+        """All screenings and how far they are."""
+        return await asyncio.to_thread(self._screenings.shown)
+
+    @wire.unary
+    async def StopScreening(self, request: pb.ScreeningResultsRequest, context: Any) -> pb.ScreeningsReply:
+        """End a screening; its results stay."""
+        return await self._screenings.stop(request.id)
+
+    @wire.streaming
+    async def ScreeningResults(
+        self, request: pb.ScreeningResultsRequest, context: Any
+    ) -> AsyncIterator[pb.ScreeningResult]:
+        """What a screening has so far, to who asked."""
+        async for each in self._screenings.results(request.id):
+            yield each
 
 
 # -- entries and imports ---------------------------------------------------------------------------------------

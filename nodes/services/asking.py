@@ -92,8 +92,8 @@ class Asking:
         """
         node = self._node
         own = str(node.home.name)
-        _check_question(request)
-        values = _Values(node, request)
+        check_question(request)
+        values = Values(node, request)
         if len(request.items) <= limits.BATCH_INLINE:
             recognised = values.read()
         else:
@@ -113,7 +113,7 @@ class Asking:
         )
         if request.plan_only or values.count > limits.BATCH_INLINE:
             await node.asker.fresh_budgets(targets, deadline)
-        plan = _plan(targets, problems, values.count, recognised, request.purpose)
+        plan = plan_message(targets, problems, values.count, recognised, request.purpose)
         plan.asker = person.person.name if person.person else ""
         yield pb.QueryEvent(plan=plan)
         if request.plan_only:
@@ -121,7 +121,7 @@ class Asking:
         if not places:
             return
         method = "Admin/Ask" if whole else "Admin/Query"
-        begun = await self._begin_query(request, targets, problems, person.pseudonym, method)
+        begun = await self.begin_query(request, targets, problems, person.pseudonym, method)
         # What is asked again costs again: then what broke off is not approved any more.
         complete, answered = request.again, False
         try:
@@ -134,19 +134,22 @@ class Asking:
             if not complete:
                 node.actions.break_off(begun)
 
-    async def _begin_query(
+    async def begin_query(
         self,
         request: pb.QueryRequest,
         targets: list[Target],
         problems: list[pb.ItemProblem],
         asker: bytes,
         method: str,
+        bulk: bool = False,
     ) -> Begun | None:
-        """Raises `Refused` for a bulk question before a second person has approved it."""
+        """Raises `Refused` for a question that is `bulk` or large before a second person has approved it."""
         node, limit = self._node, self._node.policy.current.second_person
         cost = sum(each.cost for each in targets if each.trouble is None)
-        if len(request.items) <= limit.query_items and node.actions.tally.take(
-            asker, EVALUATIONS, cost, limit.evaluations_a_day
+        if (
+            not bulk
+            and len(request.items) <= limit.query_items
+            and node.actions.tally.take(asker, EVALUATIONS, cost, limit.evaluations_a_day)
         ):
             return None
         shown = request.items[: limits.ACTION_SHOWN]
@@ -186,7 +189,7 @@ class Asking:
                 answers = kept.pop(where, [])
                 yield pb.QueryEvent(answers=pb.QueryAnswers(answers=answers), holder=_finished(event))
                 continue
-            answers = list(_answers(event, places))
+            answers = list(answer_messages(event, places))
             if event.total <= limits.BATCH_INLINE:  # over before anybody could watch
                 kept.setdefault(where, []).extend(answers)
                 continue
@@ -203,7 +206,7 @@ class Asking:
             )
 
 
-class _Values:
+class Values:
     """What a question asks about: each value as identifiers, in the form of each list that is asked."""
 
     def __init__(self, node: "Node", request: pb.QueryRequest) -> None:
@@ -262,7 +265,7 @@ class _Values:
         return [each for part in self._node.workers.run(recognise_chunk, work) for each in part]
 
 
-def _check_question(request: pb.QueryRequest) -> None:
+def check_question(request: pb.QueryRequest) -> None:
     if request.purpose not in PURPOSE_NAMES:
         raise invalid("a purpose is needed")
     if request.basis not in BASIS_NAMES:
@@ -336,7 +339,7 @@ def recognise_chunk(
     return [recognise_item(*item, region, both, directory) for item in items]
 
 
-def _plan(
+def plan_message(
     targets: list[Target],
     problems: list[pb.ItemProblem],
     count: int,
@@ -374,7 +377,7 @@ def _plan(
     )
 
 
-def _answers(event: Answered, places: dict[bytes, list[int]]) -> Iterator[pb.QueryAnswer]:
+def answer_messages(event: Answered, places: dict[bytes, list[int]]) -> Iterator[pb.QueryAnswer]:
     day = today()
     now = time.time()
     for answer in event.answers:

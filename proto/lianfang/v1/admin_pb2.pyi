@@ -1077,3 +1077,352 @@ class QueryHolder(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___QueryHolder: _TypeAlias = QueryHolder  # noqa: Y015
+
+@_typing.final
+class ScreeningRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUESTION_FIELD_NUMBER: _builtins.int
+    FURTHER_FIELD_NUMBER: _builtins.int
+    DAYS_FIELD_NUMBER: _builtins.int
+    further: _builtins.bytes
+    """JSON: further columns of each row, handed back with the results"""
+    days: _builtins.int
+    """after so many it ends, finished or not; 0: 30"""
+    @_builtins.property
+    def question(self) -> Global___QueryRequest:
+        """with plan_only nothing is started"""
+
+    def __init__(
+        self,
+        *,
+        question: Global___QueryRequest | None = ...,
+        further: _builtins.bytes = ...,
+        days: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["question", b"question"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["days", b"days", "further", b"further", "question", b"question"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScreeningRequest: _TypeAlias = ScreeningRequest  # noqa: Y015
+
+@_typing.final
+class ScreeningStarted(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    SCREENING_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """empty with plan_only"""
+    @_builtins.property
+    def plan(self) -> Global___QueryPlan: ...
+    @_builtins.property
+    def screening(self) -> Global___Screening: ...
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        plan: Global___QueryPlan | None = ...,
+        screening: Global___Screening | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "screening", b"screening"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "plan", b"plan", "screening", b"screening"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScreeningStarted: _TypeAlias = ScreeningStarted  # noqa: Y015
+
+@_typing.final
+class ScreeningsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScreeningsRequest: _TypeAlias = ScreeningsRequest  # noqa: Y015
+
+@_typing.final
+class ScreeningsReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCREENINGS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def screenings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Screening]: ...
+    def __init__(
+        self,
+        *,
+        screenings: _abc.Iterable[Global___Screening] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["screenings", b"screenings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScreeningsReply: _TypeAlias = ScreeningsReply  # noqa: Y015
+
+@_typing.final
+class Screening(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    PURPOSE_FIELD_NUMBER: _builtins.int
+    CASE_NUMBER_FIELD_NUMBER: _builtins.int
+    STARTED_AT_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    ENDS_AT_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    PLACES_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    by: _builtins.str
+    """who asked, as this node knows them"""
+    purpose: _builtins.str
+    case_number: _builtins.str
+    """to who asked alone"""
+    started_at: _builtins.float
+    expires_at: _builtins.float
+    ends_at: _builtins.float
+    """as budgets stand; 0: they do not let it end"""
+    state: _builtins.str
+    """running, finished, stopped, expired"""
+    detail: _builtins.str
+    values: _builtins.int
+    @_builtins.property
+    def places(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScreeningPlace]: ...
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        by: _builtins.str = ...,
+        purpose: _builtins.str = ...,
+        case_number: _builtins.str = ...,
+        started_at: _builtins.float = ...,
+        expires_at: _builtins.float = ...,
+        ends_at: _builtins.float = ...,
+        state: _builtins.str = ...,
+        detail: _builtins.str = ...,
+        values: _builtins.int = ...,
+        places: _abc.Iterable[Global___ScreeningPlace] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "case_number", b"case_number", "detail", b"detail", "ends_at", b"ends_at", "expires_at", b"expires_at", "id", b"id", "places", b"places", "purpose", b"purpose", "started_at", b"started_at", "state", b"state", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Screening: _TypeAlias = Screening  # noqa: Y015
+
+@_typing.final
+class ScreeningPlace(_message.Message):
+    """one list"""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMBER_FIELD_NUMBER: _builtins.int
+    LIST_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    CHARGED_FIELD_NUMBER: _builtins.int
+    TODAY_FIELD_NUMBER: _builtins.int
+    A_DAY_FIELD_NUMBER: _builtins.int
+    ENDS_AT_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    member: _builtins.str
+    list: _builtins.str
+    done: _builtins.int
+    """values that it has answered"""
+    charged: _builtins.int
+    today: _builtins.int
+    """evaluations that it may still cost today"""
+    a_day: _builtins.int
+    """and on each following day"""
+    ends_at: _builtins.float
+    detail: _builtins.str
+    """what it waits for"""
+    def __init__(
+        self,
+        *,
+        member: _builtins.str = ...,
+        list: _builtins.str = ...,
+        done: _builtins.int = ...,
+        charged: _builtins.int = ...,
+        today: _builtins.int = ...,
+        a_day: _builtins.int = ...,
+        ends_at: _builtins.float = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["a_day", b"a_day", "charged", b"charged", "detail", b"detail", "done", b"done", "ends_at", b"ends_at", "list", b"list", "member", b"member", "today", b"today"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScreeningPlace: _TypeAlias = ScreeningPlace  # noqa: Y015
+
+@_typing.final
+class ScreeningResultsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScreeningResultsRequest: _TypeAlias = ScreeningResultsRequest  # noqa: Y015
+
+@_typing.final
+class ScreeningResult(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ASKED_FIELD_NUMBER: _builtins.int
+    SCREENING_FIELD_NUMBER: _builtins.int
+    EVENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def asked(self) -> Global___ScreeningRequest:
+        """first"""
+
+    @_builtins.property
+    def screening(self) -> Global___Screening: ...
+    @_builtins.property
+    def event(self) -> Global___QueryEvent:
+        """then as a question's"""
+
+    def __init__(
+        self,
+        *,
+        asked: Global___ScreeningRequest | None = ...,
+        screening: Global___Screening | None = ...,
+        event: Global___QueryEvent | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["asked", b"asked", "event", b"event", "screening", b"screening"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked", b"asked", "event", b"event", "screening", b"screening"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScreeningResult: _TypeAlias = ScreeningResult  # noqa: Y015
+
+@_typing.final
+class ScreeningRecord(_message.Message):
+    """What a node keeps of a screening on its disk, encrypted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ASKED_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    ASKER_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    STARTED_AT_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    TARGETS_FIELD_NUMBER: _builtins.int
+    asker: _builtins.bytes
+    """pseudonym"""
+    by: _builtins.str
+    started_at: _builtins.float
+    expires_at: _builtins.float
+    @_builtins.property
+    def asked(self) -> Global___ScreeningRequest: ...
+    @_builtins.property
+    def plan(self) -> Global___QueryPlan: ...
+    @_builtins.property
+    def targets(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScreeningTarget]: ...
+    def __init__(
+        self,
+        *,
+        asked: Global___ScreeningRequest | None = ...,
+        plan: Global___QueryPlan | None = ...,
+        asker: _builtins.bytes = ...,
+        by: _builtins.str = ...,
+        started_at: _builtins.float = ...,
+        expires_at: _builtins.float = ...,
+        targets: _abc.Iterable[Global___ScreeningTarget] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["asked", b"asked", "plan", b"plan"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked", b"asked", "asker", b"asker", "by", b"by", "expires_at", b"expires_at", "plan", b"plan", "started_at", b"started_at", "targets", b"targets"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScreeningRecord: _TypeAlias = ScreeningRecord  # noqa: Y015
+
+@_typing.final
+class ScreeningTarget(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMBER_FIELD_NUMBER: _builtins.int
+    LIST_FIELD_NUMBER: _builtins.int
+    member: _builtins.str
+    list: _builtins.str
+    def __init__(
+        self,
+        *,
+        member: _builtins.str = ...,
+        list: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["list", b"list", "member", b"member"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScreeningTarget: _TypeAlias = ScreeningTarget  # noqa: Y015
+
+@_typing.final
+class ScreeningPart(_message.Message):
+    """a list's answers to some values that follow each other"""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TARGET_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    ANSWERS_FIELD_NUMBER: _builtins.int
+    CHARGED_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    target: _builtins.int
+    start: _builtins.int
+    end: _builtins.int
+    charged: _builtins.int
+    epoch: _builtins.int
+    at: _builtins.float
+    @_builtins.property
+    def answers(self) -> Global___QueryAnswers: ...
+    def __init__(
+        self,
+        *,
+        target: _builtins.int = ...,
+        start: _builtins.int = ...,
+        end: _builtins.int = ...,
+        answers: Global___QueryAnswers | None = ...,
+        charged: _builtins.int = ...,
+        epoch: _builtins.int = ...,
+        at: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "at", b"at", "charged", b"charged", "end", b"end", "epoch", b"epoch", "start", b"start", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScreeningPart: _TypeAlias = ScreeningPart  # noqa: Y015

@@ -95,6 +95,26 @@ class AdminStub:
                 request_serializer=lianfang_dot_v1_dot_admin__pb2.QueryRequest.SerializeToString,
                 response_deserializer=lianfang_dot_v1_dot_admin__pb2.QueryReply.FromString,
                 _registered_method=True)
+        self.StartScreening = channel.unary_unary(
+                '/lianfang.v1.Admin/StartScreening',
+                request_serializer=lianfang_dot_v1_dot_admin__pb2.ScreeningRequest.SerializeToString,
+                response_deserializer=lianfang_dot_v1_dot_admin__pb2.ScreeningStarted.FromString,
+                _registered_method=True)
+        self.Screenings = channel.unary_unary(
+                '/lianfang.v1.Admin/Screenings',
+                request_serializer=lianfang_dot_v1_dot_admin__pb2.ScreeningsRequest.SerializeToString,
+                response_deserializer=lianfang_dot_v1_dot_admin__pb2.ScreeningsReply.FromString,
+                _registered_method=True)
+        self.ScreeningResults = channel.unary_stream(
+                '/lianfang.v1.Admin/ScreeningResults',
+                request_serializer=lianfang_dot_v1_dot_admin__pb2.ScreeningResultsRequest.SerializeToString,
+                response_deserializer=lianfang_dot_v1_dot_admin__pb2.ScreeningResult.FromString,
+                _registered_method=True)
+        self.StopScreening = channel.unary_unary(
+                '/lianfang.v1.Admin/StopScreening',
+                request_serializer=lianfang_dot_v1_dot_admin__pb2.ScreeningResultsRequest.SerializeToString,
+                response_deserializer=lianfang_dot_v1_dot_admin__pb2.ScreeningsReply.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -174,6 +194,31 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StartScreening(self, request, context):
+        """Bulk questions that take as many days as their budgets make them take.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Screenings(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ScreeningResults(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StopScreening(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -236,6 +281,26 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.Ask,
                     request_deserializer=lianfang_dot_v1_dot_admin__pb2.QueryRequest.FromString,
                     response_serializer=lianfang_dot_v1_dot_admin__pb2.QueryReply.SerializeToString,
+            ),
+            'StartScreening': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartScreening,
+                    request_deserializer=lianfang_dot_v1_dot_admin__pb2.ScreeningRequest.FromString,
+                    response_serializer=lianfang_dot_v1_dot_admin__pb2.ScreeningStarted.SerializeToString,
+            ),
+            'Screenings': grpc.unary_unary_rpc_method_handler(
+                    servicer.Screenings,
+                    request_deserializer=lianfang_dot_v1_dot_admin__pb2.ScreeningsRequest.FromString,
+                    response_serializer=lianfang_dot_v1_dot_admin__pb2.ScreeningsReply.SerializeToString,
+            ),
+            'ScreeningResults': grpc.unary_stream_rpc_method_handler(
+                    servicer.ScreeningResults,
+                    request_deserializer=lianfang_dot_v1_dot_admin__pb2.ScreeningResultsRequest.FromString,
+                    response_serializer=lianfang_dot_v1_dot_admin__pb2.ScreeningResult.SerializeToString,
+            ),
+            'StopScreening': grpc.unary_unary_rpc_method_handler(
+                    servicer.StopScreening,
+                    request_deserializer=lianfang_dot_v1_dot_admin__pb2.ScreeningResultsRequest.FromString,
+                    response_serializer=lianfang_dot_v1_dot_admin__pb2.ScreeningsReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -562,6 +627,114 @@ class Admin:
             '/lianfang.v1.Admin/Ask',
             lianfang_dot_v1_dot_admin__pb2.QueryRequest.SerializeToString,
             lianfang_dot_v1_dot_admin__pb2.QueryReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartScreening(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lianfang.v1.Admin/StartScreening',
+            lianfang_dot_v1_dot_admin__pb2.ScreeningRequest.SerializeToString,
+            lianfang_dot_v1_dot_admin__pb2.ScreeningStarted.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Screenings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lianfang.v1.Admin/Screenings',
+            lianfang_dot_v1_dot_admin__pb2.ScreeningsRequest.SerializeToString,
+            lianfang_dot_v1_dot_admin__pb2.ScreeningsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ScreeningResults(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/lianfang.v1.Admin/ScreeningResults',
+            lianfang_dot_v1_dot_admin__pb2.ScreeningResultsRequest.SerializeToString,
+            lianfang_dot_v1_dot_admin__pb2.ScreeningResult.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StopScreening(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lianfang.v1.Admin/StopScreening',
+            lianfang_dot_v1_dot_admin__pb2.ScreeningResultsRequest.SerializeToString,
+            lianfang_dot_v1_dot_admin__pb2.ScreeningsReply.FromString,
             options,
             channel_credentials,
             insecure,

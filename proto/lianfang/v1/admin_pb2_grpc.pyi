@@ -46,6 +46,11 @@ class AdminStub:
     Query: _grpc.UnaryStreamMultiCallable[_admin_pb2.QueryRequest, _admin_pb2.QueryEvent]
     Ask: _grpc.UnaryUnaryMultiCallable[_admin_pb2.QueryRequest, _admin_pb2.QueryReply]
     """A question of at most 32 values in one message each way: for programs that wait for the answer."""
+    StartScreening: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ScreeningRequest, _admin_pb2.ScreeningStarted]
+    """Bulk questions that take as many days as their budgets make them take."""
+    Screenings: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ScreeningsRequest, _admin_pb2.ScreeningsReply]
+    ScreeningResults: _grpc.UnaryStreamMultiCallable[_admin_pb2.ScreeningResultsRequest, _admin_pb2.ScreeningResult]
+    StopScreening: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ScreeningResultsRequest, _admin_pb2.ScreeningsReply]
 
 @_typing.type_check_only
 class AdminAsyncStub(AdminStub):
@@ -64,6 +69,11 @@ class AdminAsyncStub(AdminStub):
     Query: _aio.UnaryStreamMultiCallable[_admin_pb2.QueryRequest, _admin_pb2.QueryEvent]  # type: ignore[assignment]
     Ask: _aio.UnaryUnaryMultiCallable[_admin_pb2.QueryRequest, _admin_pb2.QueryReply]  # type: ignore[assignment]
     """A question of at most 32 values in one message each way: for programs that wait for the answer."""
+    StartScreening: _aio.UnaryUnaryMultiCallable[_admin_pb2.ScreeningRequest, _admin_pb2.ScreeningStarted]  # type: ignore[assignment]
+    """Bulk questions that take as many days as their budgets make them take."""
+    Screenings: _aio.UnaryUnaryMultiCallable[_admin_pb2.ScreeningsRequest, _admin_pb2.ScreeningsReply]  # type: ignore[assignment]
+    ScreeningResults: _aio.UnaryStreamMultiCallable[_admin_pb2.ScreeningResultsRequest, _admin_pb2.ScreeningResult]  # type: ignore[assignment]
+    StopScreening: _aio.UnaryUnaryMultiCallable[_admin_pb2.ScreeningResultsRequest, _admin_pb2.ScreeningsReply]  # type: ignore[assignment]
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -151,5 +161,34 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.QueryReply, _abc.Awaitable[_admin_pb2.QueryReply]]:
         """A question of at most 32 values in one message each way: for programs that wait for the answer."""
+
+    @_abc_1.abstractmethod
+    def StartScreening(
+        self,
+        request: _admin_pb2.ScreeningRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ScreeningStarted, _abc.Awaitable[_admin_pb2.ScreeningStarted]]:
+        """Bulk questions that take as many days as their budgets make them take."""
+
+    @_abc_1.abstractmethod
+    def Screenings(
+        self,
+        request: _admin_pb2.ScreeningsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ScreeningsReply, _abc.Awaitable[_admin_pb2.ScreeningsReply]]: ...
+
+    @_abc_1.abstractmethod
+    def ScreeningResults(
+        self,
+        request: _admin_pb2.ScreeningResultsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_admin_pb2.ScreeningResult], _abc.AsyncIterator[_admin_pb2.ScreeningResult]]: ...
+
+    @_abc_1.abstractmethod
+    def StopScreening(
+        self,
+        request: _admin_pb2.ScreeningResultsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ScreeningsReply, _abc.Awaitable[_admin_pb2.ScreeningsReply]]: ...
 
 def add_AdminServicer_to_server(servicer: AdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
