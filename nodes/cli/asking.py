@@ -92,7 +92,26 @@ Read = tuple[list[pb.QueryItem], list[dict[str, str]]]  # values, and the furthe
 
 
 def read_items(source: str, kind: str, values: list[str], reading: Reading = NATURAL) -> Read:
-    """Values of a question: from `--value`, a CSV, XLSX or Parquet file with a header, or one a line."""
+    """Values of a question: from `--value`, a CSV, XLSX or Parquet file with a header, or one a line.
+
+    Raises `CommandError` for none or too many, and `FileError`.
+    """
+    items, further = _read_items(source, kind, values, reading)
+    if not items:
+        raise CommandError(t("there is nothing to ask", "没有要查询的值"))
+    if len(items) > limits.QUERY_ITEMS:
+        raise CommandError(t(f"at most {limits.QUERY_ITEMS:,} values", f"最多 {limits.QUERY_ITEMS:,} 个值"))
+    return items, further
+
+
+def check_words(purpose: str, basis: str) -> None:
+    """Raise a usage error for a purpose or basis that is none."""
+    for name, given, known in (("--purpose", purpose, PURPOSES), ("--basis", basis, BASES)):
+        if given not in known:
+            raise typer.BadParameter(", ".join(known), param_hint=name)
+
+
+def _read_items(source: str, kind: str, values: list[str], reading: Reading) -> Read:
     if values:
         return [pb.QueryItem(kind=kind, value=value) for value in values], []
     if source == "-":
@@ -170,21 +189,13 @@ def query(
     json: Json = False,
 ) -> None:
     """Ask all members at once whether they list the given identifiers."""
-    for name, given, known in (("--purpose", purpose, PURPOSES), ("--basis", basis, BASES)):
-        if given not in known:
-            raise typer.BadParameter(", ".join(known), param_hint=name)
+    check_words(purpose, basis)
     if output is not None and output.suffix.lower() not in results.WRITERS:
         raise typer.BadParameter(", ".join(results.WRITERS), param_hint="--output")
     with errors():
         if output is not None:
             results.check_writable(output)
         items, further = read_items(source, kind, value or [], Reading(encoding, sheet))
-        if not items:
-            raise CommandError(t("there is nothing to ask", "没有要查询的值"))
-        if len(items) > limits.QUERY_ITEMS:
-            raise CommandError(
-                t(f"at most {limits.QUERY_ITEMS:,} values", f"最多 {limits.QUERY_ITEMS:,} 个值")
-            )
         request = pb.QueryRequest(
             items=items,
             purpose=PURPOSES[purpose],

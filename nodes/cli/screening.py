@@ -10,10 +10,9 @@ from lianfang.v1 import admin_pb2 as pb
 
 from federation.files import Reading
 
-from .. import limits
 from ..policy import BASES, BASIS_NAMES, PURPOSES
 from . import results
-from .asking import INCOMPLETE, read_items
+from .asking import INCOMPLETE, check_words, read_items
 from .common import HERE, CommandError, Config, Json, admin, as_dict, err, errors, out, print_json, table
 from .i18n import t, word
 
@@ -50,17 +49,9 @@ def start(
     json: Json = False,
 ) -> None:
     """Ask all lists about all values, each day as much as the budgets have room for."""
-    for name, given, known in (("--purpose", purpose, PURPOSES), ("--basis", basis, BASES)):
-        if given not in known:
-            raise typer.BadParameter(", ".join(known), param_hint=name)
+    check_words(purpose, basis)
     with errors():
         items, further = read_items(source, kind, [], Reading(encoding, sheet))
-        if not items:
-            raise CommandError(t("there is nothing to ask", "没有要查询的值"))
-        if len(items) > limits.QUERY_ITEMS:
-            raise CommandError(
-                t(f"at most {limits.QUERY_ITEMS:,} values", f"最多 {limits.QUERY_ITEMS:,} 个值")
-            )
         question = pb.QueryRequest(
             items=items,
             purpose=PURPOSES[purpose],
