@@ -10,6 +10,7 @@ from . import (
     checks,
     contracts,
     demonstration,
+    feeding,
     jobs,
     learning,
     ledger,
@@ -18,6 +19,7 @@ from . import (
     people,
     psi,
     screening,
+    setup,
     vertical,
 )
 from .i18n import t
@@ -61,7 +63,8 @@ app.add_typer(vertical.app, name="vertical")
 app.add_typer(people.user_app, name="user")
 app.add_typer(people.pending_app, name="pending")
 app.add_typer(network.dev_app, name="dev", hidden=True)
-for module in (network, people, asking, learning, psi, checks, demonstration):
+feeding.register(lists.app)
+for module in (setup, network, people, asking, learning, psi, checks, demonstration):
     module.register(app)
 
 

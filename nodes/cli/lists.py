@@ -1,129 +1,23 @@
 """`lianfang list …`: importing, looking at and withdrawing from the node's own lists."""
 
 import csv
-from collections.abc import Iterator
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-import grpc
 import typer
 from lianfang.v1 import admin_pb2 as pb
-from rich.progress import Progress, TaskID
 
 from federation.files import Reading
 
-from .. import limits
-from ..errors import NodeError
-from ..importers import ofac, table
+from ..importers import table
 from ..importers.table import FIELDS, BadCell, Mapping, ReadRow, private_file
 from . import common
-from .common import HERE, CommandError, Config, Json, admin, as_dict, err, errors, out, print_json
+from .common import HERE, CommandError, Config, Json, admin, as_dict, errors, out, print_json
 from .i18n import t, word
+from .importing import Format, How, bring_in, follow, show_import
 
 app = typer.Typer(no_args_is_help=True, help=t("this node's own lists", "本节点的名单"))
 ListName = Annotated[str, typer.Option("--list", "-l", help=t("the list", "名单名"))]
-_MESSAGE_CHARACTERS = 400_000
-_SHOWN = 12  # bad rows on the screen; --json and the file have all
-
-
-class Format(StrEnum):
-    """Formats of a file to import."""
-
-    AUTO = "auto"
-    OFAC_SDN = "ofac-sdn"
-
-
-class _Upload:
-    """Reads the file and sends rows; remembers what the reader refused, and what was sent where it matters."""
-
-    def __init__(self, path: Path, kind: Format, mapping: Mapping, overflow: Path | None = None) -> None:
-        self.path, self.kind, self.mapping, self.overflow = path, kind, mapping, overflow
-        self.refused: list[BadCell] = []
-        self.items: dict[int, ReadRow] = {}  # OFAC only: several identifiers a record
-        self.count = 0
-        self.error: NodeError | None = None
-
-    def parsed(self) -> Iterator[ReadRow]:
-        """Good rows; the others are kept aside."""
-        source = (
-            ofac.rows(self.path, self.overflow)
-            if self.kind is Format.OFAC_SDN
-            else table.rows(self.path, self.mapping)
-        )
-        for row in source:
-            if isinstance(row, BadCell):
-                self.refused.append(row)
-            else:
-                if self.kind is Format.OFAC_SDN:
-                    self.items[row.number] = row
-                yield row
-
-    def requests(self, rows: Iterator[ReadRow], start: pb.ImportStart) -> Iterator[pb.ImportRequest]:
-        """The stream to the node. A file that breaks off ends the stream without its end."""
-        yield pb.ImportRequest(start=start)
-        chunk: list[pb.Row] = []
-        length = 0
-        try:
-            for row in rows:
-                chunk.append(pb.Row(number=row.number, **row.fields))
-                length += sum(map(len, row.fields.values()))
-                self.count += 1
-                if len(chunk) >= limits.IMPORT_CHUNK // 2 or length > _MESSAGE_CHARACTERS:
-                    yield pb.ImportRequest(rows=pb.Rows(rows=chunk))
-                    chunk, length = [], 0
-            if chunk:
-                yield pb.ImportRequest(rows=pb.Rows(rows=chunk))
-        except NodeError as error:
-            self.error = error
-            return
-        yield pb.ImportRequest(end=pb.ImportEnd(rows=self.count, refused=len(self.refused)))
-
-
-def follow(bars: Progress, events: Iterator[pb.ImportProgress]) -> tuple[pb.ImportResult, list[pb.BadRow]]:
-    """Show phases as bars; the result."""
-    names = {
-        "check": t("checking", "核对"),
-        "store": t("storing", "入库"),
-        "seal": t("sealing", "加密封装"),
-        "merge": t("sorting", "排序"),
-        "publish": t("waiting for the log's next head", "等待账本下一次公布"),
-    }
-    tasks: dict[str, TaskID] = {}
-    bad: list[pb.BadRow] = []
-    for event in events:
-        bad.extend(event.bad)
-        if event.phase == "bad":
-            continue
-        if event.phase == "done":
-            for task in tasks.values():
-                bars.update(
-                    task, total=bars.tasks[task].completed or 1, completed=bars.tasks[task].completed or 1
-                )
-            if event.result.inactive:
-                err.print(
-                    t(
-                        "The list is new: it is offered to nobody before two people activate it (`lianfang list activate`).",
-                        "新名单：须两人启用（`lianfang list activate`）后才提供给其他成员。",
-                    )
-                )
-            if event.result.unpublished:
-                err.print(
-                    t(
-                        "Sealed, but no quorum has witnessed this node's log yet: the others see the change when one has"
-                        " (`lianfang ledger head`).",
-                        "已封装，但本节点账本尚未获得足够见证：其他成员须待公布后才能看到（见 `lianfang ledger head`）。",
-                    )
-                )
-            return event.result, bad
-        if event.phase == "publish" and bars.disable is False and not err.is_terminal:
-            err.print(names["publish"])  # no bar says so
-        if event.phase not in tasks:
-            tasks[event.phase] = bars.add_task(names.get(event.phase, event.phase), total=None, note="")
-        note = f"{event.done:,}" if event.done else ""
-        total = event.total if event.phase != "check" and event.total else None
-        bars.update(tasks[event.phase], completed=event.done, total=total, note=note)
-    raise CommandError(t("the node ended without a result", "节点未返回结果"))
 
 
 @app.command(
@@ -172,141 +66,22 @@ def import_file(
 ) -> None:
     """Import a file: all of it, or with --skip-bad its good rows. Repeating an import changes nothing."""
     with errors():
-        if bad_file is not None and bad_file.exists() and file.exists() and bad_file.samefile(file):
-            raise CommandError(t("--bad-file is the file itself", "--bad-file 与原文件相同"))
-        columns = Mapping.load(mapping) if mapping else Mapping()
-        columns.reading = Reading(encoding, sheet)
-        if of_kind:
-            columns.constants["kind"] = of_kind
-        upload = _Upload(file, kind, columns, overflow)
-        rows = upload.parsed()
-        first = next(rows, None)  # so that a file that is none fails before the node is asked
-        start = pb.ImportStart(
-            list=list_name,
-            replace=replace,
-            skip_bad=skip_bad,
-            official=official or kind is Format.OFAC_SDN,
-            default_region=region,
+        how = How(
+            kind,
+            mapping,
+            skip_bad,
+            replace,
+            of_kind,
+            Reading(encoding, sheet),
+            official,
+            region,
+            bad_file,
+            overflow,
         )
-        result, bad = _send(upload, _chain(first, rows), start, config, quiet=json)
-        if columns.unread and not json:
-            names = ", ".join(columns.unread)
-            err.print(t(f"columns that were not read: {names}", f"未读取的列：{names}"), markup=False)
-        problems = _problems(upload, bad)
-        written = ""
-        if problems and skip_bad:
-            target = bad_file or _free_name(file)
-            _write_bad(upload, target, {number: reason for number, _, _, reason in problems})
-            written = str(target)
-        _show_import(result, problems, columns.unread, written, json)
-        if result.refused or (problems and not skip_bad):
+        brought = bring_in(file, list_name, how, config, quiet=json)
+        show_import(brought, json)
+        if not brought.whole:
             raise typer.Exit(1)
-
-
-def _free_name(file: Path) -> Path:
-    """A name for the bad rows that replaces nobody's half-mended ones."""
-    for number in range(1, 1000):
-        target = file.with_name(f"{file.name}.bad{'' if number == 1 else f'-{number}'}.csv")
-        if not target.exists():
-            return target
-    raise CommandError(t("there are too many files of bad rows", "坏行文件过多"))
-
-
-def _chain(first: ReadRow | None, rest: Iterator[ReadRow]) -> Iterator[ReadRow]:
-    if first is not None:
-        yield first
-        yield from rest
-
-
-def _send(
-    upload: _Upload, rows: Iterator[ReadRow], start: pb.ImportStart, config: Path, quiet: bool
-) -> tuple[pb.ImportResult, list[pb.BadRow]]:
-    with admin(config) as node, common.progress() as bars:
-        bars.disable = quiet
-        try:
-            return follow(bars, node.Import(upload.requests(rows, start)))
-        except grpc.RpcError:
-            if upload.error is not None:
-                raise upload.error from None
-            raise
-
-
-def _problems(upload: _Upload, bad: list[pb.BadRow]) -> list[tuple[int, str, str, str]]:
-    """(number, place, column, reason) in the file's order."""
-    found = [(each.number, each.place, each.column, each.reason) for each in upload.refused]
-    for row in bad:
-        item = upload.items.get(row.number)
-        found.append((row.number, item.place if item else "", row.column, row.reason))
-    return sorted(found)
-
-
-def _write_bad(upload: _Upload, target: Path, bad: dict[int, str]) -> None:
-    if upload.kind is Format.OFAC_SDN:
-        with private_file(target) as file:
-            writer = csv.writer(file)
-            writer.writerow([*FIELDS, table.REASON_COLUMN])
-            for number, reason in bad.items():
-                item = upload.items.get(number)
-                if item is not None:
-                    writer.writerow([*(item.fields.get(field, "") for field in FIELDS), reason])
-        return
-    table.write_bad(upload.path, target, bad, upload.mapping)
-
-
-def _show_import(
-    result: pb.ImportResult,
-    problems: list[tuple[int, str, str, str]],
-    unread: list[str],
-    written: str,
-    json: bool,
-) -> None:
-    document = as_dict(result)
-    document["unread_columns"] = unread
-    document["bad"] = len(problems)
-    if json:
-        document["bad_file"] = written
-        document["bad_rows"] = [
-            {"row": number, "place": place, "column": column, "reason": reason}
-            for number, place, column, reason in problems[: limits.BAD_ROWS_SHOWN]
-        ]
-        print_json(document)
-        return
-    if problems:
-        shown = common.table(
-            t(f"{len(problems)} bad rows", f"{len(problems)} 行有误"),
-            t("row", "行"),
-            t("column", "列"),
-            t("reason", "原因"),
-        )
-        for number, place, column, reason in problems[:_SHOWN]:
-            shown.add_row(place or str(number), column, reason)
-        err.print(shown)
-        if len(problems) > _SHOWN:
-            err.print(t(f"… and {len(problems) - _SHOWN} more", f"…… 另有 {len(problems) - _SHOWN} 行"))
-    if result.refused or (problems and not written):
-        err.print(
-            t(
-                "Nothing was imported. Mend the rows, or import the others with --skip-bad.",
-                "未导入任何行。请修改后重试，或用 --skip-bad 只导入其余各行。",
-            )
-        )
-        return
-    names = (
-        ("rows", t("rows read", "读取")),
-        ("added", t("added", "新增")),
-        ("changed", t("changed", "变更")),
-        ("unchanged", t("unchanged", "未变")),
-        ("withdrawn", t("withdrawn", "撤回")),
-        ("held", t("held back by a person's decision", "人工决定保留")),
-        ("duplicates", t("repeated", "重复")),
-        ("merged", t("further cases of a listed identifier", "同一标识的其他案件")),
-        ("sealed", t("sealed", "封装")),
-        ("tombstones", t("removals sealed", "封装的移除")),
-    )
-    text = ", ".join(f"{label} {document[key]:,}" for key, label in names if document[key])
-    out.print(text or t("nothing changed", "没有变化"))
-    if written:
-        out.print(t(f"bad rows are in {written}", f"坏行在 {written}"))
 
 
 @app.command("stats", help=t("Counts of a list.", "名单统计。"))

@@ -56,6 +56,10 @@ def check_endpoint(what: str, value: str) -> None:
         raise ConfigError(
             f"{what}: {value!r} is not host:port, such as bank.example:7443 or [2001:db8::1]:7443"
         )
+    if value.rpartition(":")[0] in ("0.0.0.0", "[::]"):  # noqa: S104  # refused
+        raise ConfigError(
+            f"{what}: {value!r}: to listen on all addresses is no address that others can reach"
+        )
     if not 0 < int(value.rpartition(":")[2]) < 65_536:
         raise ConfigError(f"{what}: {value!r}: a port is from 1 to 65535")
 

@@ -15,8 +15,9 @@ from nodes.config import ListsSection
 from nodes.errors import NotFound, Refused, StorageError
 from nodes.holder import batches as batches_module
 from nodes.holder import epochs as epochs_module
+from nodes.identity.institutions import DirectoryFile
 from protocols import padding, sealed, statement, voprf
-from protocols.identifiers import normalise
+from protocols.identifiers import Directory, form, normalise
 from protocols.label import Reason, Status
 from protocols.sealed import BatchHash
 
@@ -326,3 +327,66 @@ def test_an_entry_that_changes_while_it_is_sealed_goes_into_the_next_batch(make_
 def test_a_list_that_does_not_exist(holder):
     with pytest.raises(NotFound):
         holder.epochs.rotate("nothing", close_now=False)
+
+
+ACCOUNT = {"kind": "account", "value": "6222021234567", "institution": "102100099996"}
+
+
+def in_force(holder, folder, institutions):
+    """A directory as if the member list named it."""
+    directory = Directory(institutions)
+    path = folder / f"{directory.hash.hex()}.tsv"
+    path.write_bytes(directory.encode())
+    file = DirectoryFile(path, directory.hash)
+    holder.store._directory = lambda: file
+    return file
+
+
+def said_form(holder, epoch):
+    return holder.epochs.form(next(each for each in holder.epochs.all("fraud") if each.number == epoch))
+
+
+def test_a_new_directory_comes_into_force_with_a_new_epoch(holder, tmp_path):
+    holder.load(ACCOUNT, PHONES[0])
+    holder.epochs.seal_changes("fraud")
+    assert said_form(holder, 1) == form()
+    file = in_force(holder, tmp_path, {"ICBKCNBJ": ["102*"]})
+    holder.store.renormalise("fraud")
+    holder.epochs.seal_changes("fraud")
+    assert said_form(holder, 2) == file.form == holder.store.form("fraud")
+    assert holder.epochs.all("fraud")[0].state == "closed"  # it could not list what is written so
+    mapped = normalise("account", ACCOUNT["value"], "", "ICBKCNBJ").canonical
+    output = voprf.evaluate_inputs(holder.epochs.key("fraud", 2).secret, [mapped])[0]
+    assert sealed.tag_of(output) in table(holder, 2)
+    assert found(holder, PHONES[0], 2) is not None
+    # What is imported under the new one is in the new epoch, and the entry is the same under another code.
+    outcome = holder.load({**ACCOUNT, "institution": "ICBKCNBJSHA"}, directory=file)
+    assert (outcome.added, outcome.unchanged) == (0, 1)
+
+
+def test_entries_of_an_institution_that_a_directory_lacks_stay(holder, tmp_path):
+    holder.load(ACCOUNT)
+    in_force(holder, tmp_path, {"BKCHCNBJ": ["104*"]})
+    assert holder.store.renormalise("fraud") == (0, 0)
+    assert holder.store.count_live("fraud") == 1
+    assert holder.store.institutions("fraud") == {"102100099996": 1}
+    in_force(holder, tmp_path, {"BKCHCNBJ": ["104*"], "ICBKCNBJ": ["102*"]})
+    assert holder.store.renormalise("fraud") == (1, 0)
+    assert holder.store.institutions("fraud") == {"ICBKCNBJ": 1}
+
+
+def test_two_codes_of_one_account_become_one_entry(holder, tmp_path):
+    holder.load(ACCOUNT, {**ACCOUNT, "institution": "ICBKCNBJ"})
+    in_force(holder, tmp_path, {"ICBKCNBJ": ["102*"]})
+    assert holder.store.renormalise("fraud") == (0, 1)
+    assert holder.store.institutions("fraud") == {"ICBKCNBJ": 1}
+
+
+def test_an_epoch_that_was_opened_for_another_form_is_not_sealed(holder, tmp_path):
+    holder.load(ACCOUNT)
+    assert holder.epochs.open("fraud") == 1  # and then the node was killed, and a directory came
+    file = in_force(holder, tmp_path, {"ICBKCNBJ": ["102*"]})
+    holder.store.renormalise("fraud")
+    holder.epochs.seal_changes("fraud")
+    assert [(each.number, each.state) for each in holder.epochs.all("fraud")] == [(1, "closed"), (2, "open")]
+    assert said_form(holder, 2) == file.form

@@ -13,10 +13,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from nodes.errors import ConfigError, NotFound, Refused, StorageError
 from nodes.identity import certificates
 from nodes.identity import keys as node_keys
+from nodes.identity import members as member_lists
 from nodes.identity.authority import Authority, Bundle, install, make_request, read_request
+from nodes.identity.institutions import NONE, Institutions
 from nodes.identity.keys import NodeKeys, Vault
 from nodes.identity.members import MemberBook, MemberList
 from nodes.identity.names import MemberName, Role
+from protocols.identifiers import Directory, form
 
 NETWORK = "test.example"
 NAME = MemberName(NETWORK, Role.BANK, "bank-a")
@@ -299,3 +302,70 @@ def test_a_vault_does_many_as_it_does_one():
     for bad in (b"", sealed[0][:11], sealed[0][:27], sealed[1] + b"x", None, "text of some length"):
         with pytest.raises(StorageError):
             vault.decrypt_each([sealed[0], bad], b"entry")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://b.example:7443",
+        "b.example",
+        "b.example:99999",
+        "b.example:0",
+        "0.0.0.0:7443",
+        "[::]:7443",
+        "b example:7443",
+        ":7443",
+    ],
+)
+def test_addresses_that_others_cannot_reach_are_refused_before_the_ca_sees_them(keys, address):
+    with pytest.raises(ConfigError, match="advertise"):
+        make_request(keys, NAME, address, "host:7444")
+    with pytest.raises(ConfigError, match="ledger-advertise"):
+        make_request(keys, NAME, "host:7443", address)
+
+
+ONE, TWO = Directory({"ICBKCNBJ": ["102*"]}), Directory({"ICBKCNBJ": ["102*"], "BKCHCNBJ": ["104*"]})
+
+
+def test_a_directory_is_in_force_once_it_is_here_and_stays_until_the_next_one_is(ca, bundle, tmp_path):
+    certs = tmp_path / "certs"
+    certs.mkdir()
+    path = certs / "members.bin"
+    path.write_bytes(ca.members.signed)
+    book = MemberBook(path, ca.certificate)
+    kept = Institutions(book, certs)
+    assert kept.current == NONE
+    assert kept.missing == b""
+    ca.set_institutions(ONE)
+    book.offer(ca.members.signed)
+    assert kept.current == NONE  # the list names it, nobody has sent it yet
+    assert kept.missing == ONE.hash
+    (certs / "institutions.tsv").write_bytes(TWO.encode())  # another one than the list names
+    assert kept.missing == ONE.hash
+    for spoiled in (TWO.encode(), ONE.encode() + b"x", b""):
+        with pytest.raises(ConfigError):
+            kept.put(spoiled, ONE.hash)
+    kept.put(ONE.encode(), ONE.hash)
+    assert kept.current.hash == ONE.hash
+    assert kept.current.load().resolve("102100099996") == "ICBKCNBJ"
+    ca.set_institutions(TWO)
+    book.offer(ca.members.signed)  # its file was put there before
+    assert (kept.missing, kept.current.hash) == (b"", TWO.hash)
+    # Lists in any of the forms that this node had can still be asked, and no other.
+    assert {kept.of(form(each)).hash for each in (b"", ONE.hash, TWO.hash)} == {b"", ONE.hash, TWO.hash}
+    assert kept.of(form(bytes(32))) is None
+    (certs / "institutions" / f"{TWO.hash.hex()}.tsv").unlink()
+    again = Institutions(book, certs)  # restarted; the file put there still is the one that is named
+    assert again.current.hash == TWO.hash
+    assert again.read(TWO.hash) == TWO.encode()
+    for unknown in (b"", b"x", bytes(32)):
+        with pytest.raises(NotFound):
+            again.read(unknown)
+
+
+def test_a_member_list_with_a_malformed_hash_of_institutions(ca, bundle):
+    message = ca.members.message()
+    message.institutions = b"short"
+    signed = member_lists.sign(ca._key, message)
+    with pytest.raises(ConfigError, match="institutions"):
+        MemberList(signed, ca.certificate)

@@ -2,9 +2,6 @@
 
 import json
 import os
-import pty
-import re
-import select
 import shutil
 import subprocess
 import time
@@ -19,6 +16,7 @@ from nodes.demo.people import PEOPLE
 from nodes.people.roles import NEEDS, Role
 from nodes.services import wire
 from tests.system.conftest import call, import_phones, make_network, phones, query, start, write_list
+from tests.system.terminal import Terminal
 
 
 @pytest.fixture(scope="module")
@@ -78,44 +76,6 @@ def test_the_command_line_says_who_is_missing(house):
     assert "this is a token of bank-b, and this node is bank-a" in done.stderr
     done = house.run("bank-a", "user", "roles", "li-na", "--role", "wizard", check=False)
     assert done.returncode == 2
-
-
-class Terminal:
-    """A command at a terminal, answered line by line."""
-
-    def __init__(self, *arguments: str, **environment: str) -> None:
-        inherited = {key: value for key, value in os.environ.items() if not key.startswith("LIANFANG_")}
-        self._master, slave = pty.openpty()
-        self._process = subprocess.Popen(
-            program(["lianfang", *arguments]),
-            env=inherited | {"LIANFANG_LANG": "en", "TERM": "dumb"} | environment,
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            start_new_session=True,
-        )
-        os.close(slave)
-        self.said = ""
-
-    def expect(self, pattern: str) -> re.Match:
-        end = time.monotonic() + 180
-        while not (found := re.search(pattern, self.said)):
-            assert time.monotonic() < end, self.said
-            if select.select([self._master], [], [], 0.2)[0]:
-                try:
-                    self.said += os.read(self._master, 65_536).decode(errors="replace")
-                except OSError:  # the other end is closed
-                    assert re.search(pattern, self.said), self.said
-        return found
-
-    def answer(self, text: str) -> None:
-        self.said = ""
-        os.write(self._master, (text + "\n").encode())
-
-    def end(self) -> int:
-        status = self._process.wait(30)
-        os.close(self._master)
-        return status
 
 
 def test_somebody_new_enrols_at_a_terminal_signs_in_and_makes_a_token(house, tmp_path):
