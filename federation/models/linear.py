@@ -1,6 +1,7 @@
 """Logistic regression by Newton steps on summed gradients and Hessians (iteratively reweighted least squares)."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,13 @@ from ..data import Block, Matrix, pool
 from ..steps import Ask, Learner, fixed_point, quantise
 from . import base, scaling
 from .base import Model, Scores
-from .scaling import LIMIT, Scaling
+from .scaling import Scaling
 
 Floats = npt.NDArray[np.float64]
 
 
 _GRID = 2.0**24  # coefficients are multiples of 1/_GRID
+LIMIT = 100.0  # of scaled values: with 10, heavy tails and rare flags lost up to 0.02 of AUC against a model without bounds
 _EQUAL = 1e-9  # of a loss: what rounding may add
 
 
@@ -87,7 +89,7 @@ def learn(
     shape = yield from base.find_shape(blocks, none, parties)
     pooled = pool(blocks)
     x, y = pooled.x, pooled.y.astype(np.float64)
-    scale = yield from scaling.find(x, parties)
+    scale = replace((yield from scaling.find(x, parties)), limit=LIMIT)
     weight = base.weight_of_positives(settings.positive_weight, shape)
     design = np.concatenate([np.ones((len(x), 1)), scale.apply(x)], axis=1)
     weights = np.where(y > 0, weight, 1.0)

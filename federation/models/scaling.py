@@ -15,7 +15,7 @@ from ..data import Matrix
 from ..steps import Ask, Learner, fixed_point, quantise
 from . import base
 
-LIMIT = 10.0  # scaled values are clipped to +-LIMIT
+LIMIT = 10.0  # scaled values are clipped to +- this much, unless a model says otherwise
 _BINS = 32
 _LOWEST, _HIGHEST = -150, 129  # powers of two of float32 distances, subnormal ones included
 
@@ -28,22 +28,25 @@ class Scaling:
 
     centre: Floats
     spread: Floats
+    limit: float = LIMIT
 
     def apply(self, x: Matrix) -> Floats:
-        """Shape (rows, features), within +-LIMIT."""
+        """Shape (rows, features), within +-`limit`."""
         scaled = (x.astype(np.float64) - self.centre) / self.spread
-        return np.clip(np.nan_to_num(scaled, nan=0.0), -LIMIT, LIMIT)
+        return np.clip(np.nan_to_num(scaled, nan=0.0), -self.limit, self.limit)
 
     def to_document(self) -> dict[str, Any]:
         """JSON values."""
-        return {"centre": self.centre.tolist(), "spread": self.spread.tolist()}
+        return {"centre": self.centre.tolist(), "spread": self.spread.tolist(), "limit": self.limit}
 
     @classmethod
     def from_document(cls, document: dict[str, Any], features: int) -> "Scaling":
-        """The inverse; raises `ValueError`."""
-        return cls(
-            base.numbers(document["centre"], (features,)), base.numbers(document["spread"], (features,))
-        )
+        """The inverse; raises `ValueError`. A model of before has no limit in it: then it is `LIMIT`."""
+        limit = float(document.get("limit", LIMIT))
+        if not 0 < limit < np.inf:
+            raise ValueError("a limit above zero is needed")
+        centre, spread = (base.numbers(document[name], (features,)) for name in ("centre", "spread"))
+        return cls(centre, spread, limit)
 
 
 def find(x: Matrix, parties: int) -> Learner[Scaling]:

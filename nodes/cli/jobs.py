@@ -289,7 +289,9 @@ def job_list(config: Config = HERE, json: Json = False) -> None:
                 each["state"],
                 f"{each['sums']:.0f}",
                 f"{each['contract'][:12]} {word(each['contract_state'])}",
-                escape(each["detail"]),
+                f"[yellow]{escape(each['detail'])}[/yellow]"
+                if "WARNING" in each["detail"]
+                else escape(each["detail"]),
                 each["at"],
             )
         out.print(shown)

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from federation import metrics, stats
+from federation import metrics, stats, steps
 from federation.data import Block
+from federation.errors import DataError, LearningError
 from federation.job import JobDescriptor
 from federation.metrics import Quality
 from federation.models import registry
@@ -57,6 +58,61 @@ def training(job: JobDescriptor, block: Block, test: Block | None, kept: Kept) -
     if test is not None:
         quality = yield from metrics.federated(model, test.x, test.y)
     return Trained(model, int(total[0]), int(total[1]), quality, int(total[2]))
+
+
+@dataclass(frozen=True)
+class Alone:
+    """The common model beside one of this bank's own rows, both measured on this bank's own test rows.
+
+    It is nobody's business but the bank's: nothing of it is sent, and the card, which is alike at all banks, has it not.
+    """
+
+    rows: int  # test rows
+    together: Quality | None
+    alone: Quality | None
+    trouble: str = ""  # why there is nothing to compare
+
+    @property
+    def loses(self) -> bool:
+        """Whether this bank is better off alone."""
+        return bool(self.together and self.alone and self.alone.auprc > self.together.auprc)
+
+    def said(self) -> str:
+        """What a person is told; empty where learning together pays or nothing is known."""
+        if not (self.loses and self.together and self.alone):
+            return ""
+        return (
+            "WARNING: a model of this bank's own rows alone is better on its own test rows "
+            f"(AUPRC {self.alone.auprc:.4f}, together {self.together.auprc:.4f}): learning together does not pay here"
+        )
+
+    def document(self) -> dict[str, Any]:
+        """As plain data."""
+        return {
+            "test_rows": self.rows,
+            "together": self.together.as_dict() if self.together else None,
+            "alone": self.alone.as_dict() if self.alone else None,
+            "better_alone": self.loses,
+            "trouble": self.trouble,
+        }
+
+
+def compare_alone(job: JobDescriptor, block: Block, test: Block | None, trained: Trained) -> Alone:
+    """Train on this bank's rows alone, with the job's settings, and measure both models on its test rows.
+
+    Says why where it has no test rows, or too few of a class to learn from or to measure by.
+    """
+    if test is None:
+        return Alone(0, None, None, "this bank has no test rows of its own: learn.datasets.NAME.test")
+    try:
+        learner = registry.learner(job.model, job.model_settings(), [block], job.features, job.seed, 1)
+        own = steps.one_by_one([learner])[0]
+        if not isinstance(own, Model):
+            raise DataError("the learner gave no model")
+        together = metrics.measure(test.y, trained.model.predict(test.x))
+        return Alone(len(test.y), together, metrics.measure(test.y, own.predict(test.x)))
+    except LearningError as error:
+        return Alone(len(test.y), None, None, str(error))
 
 
 def statistics(job: JobDescriptor, own: Mapping[str, int]) -> Learner[dict[str, int]]:
@@ -116,6 +172,11 @@ def save_model(
         target / "card.json", (json.dumps(document, indent=2, sort_keys=True) + "\n").encode(), 0o600
     )
     return target
+
+
+def save_alone(target: Path, found: Alone) -> None:
+    """Write the comparison beside the model, for this bank."""
+    write_atomic(target / "alone.json", (json.dumps(found.document(), indent=2) + "\n").encode(), 0o600)
 
 
 def digest(result: Trained | dict[str, int]) -> bytes:

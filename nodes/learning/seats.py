@@ -139,6 +139,9 @@ class NodeSeats:
                 *(job_hash.hex()[:12], where, cost.sums, cost.compute, cost.cryptography, cost.waiting),
             )
             saved = str(where.relative_to(self._home.data))
+            if rows is not None and isinstance(result, pipeline.Trained):
+                go_on("comparing with this bank alone", cost.sums, "")
+                saved = "; ".join(filter(None, (saved, self._compare(job, rows, result, where))))
             self.report(job_hash, "done", saved, cost.sums, result=pipeline.digest(result))
 
         kept = pipeline.Kept()
@@ -153,8 +156,13 @@ class NodeSeats:
                 reason = f"{reason}; finished trees are in {where.relative_to(self._home.data)}"
             self.report(job_hash, "failed", reason)
 
+        rows: tuple[data.Block, data.Block | None] | None = None
         try:
-            learner = self._learner(job, kept)
+            if job.kind == "stats":
+                learner: Learner[Any] = self._statistics(job)
+            else:
+                rows = self._rows(job)
+                learner = pipeline.training(job, rows[0], rows[1] if job.evaluate == "test" else None, kept)
         except LearningError as error:
             failed(str(error))
             raise
@@ -208,24 +216,49 @@ class NodeSeats:
         member = self._book.current.get(to)
         return wire.sync_channel(member, self._keys, self._certificate)
 
-    def _learner(self, job: JobDescriptor, kept: pipeline.Kept) -> Learner[Any]:
-        if job.kind == "stats":
-            own: dict[str, int] = {}
-            if self.own not in job.observers:
-                request = pb.CountsRequest(categories=job.categories, since=job.since, until=job.until)
-                own = dict(self._desk.Counts(request, timeout=600).counts)
-            return pipeline.statistics(job, own)
+    def _statistics(self, job: JobDescriptor) -> Learner[Any]:
+        own: dict[str, int] = {}
+        if self.own not in job.observers:
+            request = pb.CountsRequest(categories=job.categories, since=job.since, until=job.until)
+            own = dict(self._desk.Counts(request, timeout=600).counts)
+        return pipeline.statistics(job, own)
+
+    def _rows(self, job: JobDescriptor) -> tuple[data.Block, data.Block | None]:
+        """Rows to train on, and test rows where this bank has some. Raises `LearningError`."""
         section = Home(self._home.file).config.learn.datasets.get(job.dataset)
         if section is None:
             raise SeatRefused(f"the dataset {job.dataset} is not configured here")
         own_id = self.own
         block = data.load(self._file(section.path), job.features, job.label, own_id)
-        test = None
-        if job.evaluate == "test":
-            if section.test is None:
+        if section.test is None:
+            if job.evaluate == "test":
                 raise SeatRefused(f"the dataset {job.dataset} has no test rows here")
-            test = data.load(self._file(section.test), job.features, job.label, own_id)
-        return pipeline.training(job, block, test, kept)
+            return block, None
+        try:
+            return block, data.load(self._file(section.test), job.features, job.label, own_id)
+        except LearningError as error:
+            if job.evaluate == "test":
+                raise
+            _log.warning("job %s: not compared with this bank alone: %s", job.hash().hex()[:12], error)
+            return block, None
+
+    @staticmethod
+    def _compare(
+        job: JobDescriptor,
+        rows: tuple[data.Block, data.Block | None],
+        result: pipeline.Trained,
+        where: Path,
+    ) -> str:
+        """What this bank is told of itself alone; a comparison that fails does not cost it the model."""
+        try:
+            found = pipeline.compare_alone(job, *rows, result)
+            pipeline.save_alone(where, found)
+        except Exception as error:
+            _log.exception("comparing with this bank alone failed")
+            return f"not compared with this bank alone ({type(error).__name__})"
+        if found.said():
+            _log.warning("job %s: %s", job.hash().hex()[:12], found.said())
+        return found.said()
 
     def _file(self, path: Path) -> Path:
         return self._home.file.parent / path

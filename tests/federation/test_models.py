@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from federation import bins, data, metrics, steps
 from federation.data import Block
 from federation.errors import JobError
-from federation.models import base, registry, scaling
+from federation.models import base, registry
 from federation.models.growing import Scale
 from federation.models.trees import Grower, TreeModel, TreeSettings
 from tests.federation.rows import NAMES, blocks
@@ -237,8 +237,8 @@ def test_logistic_regression_agrees_with_scikit_learn():
     chosen = registry.settings_for("linear", {"steps": 30, "l2": 2.0})
     model = steps.one_by_one([registry.learner("linear", chosen, [b], NAMES, 0, 3) for b in parts])[0]
     pooled = data.pool(parts)
-    (scale,) = steps.one_by_one([scaling.find(pooled.x, 1)])
-    peer = LogisticRegression(C=1 / 2.0, tol=1e-8, max_iter=1000).fit(scale.apply(pooled.x), pooled.y)
+    scaled = model.scale.apply(pooled.x)
+    peer = LogisticRegression(C=1 / 2.0, tol=1e-8, max_iter=1000).fit(scaled, pooled.y)
     assert model.coefficients[1:] == pytest.approx(peer.coef_[0], abs=1e-3)
     assert model.coefficients[0] == pytest.approx(peer.intercept_[0], abs=1e-3)
 
@@ -353,6 +353,16 @@ def toys():
     far = np.column_stack([amount, other, rng.random(3000) < 0.002])
     score = np.log(amount[:, 0]) + (other[:, 0] - 1.7e9) / 1e5 + rng.logistic(size=3000)
     yield "large mean", far, (score > 6).astype(np.uint8)
+    for seed in (
+        15,
+        16,
+        49,
+    ):  # found by search: values beyond ten standard deviations decide, and were clipped
+        drawn = np.random.default_rng(seed)
+        tails = drawn.standard_cauchy((1_200, 10))
+        logit = (tails - tails.mean(0)) / tails.std(0) @ drawn.normal(size=10) * 2
+        chance = 1 / (1 + np.exp(np.quantile(logit, 0.8) - logit))
+        yield f"heavy tails {seed}", tails, (drawn.random(1_200) < chance).astype(np.uint8)
     gap = rng.normal(size=(2000, 2))
     gap[rng.random((2000, 2)) < 0.3] = np.nan
     yield "missing", gap, (np.nan_to_num(gap[:, 0]) + rng.logistic(size=2000) > 1).astype(np.uint8)
@@ -371,6 +381,23 @@ def test_the_linear_model_is_never_much_below_scikit_learns_plain_pipeline(name,
     imputed = make_pipeline(SimpleImputer(), StandardScaler(), LogisticRegression(max_iter=5000))
     peer = roc_auc_score(y[~half], imputed.fit(x[half], y[half]).predict_proba(x[~half])[:, 1])
     assert roc_auc_score(y[~half], model.predict(x[~half])) >= peer - 0.005
+
+
+def test_a_linear_model_of_before_is_read_with_its_narrower_limit():
+    parts = blocks(3, rows=300)
+    model = steps.one_by_one(
+        [registry.learner("linear", registry.settings_for("linear", {}), [b], NAMES, 0, 3) for b in parts]
+    )[0]
+    document = json.loads(model.to_bytes())
+    assert document["scaling"].pop("limit") == 100.0
+    old = registry.read(json.dumps(document).encode())
+    far = np.full((1, len(NAMES)), 1e30, dtype=np.float32)
+    assert np.array_equal(old.scale.apply(far), np.full((1, len(NAMES)), 10.0))
+    assert np.array_equal(model.scale.apply(far), np.full((1, len(NAMES)), 100.0))
+    for limit in (0, -1, float("inf"), "x"):
+        document["scaling"]["limit"] = limit
+        with pytest.raises(JobError):
+            registry.read(json.dumps(document).encode())
 
 
 def test_a_linear_model_that_has_not_converged_says_so():

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xgboost
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from federation import data, steps
 from federation.apps import bundle
@@ -167,6 +167,56 @@ def test_three_banks_train_the_model_of_their_pooled_rows(federation, tmp_path):
     assert np.abs(booster.predict(matrix) - table["score"]).max() < 1e-6
 
 
+def test_each_bank_is_told_what_it_would_be_alone(federation):
+    """On its own test rows, in a file of its own; the right values by XGBoost and scikit-learn."""
+    test = data.load(SHARED / "default_credit_homo_test.csv", FEATURES, "y", "test")
+    matrix = xgboost.DMatrix(test.x, feature_names=FEATURES, feature_types=["float"] * 23)
+    for number, (bank, file) in enumerate(models(federation, "credit").items()):
+        found = json.loads((file.parent / "alone.json").read_text())
+        assert (file.parent / "alone.json").stat().st_mode & 0o077 == 0
+        scores = xgboost.Booster(model_file=file.parent / "model.xgboost.json").predict(matrix)
+        assert found["together"]["auprc"] == pytest.approx(average_precision_score(test.y, scores), abs=1e-5)
+        own = data.load(part(bank), FEATURES, "y", bank)
+        (alone,) = steps.one_by_one([Grower(TreeSettings(trees=8, depth=3), FEATURES, 0, 1).learn([own])])
+        expected = average_precision_score(test.y, alone.predict(test.x))
+        assert found["alone"]["auprc"] == pytest.approx(expected, abs=1e-9)
+        assert found["test_rows"] == len(test.y)
+        assert found["better_alone"] == (expected > found["together"]["auprc"])
+        assert ("WARNING" in state_of(federation, bank, "credit")["detail"]) == found["better_alone"], number
+
+
+def test_a_bank_that_loses_by_learning_together_is_told_so_and_nobody_else(federation):
+    """bank-c calls fraud what the others call none: the common model serves it worse than its own."""
+    for bank in BANKS:
+        folder = federation.node(bank) / "odd"
+        folder.mkdir()
+        for name, source in (("train", part(bank)), ("test", SHARED / "default_credit_homo_test.csv")):
+            rows = source.read_text().splitlines()
+            label = rows[0].split(",").index("y")
+            lines = [rows[0]]
+            for row in rows[1:3_001]:
+                cells = row.split(",")
+                if bank == "bank-c":
+                    cells[label] = str(1 - int(float(cells[label])))
+                lines.append(",".join(cells))
+            (folder / f"{name}.csv").write_text("\n".join(lines) + "\n")
+        configure(federation, bank, '[learn.datasets.odd]\npath = "odd/train.csv"\ntest = "odd/test.csv"\n')
+    path = federation.folder / "odd.json"
+    federation.run(
+        "bank-a",
+        *("train", "new", "--name", "odd", "--dataset", "odd", "--label", "y"),
+        *("--features", str(part("bank-a")), "--out", str(path), "--set", "trees=5", "--set", "depth=3"),
+    )
+    agree(federation, path)
+    assert launch(federation, path)["state"] == "done"
+    told = {bank: state_of(federation, bank, "odd")["detail"] for bank in BANKS}
+    assert "a model of this bank's own rows alone is better on its own test rows" in told["bank-c"]
+    assert "better" not in json.dumps(state_of(federation, "coordinator", "odd"))
+    cards = {(file.parent / "card.json").read_text() for file in models(federation, "odd").values()}
+    assert len(cards) == 1
+    assert "alone" not in cards.pop()
+
+
 def test_rounds_cohort_and_model_are_in_every_participants_log(federation):
     """What the banks recorded of the run of `credit`: the same cohort, the same rounds, the same model."""
     expected = hashlib.sha256(models(federation, "credit")["bank-a"].read_bytes()).hexdigest()
@@ -282,7 +332,7 @@ def test_a_contract_that_is_revoked_in_mid_run_ends_the_run(federation):
     [
         ({"features": ["x0", "income"]}, "no column income"),
         ({"label": "x1", "features": ["x0"]}, "a label is 0 or 1"),
-        ({"dataset": "unknown"}, r"learn.datasets.unknown is not configured here \(configured: credit\)"),
+        ({"dataset": "unknown"}, r"learn.datasets.unknown is not configured here \(configured: credit"),
         ({"code": "0" * 64}, "the job is for learning code 000000000000, installed is"),
         ({"network": "other.example"}, "of the network other.example"),
         ({"parties": [f"spiffe://lianfang.example/bank/bank-{c}" for c in "bcd"]}, "bank-d. names 0 members"),
