@@ -211,6 +211,10 @@ class Home:
                 f"{self.file}: node.admin_socket: a socket's path has at most 100 bytes; give a shorter one"
             )
 
+    def datasets(self) -> dict[str, DatasetSection]:
+        """`learn.datasets`, read anew: a dataset needs no restart. Raises `ConfigError`."""
+        return Home(self.file).config.learn.datasets
+
 
 TEMPLATE = """\
 # Lianfang node. Paths are relative to this file. Each field can be overridden from the environment,

@@ -147,8 +147,8 @@ class Desk:
                 data.load(self._path(section.test), job.features, job.label, self._own)
 
     def dataset(self, name: str) -> DatasetSection:
-        """Raise `NotFound` for rows that this node does not offer. Read anew: a dataset needs no restart."""
-        datasets = Home(self._home.file).config.learn.datasets
+        """Raise `NotFound` for rows that this node does not offer."""
+        datasets = self._home.datasets()
         section = datasets.get(name)
         if section is None:
             known = ", ".join(datasets) or "none"

@@ -225,7 +225,7 @@ class NodeSeats:
 
     def _rows(self, job: JobDescriptor) -> tuple[data.Block, data.Block | None]:
         """Rows to train on, and test rows where this bank has some. Raises `LearningError`."""
-        section = Home(self._home.file).config.learn.datasets.get(job.dataset)
+        section = self._home.datasets().get(job.dataset)
         if section is None:
             raise SeatRefused(f"the dataset {job.dataset} is not configured here")
         own_id = self.own

@@ -24,7 +24,6 @@ from protocols.errors import PeerError
 from protocols.identifiers import form, form_text
 
 from .. import limits
-from ..config import Home
 from ..contracts import draft as drafts
 from ..contracts.book import PSI, Held
 from ..errors import ConfigError, NodeError, NotFound, Refused, invalid
@@ -65,7 +64,7 @@ class Sessions:
         check_terms(held.terms)
         own = next(each for each in terms.inputs if each.party == str(node.home.name))
         peer = next(each for each in terms.inputs if each.party == member.id)
-        configured = Home(node.home.file).config.learn.datasets  # read anew, as for training
+        configured = node.home.datasets()
         if own.dataset not in configured:
             raise Refused(
                 f"learn.datasets.{own.dataset} is not configured at {node.home.name.name}", "DATASET"

@@ -39,7 +39,13 @@ class Side:
         learn = SimpleNamespace(datasets={"mine": SimpleNamespace(path=str(path))})
         config = SimpleNamespace(learn=learn, lists=SimpleNamespace(default_region="CN"))
         self.node = SimpleNamespace(
-            home=SimpleNamespace(name=name, data=folder, file=folder / "node.toml", config=config),
+            home=SimpleNamespace(
+                name=name,
+                data=folder,
+                file=folder / "node.toml",
+                config=config,
+                datasets=lambda: config.learn.datasets,
+            ),
             gate=SimpleNamespace(decide=self._decide, check_meeting=lambda *_: None),
             rules=SimpleNamespace(meet=lambda *_: held()),
             log=SimpleNamespace(prepare=lambda *_, **fields: fields["reason"], record=lambda *_: None),
