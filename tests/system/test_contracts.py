@@ -189,6 +189,7 @@ def test_a_contract_tells_nothing_to_who_does_not_sign_it(strangers):
 # What every method of the wire needs. `contract`: which kind has to be in force; the gate refuses without.
 PEERS = {
     "NodeInfo/GetInfo": "none: node information; lists only under a contract",
+    "NodeInfo/GetInstitutions": "none: every member's directory of institutions is the CA's and the same",
     "NodeInfo/Introduce": "none: open to every certificate of the CA",
     "ListSync/Pull": "contract: lookup",
     "ListSync/Follow": "none: lists only under a contract",
