@@ -51,6 +51,9 @@ class JobDescriptor(BaseModel):
     label: str = Field("", pattern=r"^[^\x00-\x1f\x7f\[\]]{0,100}$")
     model: str = ""
     settings: dict[str, float | int | str] = {}
+    exposure: Literal["refused", "accepted"] = Field(
+        "refused", description="accepted: these rows may be in several sums from which some can compute others' parts"
+    )
     evaluate: Literal["none", "test"] = Field("none", description="measure on each bank's test rows, summed")
     # columns at several institutions
     holder: str = Field("", description="SPIFFE id of the party with the label")

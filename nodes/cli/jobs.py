@@ -40,6 +40,16 @@ Minimum = Annotated[
         help=t("contributors at least, 3 or more; default: all parties", "最少参与数（≥3）；默认全部参与方")
     ),
 ]
+Exposure = Annotated[
+    bool,
+    typer.Option(
+        "--accept-exposure",
+        help=t(
+            "these rows may be in several sums; the parties accept what some can then compute",
+            "同一批数据可参与多次求和；各方接受由此可能的推算",
+        ),
+    ),
+]
 _FOLLOW = 0.5
 _READY = 30.0  # seconds for the SuperLink to answer
 
@@ -92,6 +102,19 @@ def write_job(path: Path, job: Any, json: bool) -> None:
     )
 
 
+def exposure_text(job: Any) -> str:
+    """What approvers accept, or that nothing of the kind can happen."""
+    if job.exposure == "refused":
+        return t("refused, unless the cohort and the rows are the same", "拒绝（成员与数据完全相同除外）")
+    names = [each.rpartition("/")[2] for each in job.parties if each not in job.observers]
+    coordinator = job.coordinator.rpartition("/")[2]
+    return t(
+        f"ACCEPTED: the rows of any of {', '.join(names)} could be exposed to the others and {coordinator}, who compare sums of "
+        "several runs, with other members or other versions of the rows",
+        f"已接受：{'、'.join(names)} 中任一方的数据，可能被其他各方与 {coordinator} 通过比较多次求和（成员或数据版本不同）推算",
+    )
+
+
 def _describe(job: Any) -> None:
     shown = common.table("", t("job", "任务"), job.name)
     rows: list[tuple[str, str]] = [
@@ -103,6 +126,7 @@ def _describe(job: Any) -> None:
     ]
     if job.kind != "vertical":
         rows.append((t("at least", "最少参与"), str(job.minimum)))
+        rows.append((t("other sums over these rows", "同一批数据的其他求和"), exposure_text(job)))
     if job.kind == "train":
         rows += [
             (t("rows", "数据集"), job.dataset),
@@ -163,6 +187,7 @@ def train_new(
     test: Annotated[
         bool, typer.Option(help=t("measure on the banks' test rows", "用各行测试数据评估"))
     ] = True,
+    exposure: Exposure = False,
     config: Config = HERE,
     json: Json = False,
 ) -> None:
@@ -197,6 +222,7 @@ def train_new(
             model=model,
             settings=settings_of(setting),
             evaluate="test" if test else "none",
+            exposure="accepted" if exposure else "refused",
         )
         write_job(to, job, json)
 
@@ -214,6 +240,7 @@ def stats_new(
         typer.Option(help=t("learn the sums and add zeros; default: the centres", "只得结果；默认反诈中心")),
     ] = "",
     minimum: Minimum = 0,
+    exposure: Exposure = False,
     config: Config = HERE,
     json: Json = False,
 ) -> None:
@@ -249,6 +276,7 @@ def stats_new(
             categories=wanted,
             since=since,
             until=until,
+            exposure="accepted" if exposure else "refused",
         )
         write_job(to, job, json)
 

@@ -1,6 +1,7 @@
 """Contracts on the wire: for the other signers, and for this node's own people."""
 
 import asyncio
+import json
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
@@ -150,6 +151,23 @@ def _terms(terms: pb.Contract) -> dict[str, Any]:
         "job": contracts.job_hash(terms.job.descriptor).hex(),
         "schema": terms.job.schema_hash.hex(),
         "descriptor": terms.job.descriptor.decode(errors="replace"),
+        **_exposed(terms),
+    }
+
+
+def _exposed(terms: pb.Contract) -> dict[str, str]:
+    """In words, what the parties of a job accept who let its rows be in several sums."""
+    try:
+        job = json.loads(terms.job.descriptor)
+        if job["exposure"] != "accepted":
+            return {}
+        exposed = [_short(each) for each in job["parties"] if each not in job["observers"]]
+        coordinator = _short(job["coordinator"])
+    except (ValueError, KeyError, TypeError):
+        return {}  # no job: it is refused before anybody is asked
+    return {
+        "exposure": f"ACCEPTED: the rows of any of {', '.join(exposed)} could be exposed to the others and {coordinator}, who compare "
+        "this job's sums with those of other runs over rows that overlap: with other members, or another version of the rows"
     }
 
 

@@ -8,7 +8,7 @@ import functools
 import hashlib
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ from ..identity.names import Role
 from ..ledger.book import LogBook, derived_id
 from ..store import engine as db
 from ..store import schema
+from .releases import Release, Releases
 
 RUNNING = "RUNNING"  # the reason of a refusal that ends nothing
 LEARNERS = (Role.BANK, Role.PAYMENT, Role.TELECOM, Role.CENTRE)
@@ -56,8 +57,10 @@ class Desk:
         book: MemberBook,
         home: Home,
         log: LogBook,
+        releases: Releases,
     ) -> None:
         self._log = log
+        self._releases = releases
         self._runs: dict[bytes, bytes] = {}  # job → the query id under which its run was admitted
         self._database, self._gate, self._contracts = database, gate, contracts_
         self._book, self._home = book, home
@@ -139,12 +142,41 @@ class Desk:
                 raise Refused("vertical jobs need the extra `vertical`, which is not installed here", "EXTRA")
             self._check_vertical(job)
         if job.kind == "train":
-            section = self.dataset(job.dataset)
-            data.load(self._path(section.path), job.features, job.label, self._own)
-            if job.evaluate == "test":
-                if section.test is None:
-                    raise Refused(f"the dataset {job.dataset} has no test rows here", "DATASET")
-                data.load(self._path(section.test), job.features, job.label, self._own)
+            self._pin(job, self._rows(job))
+
+    def _rows(self, job: JobDescriptor) -> dict[str, Release]:
+        """The rows that a training would use now, by part. Raises `LearningError` or `Refused` where they do not fit it."""
+        section = self.dataset(job.dataset)
+        files = {"train": section.path}
+        if job.evaluate == "test":
+            if section.test is None:
+                raise Refused(f"the dataset {job.dataset} has no test rows here", "DATASET")
+            files["test"] = section.test
+        found = {}
+        for part, file in files.items():
+            path = self._path(file)
+            table = data.read_table(path)
+            data.to_block(path, table, job.features, job.label, self._own)
+            found[part] = self._releases.of_table(table)
+        return found
+
+    def _pin(self, job: JobDescriptor, rows: dict[str, Release]) -> None:
+        """These are the job's rows from now on. Raises `Refused` where they were in other sums in another version."""
+        for each in rows.values():
+            self._releases.keep(each)
+        with db.writing(self._database) as connection:
+            self._write_pins(connection, job, rows)
+            self._earlier(connection, job)
+
+    @staticmethod
+    def _write_pins(connection: sa.Connection, job: JobDescriptor, rows: dict[str, Release]) -> None:
+        for part, each in rows.items():
+            values = {"release": each.id, "rows": len(each.rows), "at": time.time()}
+            connection.execute(
+                insert(schema.release)
+                .values(job=job.hash(), part=part, **values)
+                .on_conflict_do_update(index_elements=["job", "part"], set_=values)
+            )
 
     def dataset(self, name: str) -> DatasetSection:
         """Raise `NotFound` for rows that this node does not offer."""
@@ -319,31 +351,87 @@ class Desk:
 
     @staticmethod
     def _rows_of(job: JobDescriptor) -> str:
-        """What counts as the same rows: a dataset, or entries observed in a time that overlaps."""
+        """A dataset, or entries observed in a window of time."""
         return f"stats:{job.since}:{job.until}" if job.kind == "stats" else job.dataset
 
-    def _earlier(self, connection: sa.Connection, job: JobDescriptor) -> list[frozenset[str]]:
-        rows = connection.execute(sa.select(schema.cohort.c.dataset, schema.cohort.c.members)).all()
-        return [
-            frozenset(row.members.split("\n")) for row in rows if _overlap(row.dataset, self._rows_of(job))
-        ]
+    def _pinned(self, connection: sa.Connection, job_hash: bytes) -> dict[str, bytes]:
+        table = schema.release
+        rows = connection.execute(
+            sa.select(table.c.part, table.c.release).where(table.c.job == job_hash)
+        ).all()
+        return {row.part: row.release for row in rows}
 
-    def record_cohort(self, job_hash: bytes, members: list[str]) -> None:
+    def _earlier(self, connection: sa.Connection, job: JobDescriptor) -> list[frozenset[str]]:
+        """Cohorts of other sums over the same rows.
+
+        Raises `Refused` where some of the job's rows were summed in another version of them. Neither matters where all
+        parties have accepted what that exposes.
+        """
+        if job.exposure == "accepted":
+            return []
+        own, rows_of = self._pinned(connection, job.hash()), self._rows_of(job)
+        table, found = schema.cohort, []
+        for row in connection.execute(sa.select(table.c.releases, table.c.members, table.c.dataset)):
+            other = _releases(row.releases)
+            if not other:  # of a version that did not know rows by content
+                same = _overlap(row.dataset, rows_of)
+            elif job.kind == "stats":
+                same = _overlap(row.dataset, rows_of)
+                if same and (row.dataset != rows_of or own != other):
+                    raise self._other_release(row.dataset)
+            else:
+                same = not set(own.values()).isdisjoint(other.values())
+                if any(self._overlap(one, two) for one in own.values() for two in other.values()):
+                    raise self._other_release(row.dataset)
+            if same:
+                found.append(frozenset(row.members.split("\n")))
+        return list(dict.fromkeys(found))
+
+    def _overlap(self, one: bytes, two: bytes) -> bool:
+        first, second = self._releases.find(one), self._releases.find(two)
+        return first is not None and second is not None and first.overlaps(second)
+
+    @staticmethod
+    def _other_release(dataset: str) -> Refused:
+        return Refused(
+            f"some of these rows were summed before in another version ({dataset}): from the difference of the two sums every "
+            "member could compute the rows between them. All parties may accept that: a job made with --accept-exposure",
+            "RELEASE",
+        )
+
+    def counted(self, job_hash: bytes, counts: Mapping[str, int]) -> None:
+        """What a statistics job sums of this node's lists, all categories of its window. Raises `Refused`, as `_earlier` does."""
+        job = self.find(job_hash)
+        release = self._releases.of_counts(self._rows_of(job), counts.items())
+        with db.writing(self._database) as connection:
+            self._write_pins(connection, job, {"stats": release})
+            self._earlier(connection, job)
+
+    def record_cohort(self, job_hash: bytes, members: list[str], releases: Mapping[str, bytes]) -> None:
         """Durable when it returns. Raises `Refused` for a cohort that an earlier one over the same rows forbids.
 
-        Checked in the transaction that records it, so that of two jobs side by side only one gets through.
+        Also where the rows (`releases`, by part) are not those that the contract was approved with. Checked in the
+        transaction that records it, so that of two jobs side by side only one gets through.
         """
         job = self.find(job_hash)
         cohort = frozenset(members)
         with db.writing(self._database) as connection:
+            pinned = self._pinned(connection, job_hash)
+            if job.kind == "train" and pinned and pinned != dict(releases):
+                raise Refused(
+                    f"the rows of {job.dataset} are not those that the contract was approved with here: a changed file needs a "
+                    "new job",
+                    "ROWS",
+                )
             try:
                 cohorts.check_history(cohort, self._earlier(connection, job))
             except SumAborted as error:
                 raise Refused(str(error), "COHORT") from error
             text = "\n".join(sorted(cohort))
+            of = "\n".join(f"{part}:{each.hex()}" for part, each in sorted(pinned.items()))
             connection.execute(
                 insert(schema.cohort)
-                .values(dataset=self._rows_of(job), members=text, job=job_hash, at=time.time())
+                .values(dataset=self._rows_of(job), members=text, releases=of, job=job_hash, at=time.time())
                 .on_conflict_do_nothing()
             )
             digest = hashlib.sha256(frame("lianfang/v1/cohort", *sorted(cohort))).digest()
@@ -394,6 +482,11 @@ class Desk:
         keys = {row.member: row.key for row in rows if row.member in current}
         self._registered = {member: keys[member] for member in registered if member in keys}
         return keys
+
+
+def _releases(text: str) -> dict[str, bytes]:
+    pairs = (line.partition(":") for line in text.splitlines())
+    return {part: bytes.fromhex(identity) for part, _, identity in pairs}
 
 
 def _check_code(job: JobDescriptor) -> None:

@@ -19,6 +19,7 @@ from federation.aggregation import Patience, SecureSumService
 from ..contracts.book import JOB
 from ..services import wire
 from .desk import Desk
+from .releases import Releases
 from .service import LearningAdminService, LearningService
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ class Mount:
     """One per node that learns."""
 
     def __init__(self, node: "Node", authenticator: wire.Authenticator, coordinates: bool) -> None:
-        self.desk = Desk(node.database, node.gate, node.contracts, node.book, node.home, node.log)
+        releases = Releases(node.home.data / "releases", node.keys.vault)
+        self.desk = Desk(node.database, node.gate, node.contracts, node.book, node.home, node.log, releases)
         self._authenticator = authenticator
         self._vertical: Vertical | None = None
         if not coordinates and importlib.util.find_spec("phe") is not None:

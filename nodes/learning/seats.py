@@ -28,9 +28,11 @@ from ..identity.members import MemberBook
 from ..services import wire
 from . import pipeline
 from .desk import secure_job
+from .releases import Releases
 
 _log = logging.getLogger("lianfang.learn")
 _REPORT_SECONDS = 1.0
+_SAID = ("COHORT", "RELEASE", "ROWS")  # reasons that the other members may hear
 _SILENT_SECONDS = 60.0  # a run goes on without its node, which alone knows whether it may
 
 
@@ -107,11 +109,18 @@ class NodeSeats:
         job_hash, own = job.hash(), self.own
 
         def record(cohort: frozenset[str]) -> None:
-            request = pb.CohortRecord(job=job_hash, cohort=pb.Cohort(members=sorted(cohort)))
+            request = pb.CohortRecord(
+                job=job_hash, cohort=pb.Cohort(members=sorted(cohort)), releases=releases
+            )
             try:
                 self._desk.RecordCohort(request, timeout=30)
             except grpc.RpcError as error:
-                raise SumAborted("commit", own, "this node could not record the cohort") from error
+                why = (
+                    error.details()
+                    if wire.reason_of(error) in _SAID
+                    else "this node could not record the cohort"
+                )
+                raise SumAborted("commit", own, str(why)) from error
 
         member = Member(
             secure_job(job, self._book),
@@ -157,11 +166,12 @@ class NodeSeats:
             self.report(job_hash, "failed", reason)
 
         rows: tuple[data.Block, data.Block | None] | None = None
+        releases: dict[str, bytes] = {}
         try:
             if job.kind == "stats":
                 learner: Learner[Any] = self._statistics(job)
             else:
-                rows = self._rows(job)
+                rows = self._rows(job, releases)
                 learner = pipeline.training(job, rows[0], rows[1] if job.evaluate == "test" else None, kept)
         except LearningError as error:
             failed(str(error))
@@ -219,23 +229,36 @@ class NodeSeats:
     def _statistics(self, job: JobDescriptor) -> Learner[Any]:
         own: dict[str, int] = {}
         if self.own not in job.observers:
-            request = pb.CountsRequest(categories=job.categories, since=job.since, until=job.until)
-            own = dict(self._desk.Counts(request, timeout=600).counts)
+            request = pb.CountsRequest(
+                categories=job.categories, since=job.since, until=job.until, job=job.hash()
+            )
+            try:
+                own = dict(self._desk.Counts(request, timeout=600).counts)
+            except grpc.RpcError as error:
+                raise SeatRefused(error.details() or error.code().name, wire.reason_of(error)) from error
         return pipeline.statistics(job, own)
 
-    def _rows(self, job: JobDescriptor) -> tuple[data.Block, data.Block | None]:
-        """Rows to train on, and test rows where this bank has some. Raises `LearningError`."""
+    def _rows(self, job: JobDescriptor, releases: dict[str, bytes]) -> tuple[data.Block, data.Block | None]:
+        """Rows to train on, and test rows where this bank has some; notes what they are in `releases`. Raises `LearningError`."""
         section = self._home.datasets().get(job.dataset)
         if section is None:
             raise SeatRefused(f"the dataset {job.dataset} is not configured here")
         own_id = self.own
-        block = data.load(self._file(section.path), job.features, job.label, own_id)
+        known = Releases(self._home.data / "releases", self._keys.vault)
+
+        def load(path: Path, part: str) -> data.Block:
+            table = data.read_table(path)
+            if part:
+                releases[part] = known.of_table(table).id
+            return data.to_block(path, table, job.features, job.label, own_id)
+
+        block = load(self._file(section.path), "train")
         if section.test is None:
             if job.evaluate == "test":
                 raise SeatRefused(f"the dataset {job.dataset} has no test rows here")
             return block, None
         try:
-            return block, data.load(self._file(section.test), job.features, job.label, own_id)
+            return block, load(self._file(section.test), "test" if job.evaluate == "test" else "")
         except LearningError as error:
             if job.evaluate == "test":
                 raise

@@ -113,7 +113,9 @@ class LearningAdminService(learning_pb2_grpc.LearningAdminServicer):
     @wire.unary
     async def RecordCohort(self, request: pb.CohortRecord, context: Any) -> pb.CohortRecorded:
         """Durable when it returns."""
-        await asyncio.to_thread(self._desk.record_cohort, request.job, list(request.cohort.members))
+        await asyncio.to_thread(
+            self._desk.record_cohort, request.job, list(request.cohort.members), dict(request.releases)
+        )
         return pb.CohortRecorded()
 
     @wire.unary
@@ -151,4 +153,5 @@ class LearningAdminService(learning_pb2_grpc.LearningAdminServicer):
         except ValueError as error:
             raise invalid(f"{error}; dates are YYYY-MM-DD") from error
         found = await asyncio.to_thread(self._lists.count_by_category, since, until)
+        await asyncio.to_thread(self._desk.counted, request.job, found)
         return pb.CountsResponse(counts={name: found.get(name, 0) for name in request.categories})

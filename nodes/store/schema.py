@@ -225,14 +225,27 @@ learning_job = Table(
     Column("sums", Integer, nullable=False),
     Column("at", Float, nullable=False),  # of the last change
 )
-cohort = Table(
+cohort = Table(  # that summed over rows of this institution
     "cohort",
     node,
-    Column("dataset", Text),
+    Column("job", LargeBinary),
     Column("members", Text),  # ascending, one a line
-    Column("job", LargeBinary, nullable=False),
+    Column(
+        "releases", Text
+    ),  # of its rows, by content: part:hexadecimal, one a line; empty where it is not known
+    Column("dataset", Text, nullable=False),
     Column("at", Float, nullable=False),
-    PrimaryKeyConstraint("dataset", "members"),
+    PrimaryKeyConstraint("job", "members", "releases"),
+)
+release = Table(  # of the rows that a job was approved with
+    "release",
+    node,
+    Column("job", LargeBinary),
+    Column("part", Text),  # train, test, stats
+    Column("release", LargeBinary, nullable=False),
+    Column("rows", Integer, nullable=False),
+    Column("at", Float, nullable=False),
+    PrimaryKeyConstraint("job", "part"),
 )
 supernode = Table(
     "supernode",

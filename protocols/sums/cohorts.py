@@ -1,4 +1,9 @@
-"""Which cohorts may sum over the same rows: two sums that differ by one or two members show those members' rows."""
+"""Which cohorts may sum over the same rows: a member joins one only.
+
+From sums of several cohorts that share a member, few colluders can compute what it contributed, however much the cohorts differ:
+{A, B, C, M1} and {A, B, C, D, M2} give M1 and M2 the vector of D. Cohorts of one and the same membership give every such pair the
+same sum, and cohorts without a common honest member have nothing in common.
+"""
 
 from collections.abc import Iterable
 
@@ -16,18 +21,16 @@ def check_minimum(contributors: int, minimum: int = MINIMUM) -> None:
 
 
 def check_history(cohort: Iterable[str], earlier: Iterable[frozenset[str]]) -> None:
-    """Raise `SumAborted` where an earlier cohort over the same rows differs by one or two members.
+    """Raise `SumAborted` where an earlier cohort over the same rows had other members.
 
-    The difference of the two sums would be those members' contribution. Contributors only: who adds zeros
-    hides nothing.
+    Contributors only: who adds zeros hides nothing.
     """
     now = frozenset(cohort)
     for other in earlier:
-        changed = now ^ other
-        if 0 < len(changed) < MINIMUM:
+        if changed := now ^ other:
             raise SumAborted(
                 "cohort",
                 "",
-                f"differs from an earlier cohort over the same rows only by {', '.join(sorted(changed))}: "
-                "the two sums would show what they contribute",
+                f"differs from an earlier cohort over the same rows by {', '.join(sorted(changed))}: from the two sums "
+                "some members could compute what another contributes",
             )

@@ -4,12 +4,15 @@ import json
 import threading
 import time
 
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization as ser
 from cryptography.hazmat.primitives.asymmetric import ec
 from lianfang.v1 import contract_pb2
 
+from federation import data
 from federation.errors import JobError
 from federation.job import JobDescriptor, make
 from federation.version import code_hash
@@ -17,15 +20,17 @@ from nodes import policy
 from nodes.cli.network import Place, create_node
 from nodes.config import Home
 from nodes.contracts import draft as drafts
+from nodes.contracts import service
 from nodes.contracts.book import JOB, ContractBook
 from nodes.contracts.rules import Rules
 from nodes.errors import Refused
 from nodes.gate import Gate
 from nodes.identity import authority
-from nodes.identity.keys import NodeKeys
+from nodes.identity.keys import NodeKeys, Vault
 from nodes.identity.members import MemberBook
 from nodes.identity.names import MemberName, Role
 from nodes.learning.desk import Desk, _overlap, bundle_hash
+from nodes.learning.releases import Releases
 from nodes.store import engine as db
 from nodes.store.writer import GroupWriter
 from protocols import contract
@@ -73,7 +78,7 @@ def desk(network, tmp_path):
     book = MemberBook(home.certs / "members.bin", ca)
     contracts = ContractBook(database, log, keys, book, home.name)
     gate = Gate(database, writer, Rules(contracts, policy.PolicyFile(rules), str(home.name)), log)
-    made = Desk(database, gate, contracts, book, home, log)
+    made = Desk(database, gate, contracts, book, home, log, Releases(tmp_path / "releases", keys.vault))
     contracts.check_before_signing(JOB, made.check_terms)
     made.contracts = contracts
     made.keys = {each.id: NodeKeys.load(network / each.name.name / "keys") for each in book.current}
@@ -193,15 +198,113 @@ def test_a_file_that_is_no_job_is_refused(data):
         JobDescriptor.read(loose)
 
 
-def test_cohorts_over_the_same_rows_differ_by_nobody_or_by_many(desk):
+def rows(desk, descriptor) -> dict[str, bytes]:
+    """What a learning process finds in the files now."""
+    return {part: each.id for part, each in desk._rows(descriptor).items()}
+
+
+def commit(desk, descriptor, members) -> None:
+    desk.record_cohort(descriptor.hash(), members, rows(desk, descriptor))
+
+
+def test_rows_are_in_the_sums_of_one_cohort_only(desk):
     first, second = job(), job(seed=1)
     for each in (first, second):
         approve(desk, each)
-    desk.record_cohort(first.hash(), BANKS)
-    desk.record_cohort(second.hash(), BANKS)
+    commit(desk, first, BANKS)
+    commit(desk, second, BANKS)
     with pytest.raises(Refused, match="differs from an earlier cohort"):
-        desk.record_cohort(second.hash(), BANKS[:3])
+        commit(desk, second, BANKS[:3])
+    others = [f"spiffe://{NETWORK}/bank/bank-{c}" for c in "xyz"]
+    with pytest.raises(Refused, match="some members could compute"):  # however many differ
+        commit(desk, second, [BANKS[0], *others])
     assert desk.take_seat(second.hash(), bytes.fromhex(bundle_hash()))[1] == [frozenset(BANKS)]
+
+
+@pytest.fixture
+def files(network, desk):
+    """bank-a's files, put back afterwards."""
+    config, table = network / "bank-a" / "node.toml", network / "bank-a" / "rows.csv"
+    before = config.read_text(), table.read_text()
+    yield network / "bank-a"
+    config.write_text(before[0])
+    table.write_text(before[1])
+
+
+def test_a_file_that_changed_since_the_approval_is_not_summed(desk, files):
+    first = job()
+    approve(desk, first)
+    table = files / "rows.csv"
+    table.write_text(table.read_text() + "1,2,1\n")
+    with pytest.raises(Refused, match="not those that the contract was approved with"):
+        commit(desk, first, BANKS)
+
+
+def test_another_version_of_rows_that_were_summed_needs_everybodys_word(desk, files):
+    first = job()
+    approve(desk, first)
+    commit(desk, first, BANKS)
+    table = files / "rows.csv"
+    before = table.read_text().splitlines()
+    for changed in (
+        [*before, "1,2,1"],  # one row more
+        before[:-1],  # one row less
+        [*before, before[7]],  # one that is there already
+        [*before[:9], "9,9,0", *before[10:]],  # another value in one row
+    ):
+        table.write_text("\n".join(changed) + "\n")
+        with pytest.raises(Refused, match="summed before in another version.*--accept-exposure"):
+            propose(desk, job(name="again"))
+        accepted = approve(desk, job(name="again", exposure="accepted"))
+        said = service._terms(accepted.terms)["exposure"]
+        assert "the rows of any of bank-a, bank-b, bank-c, bank-d could be exposed" in said
+        assert "coordinator" in said
+    commit(desk, job(name="again", exposure="accepted"), BANKS[:3])
+
+
+def test_rows_are_known_by_their_content_and_not_by_a_name(desk, files):
+    first = job()
+    approve(desk, first)
+    commit(desk, first, BANKS)
+    header, *lines = (files / "rows.csv").read_text().splitlines()
+    shuffled = [
+        header.replace("a,b,y", "y,b,a"),
+        *(",".join(reversed(line.split(","))) for line in reversed(lines)),
+    ]
+    (files / "copy.csv").write_text("\n".join(shuffled) + "\n")
+    columns = list(zip(*(map(int, line.split(",")) for line in lines), strict=True))
+    pyarrow.parquet.write_table(pa.table(dict(zip("aby", columns, strict=True))), files / "copy.parquet")
+    (files / "other.csv").write_text(
+        header + "\n" + "".join(f"{i + 100},{i * 3 % 11},{i % 2}\n" for i in range(20))
+    )
+    config = (files / "node.toml").read_text()
+    for name in ("copy.csv", "copy.parquet", "other.csv"):
+        config += f'[learn.datasets.{name.replace(".", "-")}]\npath = "{name}"\n'
+    (files / "node.toml").write_text(config)
+    for name in ("copy-csv", "copy-parquet"):
+        same = job(dataset=name)
+        approve(desk, same)
+        with pytest.raises(Refused, match="differs from an earlier cohort"):
+            commit(desk, same, BANKS[:3])
+        commit(desk, same, BANKS)
+    other = job(dataset="other-csv")
+    approve(desk, other)
+    commit(desk, other, BANKS[:3])  # no row in common: nothing to subtract
+    # The same name for rows that are others altogether is no overlap either.
+    (files / "rows.csv").write_text(
+        header + "\n" + "".join(f"{i + 900},{i * 3 % 11},{i % 2}\n" for i in range(20))
+    )
+    fresh = job(name="fresh")
+    approve(desk, fresh)
+    commit(desk, fresh, BANKS[1:])
+
+
+def test_what_is_kept_of_rows_tells_nobody_without_the_key(desk, files, tmp_path):
+    approve(desk, job())
+    (kept,) = (tmp_path / "releases").iterdir()
+    assert kept.stat().st_mode & 0o077 == 0
+    table = data.read_table(files / "rows.csv")
+    assert Releases(tmp_path / "other", Vault(b"x" * 32)).of_table(table).id != bytes.fromhex(kept.stem)
 
 
 def test_of_two_jobs_side_by_side_only_one_cohort_gets_through(desk):
@@ -211,15 +314,15 @@ def test_of_two_jobs_side_by_side_only_one_cohort_gets_through(desk):
         desk.take_seat(each.hash(), bytes.fromhex(bundle_hash()))
     outcomes = []
 
-    def commit(descriptor, members):
+    def record(descriptor, members):
         try:
-            desk.record_cohort(descriptor.hash(), members)
+            commit(desk, descriptor, members)
             outcomes.append("recorded")
         except Refused:
             outcomes.append("refused")
 
     threads = [
-        threading.Thread(target=commit, args=pair)
+        threading.Thread(target=record, args=pair)
         for pair in zip(descriptors, (BANKS, BANKS[:3]), strict=True)
     ]
     for thread in threads:
@@ -237,10 +340,19 @@ def test_statistics_over_times_that_overlap_are_over_the_same_rows(desk):
     )
     for each in (june, longer, july):
         approve(desk, each)
-    desk.record_cohort(june.hash(), BANKS)
+    counts = {"gambling": 5, "phishing": 2}
+    desk.counted(june.hash(), counts)
+    desk.record_cohort(june.hash(), BANKS, {})
+    desk.counted(june.hash(), counts)  # the same again shows nothing new
+    desk.record_cohort(june.hash(), BANKS, {})
     with pytest.raises(Refused, match="differs"):
-        desk.record_cohort(longer.hash(), BANKS[:3])
-    desk.record_cohort(july.hash(), BANKS[:3])
+        desk.record_cohort(june.hash(), BANKS[:3], {})
+    with pytest.raises(Refused, match="in another version"):  # a day longer: the difference is that day
+        desk.counted(longer.hash(), counts)
+    with pytest.raises(Refused, match="in another version"):  # one entry came in meanwhile
+        desk.counted(june.hash(), counts | {"gambling": 6})
+    desk.counted(july.hash(), counts)
+    desk.record_cohort(july.hash(), BANKS[:3], {})
     assert _overlap("stats::", "stats:2026-01-01:2026-01-02")
     assert not _overlap("stats:2026-01-01:2026-01-02", "stats:2026-01-03:")
     assert not _overlap("credit", "stats::")

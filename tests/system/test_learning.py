@@ -217,6 +217,37 @@ def test_a_bank_that_loses_by_learning_together_is_told_so_and_nobody_else(feder
     assert "alone" not in cards.pop()
 
 
+def test_one_row_more_is_another_version_that_all_have_to_accept(federation):
+    """The difference of two runs would be the row: refused at the bank whose row it is, before it signs."""
+    table = federation.node("bank-b") / "odd" / "train.csv"
+    before = table.read_text()
+    table.write_text(before + before.splitlines()[-1] + "\n")
+    path, accepted = federation.folder / "odd-2.json", federation.folder / "odd-3.json"
+    for file, options in ((path, ()), (accepted, ("--accept-exposure",))):
+        federation.run(
+            "bank-a",
+            *("train", "new", "--name", file.stem, "--dataset", "odd", "--label", "y", *options),
+            *("--features", str(part("bank-a")), "--out", str(file), "--set", "trees=2", "--set", "depth=2"),
+        )
+    done = federation.run("bank-b", "contract", "propose", str(path), check=False)
+    assert done.returncode == 1
+    assert "summed before in another version" in done.stderr.replace("\n", " ")
+    shown = federation.run("bank-a", "job", "show", str(accepted)).stdout.replace("\n", " ")
+    assert "ACCEPTED" in shown
+    agree(federation, accepted)
+    assert launch(federation, accepted)["state"] == "done"
+    # What changes after the approval is not summed either.
+    third = federation.folder / "odd-4.json"
+    federation.run(
+        "bank-a",
+        *("train", "new", "--name", "odd-4", "--dataset", "odd", "--label", "y", "--accept-exposure"),
+        *("--features", str(part("bank-a")), "--out", str(third), "--set", "trees=2", "--set", "depth=2"),
+    )
+    agree(federation, third)
+    table.write_text(before)
+    assert "not those that the contract was approved with" in launch(federation, third, check=False)["detail"]
+
+
 def test_rounds_cohort_and_model_are_in_every_participants_log(federation):
     """What the banks recorded of the run of `credit`: the same cohort, the same rounds, the same model."""
     expected = hashlib.sha256(models(federation, "credit")["bank-a"].read_bytes()).hexdigest()

@@ -25,13 +25,15 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1alianfang/v1/learning.proto\x12\x0blianfang.v1\x1a\x1cgoogle/protobuf/struct.proto\"\"\n\x0c\x45nrolRequest\x12\x12\n\nflower_key\x18\x01 \x01(\x0c\"K\n\rEnrolResponse\x12\x11\n\tsuperlink\x18\x01 \x01(\t\x12\x13\n\x0b\x63\x65rtificate\x18\x02 \x01(\x0c\x12\x12\n\nregistered\x18\x03 \x01(\x08\"\x1d\n\x07JobFile\x12\x12\n\ndescriptor\x18\x01 \x01(\x0c\"\x1b\n\x0bJobsRequest\x12\x0c\n\x04hash\x18\x01 \x01(\x0c\"\'\n\x11SuperNodesRequest\x12\x12\n\nregistered\x18\x01 \x03(\t\";\n\x12SuperNodesResponse\x12%\n\x05nodes\x18\x01 \x03(\x0b\x32\x16.lianfang.v1.SuperNode\"(\n\tSuperNode\x12\x0e\n\x06member\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\x0c\"*\n\x0bSeatRequest\x12\x0b\n\x03job\x18\x01 \x01(\x0c\x12\x0e\n\x06\x62undle\x18\x02 \x01(\x0c\"@\n\x04Seat\x12\x12\n\ndescriptor\x18\x01 \x01(\x0c\x12$\n\x07\x65\x61rlier\x18\x02 \x03(\x0b\x32\x13.lianfang.v1.Cohort\"\x19\n\x06\x43ohort\x12\x0f\n\x07members\x18\x01 \x03(\t\"@\n\x0c\x43ohortRecord\x12\x0b\n\x03job\x18\x01 \x01(\x0c\x12#\n\x06\x63ohort\x18\x02 \x01(\x0b\x32\x13.lianfang.v1.Cohort\"\x10\n\x0e\x43ohortRecorded\"d\n\tJobReport\x12\x0b\n\x03job\x18\x01 \x01(\x0c\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\x0c\n\x04sums\x18\x04 \x01(\r\x12\r\n\x05round\x18\x05 \x01(\t\x12\x0e\n\x06result\x18\x06 \x01(\x0c\"\x1b\n\x0bJobReported\x12\x0c\n\x04stop\x18\x01 \x01(\t\"\x11\n\x0fLearningStarted\"A\n\rCountsRequest\x12\x12\n\ncategories\x18\x01 \x03(\t\x12\r\n\x05since\x18\x02 \x01(\t\x12\r\n\x05until\x18\x03 \x01(\t\"x\n\x0e\x43ountsResponse\x12\x37\n\x06\x63ounts\x18\x01 \x03(\x0b\x32\'.lianfang.v1.CountsResponse.CountsEntry\x1a-\n\x0b\x43ountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x32J\n\x08Learning\x12>\n\x05\x45nrol\x12\x19.lianfang.v1.EnrolRequest\x1a\x1a.lianfang.v1.EnrolResponse2\xd5\x04\n\rLearningAdmin\x12\x37\n\x06Launch\x12\x14.lianfang.v1.JobFile\x1a\x17.google.protobuf.Struct\x12\x39\n\x04Jobs\x12\x18.lianfang.v1.JobsRequest\x1a\x17.google.protobuf.Struct\x12>\n\x05\x45nter\x12\x19.lianfang.v1.EnrolRequest\x1a\x1a.lianfang.v1.EnrolResponse\x12M\n\nSuperNodes\x12\x1e.lianfang.v1.SuperNodesRequest\x1a\x1f.lianfang.v1.SuperNodesResponse\x12\x37\n\x08TakeSeat\x12\x18.lianfang.v1.SeatRequest\x1a\x11.lianfang.v1.Seat\x12\x46\n\x0cRecordCohort\x12\x19.lianfang.v1.CohortRecord\x1a\x1b.lianfang.v1.CohortRecorded\x12:\n\x06Report\x12\x16.lianfang.v1.JobReport\x1a\x18.lianfang.v1.JobReported\x12\x41\n\x07Started\x12\x1c.lianfang.v1.LearningStarted\x1a\x18.lianfang.v1.JobReported\x12\x41\n\x06\x43ounts\x12\x1a.lianfang.v1.CountsRequest\x1a\x1b.lianfang.v1.CountsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1alianfang/v1/learning.proto\x12\x0blianfang.v1\x1a\x1cgoogle/protobuf/struct.proto\"\"\n\x0c\x45nrolRequest\x12\x12\n\nflower_key\x18\x01 \x01(\x0c\"K\n\rEnrolResponse\x12\x11\n\tsuperlink\x18\x01 \x01(\t\x12\x13\n\x0b\x63\x65rtificate\x18\x02 \x01(\x0c\x12\x12\n\nregistered\x18\x03 \x01(\x08\"\x1d\n\x07JobFile\x12\x12\n\ndescriptor\x18\x01 \x01(\x0c\"\x1b\n\x0bJobsRequest\x12\x0c\n\x04hash\x18\x01 \x01(\x0c\"\'\n\x11SuperNodesRequest\x12\x12\n\nregistered\x18\x01 \x03(\t\";\n\x12SuperNodesResponse\x12%\n\x05nodes\x18\x01 \x03(\x0b\x32\x16.lianfang.v1.SuperNode\"(\n\tSuperNode\x12\x0e\n\x06member\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\x0c\"*\n\x0bSeatRequest\x12\x0b\n\x03job\x18\x01 \x01(\x0c\x12\x0e\n\x06\x62undle\x18\x02 \x01(\x0c\"@\n\x04Seat\x12\x12\n\ndescriptor\x18\x01 \x01(\x0c\x12$\n\x07\x65\x61rlier\x18\x02 \x03(\x0b\x32\x13.lianfang.v1.Cohort\"\x19\n\x06\x43ohort\x12\x0f\n\x07members\x18\x01 \x03(\t\"\xac\x01\n\x0c\x43ohortRecord\x12\x0b\n\x03job\x18\x01 \x01(\x0c\x12#\n\x06\x63ohort\x18\x02 \x01(\x0b\x32\x13.lianfang.v1.Cohort\x12\x39\n\x08releases\x18\x03 \x03(\x0b\x32\'.lianfang.v1.CohortRecord.ReleasesEntry\x1a/\n\rReleasesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\"\x10\n\x0e\x43ohortRecorded\"d\n\tJobReport\x12\x0b\n\x03job\x18\x01 \x01(\x0c\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\x0c\n\x04sums\x18\x04 \x01(\r\x12\r\n\x05round\x18\x05 \x01(\t\x12\x0e\n\x06result\x18\x06 \x01(\x0c\"\x1b\n\x0bJobReported\x12\x0c\n\x04stop\x18\x01 \x01(\t\"\x11\n\x0fLearningStarted\"N\n\rCountsRequest\x12\x12\n\ncategories\x18\x01 \x03(\t\x12\r\n\x05since\x18\x02 \x01(\t\x12\r\n\x05until\x18\x03 \x01(\t\x12\x0b\n\x03job\x18\x04 \x01(\x0c\"x\n\x0e\x43ountsResponse\x12\x37\n\x06\x63ounts\x18\x01 \x03(\x0b\x32\'.lianfang.v1.CountsResponse.CountsEntry\x1a-\n\x0b\x43ountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x32J\n\x08Learning\x12>\n\x05\x45nrol\x12\x19.lianfang.v1.EnrolRequest\x1a\x1a.lianfang.v1.EnrolResponse2\xd5\x04\n\rLearningAdmin\x12\x37\n\x06Launch\x12\x14.lianfang.v1.JobFile\x1a\x17.google.protobuf.Struct\x12\x39\n\x04Jobs\x12\x18.lianfang.v1.JobsRequest\x1a\x17.google.protobuf.Struct\x12>\n\x05\x45nter\x12\x19.lianfang.v1.EnrolRequest\x1a\x1a.lianfang.v1.EnrolResponse\x12M\n\nSuperNodes\x12\x1e.lianfang.v1.SuperNodesRequest\x1a\x1f.lianfang.v1.SuperNodesResponse\x12\x37\n\x08TakeSeat\x12\x18.lianfang.v1.SeatRequest\x1a\x11.lianfang.v1.Seat\x12\x46\n\x0cRecordCohort\x12\x19.lianfang.v1.CohortRecord\x1a\x1b.lianfang.v1.CohortRecorded\x12:\n\x06Report\x12\x16.lianfang.v1.JobReport\x1a\x18.lianfang.v1.JobReported\x12\x41\n\x07Started\x12\x1c.lianfang.v1.LearningStarted\x1a\x18.lianfang.v1.JobReported\x12\x41\n\x06\x43ounts\x12\x1a.lianfang.v1.CountsRequest\x1a\x1b.lianfang.v1.CountsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lianfang.v1.learning_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_COHORTRECORD_RELEASESENTRY']._loaded_options = None
+  _globals['_COHORTRECORD_RELEASESENTRY']._serialized_options = b'8\001'
   _globals['_COUNTSRESPONSE_COUNTSENTRY']._loaded_options = None
   _globals['_COUNTSRESPONSE_COUNTSENTRY']._serialized_options = b'8\001'
   _globals['_ENROLREQUEST']._serialized_start=73
@@ -54,24 +56,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SEAT']._serialized_end=498
   _globals['_COHORT']._serialized_start=500
   _globals['_COHORT']._serialized_end=525
-  _globals['_COHORTRECORD']._serialized_start=527
-  _globals['_COHORTRECORD']._serialized_end=591
-  _globals['_COHORTRECORDED']._serialized_start=593
-  _globals['_COHORTRECORDED']._serialized_end=609
-  _globals['_JOBREPORT']._serialized_start=611
-  _globals['_JOBREPORT']._serialized_end=711
-  _globals['_JOBREPORTED']._serialized_start=713
-  _globals['_JOBREPORTED']._serialized_end=740
-  _globals['_LEARNINGSTARTED']._serialized_start=742
-  _globals['_LEARNINGSTARTED']._serialized_end=759
-  _globals['_COUNTSREQUEST']._serialized_start=761
-  _globals['_COUNTSREQUEST']._serialized_end=826
-  _globals['_COUNTSRESPONSE']._serialized_start=828
-  _globals['_COUNTSRESPONSE']._serialized_end=948
-  _globals['_COUNTSRESPONSE_COUNTSENTRY']._serialized_start=903
-  _globals['_COUNTSRESPONSE_COUNTSENTRY']._serialized_end=948
-  _globals['_LEARNING']._serialized_start=950
-  _globals['_LEARNING']._serialized_end=1024
-  _globals['_LEARNINGADMIN']._serialized_start=1027
-  _globals['_LEARNINGADMIN']._serialized_end=1624
+  _globals['_COHORTRECORD']._serialized_start=528
+  _globals['_COHORTRECORD']._serialized_end=700
+  _globals['_COHORTRECORD_RELEASESENTRY']._serialized_start=653
+  _globals['_COHORTRECORD_RELEASESENTRY']._serialized_end=700
+  _globals['_COHORTRECORDED']._serialized_start=702
+  _globals['_COHORTRECORDED']._serialized_end=718
+  _globals['_JOBREPORT']._serialized_start=720
+  _globals['_JOBREPORT']._serialized_end=820
+  _globals['_JOBREPORTED']._serialized_start=822
+  _globals['_JOBREPORTED']._serialized_end=849
+  _globals['_LEARNINGSTARTED']._serialized_start=851
+  _globals['_LEARNINGSTARTED']._serialized_end=868
+  _globals['_COUNTSREQUEST']._serialized_start=870
+  _globals['_COUNTSREQUEST']._serialized_end=948
+  _globals['_COUNTSRESPONSE']._serialized_start=950
+  _globals['_COUNTSRESPONSE']._serialized_end=1070
+  _globals['_COUNTSRESPONSE_COUNTSENTRY']._serialized_start=1025
+  _globals['_COUNTSRESPONSE_COUNTSENTRY']._serialized_end=1070
+  _globals['_LEARNING']._serialized_start=1072
+  _globals['_LEARNING']._serialized_end=1146
+  _globals['_LEARNINGADMIN']._serialized_start=1149
+  _globals['_LEARNINGADMIN']._serialized_end=1746
 # @@protoc_insertion_point(module_scope)
