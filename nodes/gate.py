@@ -153,6 +153,7 @@ class Ask:
     case_commitment: bytes = b""
     asker: bytes = b""
     asked_at: float | None = None
+    recorded_at: float | None = None  # as the asking member's own record of it says
     receipt: Promised | None = None  # of the asking member's own record
     # Raises `Refused` for what depends on the resource's state; runs after the rules, before the charge.
     check: Callable[[], object] = field(default=lambda: None)
@@ -305,6 +306,16 @@ class Gate:
                 raise Refused(
                     f"the clocks differ by {skew:.0f} s, more than {limits.CLOCK_SKEW.total_seconds():.0f}",
                     "CLOCK",
+                    grpc.StatusCode.FAILED_PRECONDITION,
+                )
+        if known is None and ask.recorded_at is not None:
+            age = now - ask.recorded_at
+            if (
+                abs(age) > limits.CLOCK_SKEW.total_seconds()
+            ):  # else anything could be dated back, and look recorded then
+                raise Refused(
+                    f"the asking member's record of this question is of {age:.0f} s ago: record it anew",
+                    "AGED",
                     grpc.StatusCode.FAILED_PRECONDITION,
                 )
         ask.check()

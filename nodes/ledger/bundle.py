@@ -333,10 +333,10 @@ def describe(entry: Proven) -> tuple[str, str]:
     detail = f"{event.resource}/{event.epoch}, {event.count}, {purpose}, {basis}"
     size, count, head_time = entry.head.checkpoint.size, len(entry.head.cosigned), _iso(entry.head.time)
     return (
-        f"{own} recorded at {_iso(event.at / 1000)} (its own clock) that it {what[0]} [{detail}]: entry {entry.index} "
-        f"of its log, in a head of {size} entries that {count} witnesses cosigned by {head_time}",
-        f"{own} 于 {_iso(event.at / 1000)}（其自身时钟）记录：{what[1]}〔{detail}〕，为其账本第 {entry.index} 条，"
-        f"该账本头含 {size} 条，由 {count} 位见证方于 {head_time} 前联署",
+        f"by {head_time} {count} witnesses had cosigned a head of {size} entries of {own}'s log whose entry {entry.index} says that "
+        f"it {what[0]} [{detail}]; the time that {own} itself gives is {_iso(event.at / 1000)}",
+        f"截至 {head_time}，{count} 位见证方已联署 {own} 账本含 {size} 条的账本头，其第 {entry.index} 条记载：{what[1]}〔{detail}〕；"
+        f"{own} 自称时间为 {_iso(event.at / 1000)}",
     )
 
 
@@ -350,8 +350,9 @@ NOT_PROVEN = (
         "成员对自身的记录是否属实，以及是否记录了全部行为",
     ),
     (
-        "times more exact than the witnesses' clocks: an entry existed at the latest when its head was cosigned",
-        "比见证方时钟更精确的时间：只能证明条目最晚在账本头被联署时已存在",
+        "times other than the witnesses': an entry existed at the latest when its head was cosigned; what a member says of its own time "
+        "was checked by its counterpart when it answered, within five minutes, and by nobody else",
+        "见证方以外的时间：只能证明条目最晚在账本头被联署时已存在；成员自称的时间仅由对方在答复时按五分钟误差核对",
     ),
     (
         "anything against a quorum of witnesses that colludes with a log",

@@ -482,6 +482,11 @@ class Asker:
             if error.reason == "EPOCH":
                 replaced = await self._replace(job, target, batch)
                 return [], replaced
+            age = time.time() - opened.recorded.committed.event.at / 1000
+            if error.reason == "AGED" and age > limits.CLOCK_SKEW.total_seconds():
+                # It never reached the holder: asked under a record of now, and charged once as before.
+                await asyncio.wrap_future(self._questions.end(batch, "void"))
+                return [], [self._questions.prepare(job, batch.holder, batch.list, batch.epoch, batch.inputs)]
             if error.outcome == "refused":
                 await asyncio.wrap_future(self._questions.end(batch, "refused"))
             raise

@@ -130,7 +130,8 @@ class LookupService(lookup_pb2_grpc.LookupServicer):
         fields = event_fields(request)
         ask = self._ask(request, member, fields)
         contract = self._gate.precheck(ask).contract
-        ask = replace(ask, receipt=(request.receipt, self._asked(request, ask, fields)))
+        committed = self._asked(request, ask, fields)
+        ask = replace(ask, receipt=(request.receipt, committed), recorded_at=committed.event.at / 1000)
         if count <= limits.BATCH_INLINE:
             response = await self._answer(request, ask, contract, self._fast, voprf.inline)
         else:

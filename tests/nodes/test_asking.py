@@ -1,10 +1,16 @@
 """Answers that arrive close together: one transaction, nobody waits for who has gone, and no error is lost."""
 
 import asyncio
+import concurrent.futures
+import time
+from types import SimpleNamespace
 
 import pytest
 
 from nodes.errors import NodeError, StorageError
+from nodes.querier.peers import PeerFailed
+from nodes.querier.query import Asker
+from nodes.querier.questions import Batch, Job, Questions
 from nodes.querier.recording import Recording
 
 
@@ -78,3 +84,46 @@ def test_who_has_gone_does_not_disturb_the_others():
         assert written.groups == [["a", "b"]]
 
     asyncio.run(work())
+
+
+def test_a_question_that_never_arrived_is_asked_anew_under_a_record_of_now():
+    """The asker crashed between its record and sending it: the holder takes no old record, and nothing is lost or charged twice."""
+
+    async def work(age: float):
+        old = Batch(b"q" * 16, bytes(32), [b"phone\x1f+8613800138000"], "holder", "fraud", 1, bytes(16))
+        ended = []
+
+        def end(batch, outcome):
+            ended.append((batch.query_id, outcome))
+            future = concurrent.futures.Future()
+            future.set_result(None)
+            return future
+
+        event = SimpleNamespace(at=int((time.time() - age) * 1000))
+        opened = SimpleNamespace(
+            question=SimpleNamespace(size=1),
+            request=None,
+            recorded=SimpleNamespace(committed=SimpleNamespace(event=event)),
+        )
+        asker = Asker.__new__(Asker)
+        asker._questions = SimpleNamespace(end=end, prepare=Questions.prepare)
+
+        async def send(*_):
+            raise PeerFailed("refused", "record it anew", "AGED")
+
+        asker._send = send
+        opening = asyncio.get_running_loop().create_future()
+        opening.set_result({old.query_id: opened})
+        job = Job(b"j" * 16, bytes(32), 2, 3, bytes(16))
+        asked = await asker._ask_batch(job, SimpleNamespace(), old, opening, None, 1.0, [0])
+        return asked, ended, old
+
+    (answers, again), ended, old = asyncio.run(work(age=3_600))
+    assert answers == []
+    assert [(each.inputs, each.holder, each.list, each.epoch) for each in again] == [
+        (old.inputs, "holder", "fraud", 1)
+    ]
+    assert again[0].query_id != old.query_id
+    assert ended == [(old.query_id, "void")]
+    with pytest.raises(PeerFailed):  # a holder that says so of a record of now is not asked for ever
+        asyncio.run(work(age=1))

@@ -7,6 +7,7 @@ import sqlite3
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from zoneinfo import ZoneInfo
 
 import grpc
@@ -101,6 +102,9 @@ def test_a_grant_is_charged_and_told(gate, members):
         ("bank-b", {"action": gates.SYNC}, "POLICY"),
         ("centre", {"asked_at": NOW - 301}, "CLOCK"),
         ("centre", {"asked_at": NOW + 301}, "CLOCK"),
+        ("centre", {"asked_at": NOW, "recorded_at": NOW - 301}, "AGED"),
+        ("centre", {"asked_at": NOW, "recorded_at": NOW - 7 * 86_400}, "AGED"),
+        ("centre", {"asked_at": NOW, "recorded_at": NOW + 301}, "AGED"),
     ],
 )
 def test_what_no_rule_allows(gate, members, member, changes, reason):
@@ -110,6 +114,14 @@ def test_what_no_rule_allows(gate, members, member, changes, reason):
 def test_clock_skew_of_five_minutes_is_tolerated(gate, members):
     for skew in (-300, 300):
         gate.admit(ask(members["centre"], count=1, asked_at=NOW + skew))
+
+
+def test_what_is_on_record_here_is_answered_again_however_old_the_askers_record(gate, members, clock):
+    first = ask(members["centre"], query_id=b"q" * 16, asked_at=NOW, recorded_at=NOW - 1)
+    assert not gate.admit(first).repeated
+    clock.now += 3 * 86_400
+    again = replace(first, asked_at=clock.now)
+    assert gate.admit(again).repeated
 
 
 def test_burst_day_and_epoch_budgets(gate, members, clock):

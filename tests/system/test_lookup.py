@@ -17,6 +17,7 @@ from nodes.demo import views
 from nodes.people.roles import Role
 from protocols import group, voprf
 from protocols.identifiers import normalise
+from protocols.ledger import events
 from protocols.lookup import Question
 from protocols.statement import parse
 from tests.system.conftest import Wire, import_list, import_phones, outcomes, phones, query, wait_until
@@ -385,6 +386,21 @@ def test_requests_that_no_rule_allows(bank_a, changes, code, reason):
     )
     found = refused(wire.lookup("bank-a").Evaluate, request)
     assert (found[0].name, found[1]) == (code, reason)
+
+
+@pytest.mark.parametrize("back", [301, 7 * 86_400 - 60])
+def test_a_question_that_is_dated_back_is_not_answered(network, bank_a, back):
+    """The log would hold it, and whoever checks evidence would read that it was asked a week ago."""
+    wire, public, batch = bank_a
+    before = network.json("bank-a", "status")["asked_of_us_today"]
+    request = wire.request(question(public=public).request(), secrets.token_bytes(16), table_batch=batch)
+    event = events.open_commitment(wire.receipt(request, "bank-a").opening).event
+    event.at -= back * 1000
+    receipt = events.receipt(events.commit(event), event.at // 1000 + 60, wire.keys.signing)
+    request.receipt.CopyFrom(receipt)
+    found = refused(wire.lookup("bank-a").Evaluate, request)
+    assert (found[0].name, found[1]) == ("FAILED_PRECONDITION", "AGED")
+    assert network.json("bank-a", "status")["asked_of_us_today"] == before
 
 
 def test_the_same_request_twice_is_charged_once_and_answered_alike(bank_a):
