@@ -14,7 +14,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from .errors import DataError
-from .files import UnreadableFile, csv_file, xlsx_file
+from .files import UnreadableFile, csv_file, guarded, xlsx_file
 from .files.text import dialect_of, opened
 
 Matrix = npt.NDArray[np.float32]
@@ -54,6 +54,9 @@ def read_table(path: Path, text: str = "") -> pa.Table:
     kind = path.suffix.lower()
     try:
         if kind in (".parquet", ".pq"):
+            rows = pyarrow.parquet.read_metadata(path).num_rows
+            if rows > guarded.ROWS:  # a few bytes of a file may stand for any number of rows
+                raise DataError(f"{path}: {rows:,} rows; at most {guarded.ROWS:,}")
             table = pyarrow.parquet.read_table(path)
             if text in table.column_names:
                 place = table.column_names.index(text)
@@ -81,7 +84,9 @@ def _csv(path: Path) -> pa.Table:
     """All cells as text, by pyarrow; where it finds a row of another length, the row is looked up."""
     dialect = dialect_of(path)
     with opened(path, dialect) as file:
-        header = next(csv.reader(file, delimiter=dialect.delimiter), [])
+        header = next(
+            csv.reader(csv_file.lines(path, file, dialect.skipped), delimiter=dialect.delimiter), []
+        )
     read = pyarrow.csv.ReadOptions(
         encoding=dialect.encoding,
         skip_rows=dialect.skipped + 1,

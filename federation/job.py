@@ -52,7 +52,8 @@ class JobDescriptor(BaseModel):
     model: str = ""
     settings: dict[str, float | int | str] = {}
     exposure: Literal["refused", "accepted"] = Field(
-        "refused", description="accepted: these rows may be in several sums from which some can compute others' parts"
+        "refused",
+        description="accepted: these rows may be in several sums from which some can compute others' parts",
     )
     evaluate: Literal["none", "test"] = Field("none", description="measure on each bank's test rows, summed")
     # columns at several institutions

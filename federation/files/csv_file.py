@@ -4,13 +4,14 @@ import csv
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 from . import NATURAL, Reading, UnreadableFile
 from .text import dialect_of, opened
 
 ROWS = 1_024  # read at once
 CELL_CHARACTERS = 4_000
+_LINE = 1_000_000  # characters
 
 
 class Part(NamedTuple):
@@ -26,7 +27,7 @@ def parts(path: Path, reading: Reading = NATURAL, at_once: int = 0) -> Iterator[
     dialect = dialect_of(path, reading.encoding)
     with opened(path, dialect) as file:
         csv.field_size_limit(CELL_CHARACTERS)
-        parsed = csv.reader(file, delimiter=dialect.delimiter, strict=True)
+        parsed = csv.reader(lines(path, file, dialect.skipped), delimiter=dialect.delimiter, strict=True)
         first = 1 + dialect.skipped
         while True:
             records: list[list[str]] = []
@@ -44,6 +45,17 @@ def parts(path: Path, reading: Reading = NATURAL, at_once: int = 0) -> Iterator[
                 return
             yield Part(first, records, trouble)
             first += len(records) + bool(trouble)
+
+
+def lines(path: Path, file: TextIO, skipped: int) -> Iterator[str]:
+    """Lines of bounded length: of a file that has none, nothing is put together. Raises `UnreadableFile`."""
+    for number in itertools.count(1 + skipped):
+        line = file.readline(_LINE + 1)
+        if not line:
+            return
+        if len(line) > _LINE:
+            raise UnreadableFile(path, f"line {number}: longer than {_LINE:,} characters")
+        yield line
 
 
 def plain(cell: str) -> str:

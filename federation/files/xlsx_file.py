@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import openpyxl
 
-from . import NATURAL, Reading, UnreadableFile
+from . import NATURAL, Reading, UnreadableFile, guarded
 
 _EXACT = 10**15  # a spreadsheet stores numbers as doubles
 _ZEROS = re.compile(r"0{2,}")
@@ -25,6 +25,9 @@ _LITERAL = re.compile(r'"[^"]*[0-9A-Za-z\u4e00-\u9fff][^"]*"|\\[0-9A-Za-z]')
 _NO_RESULT = re.compile(
     rb"(?:</(?:\w+:)?f>|<(?:\w+:)?f(?:\s[^>]*)?/>)\s*(?:<(?:\w+:)?v\s*/>|<(?:\w+:)?v>\s*</(?:\w+:)?v>)?\s*</(?:\w+:)?c>"
 )
+_ROW_NUMBER = re.compile(rb"""<(?:\w+:)?row\s[^>]{0,200}?\br=["'](\d{1,30})["']""")
+_LAST_ROW = 1_048_576
+_UNPACKED = 3 << 30  # bytes
 _STRICT = b"http://purl.oclc.org/ooxml/spreadsheetml/main"
 
 
@@ -42,9 +45,15 @@ Record = tuple[int, list[Cell]]
 
 def records(path: Path, reading: Reading = NATURAL) -> Iterator[Record]:
     """Rows that hold something, by the number that the sheet shows. Raises `UnreadableFile`."""
+    for number, cells in guarded.records("xlsx", path, reading):
+        yield number, [Cell(*cell) if cell else EMPTY for cell in cells]
+
+
+def records_here(path: Path, reading: Reading = NATURAL) -> Iterator[Record]:
+    """The same, read in this process: for `guarded`."""
     try:
         yield from _records(path, reading)
-    except UnreadableFile:
+    except (UnreadableFile, MemoryError):
         raise
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise UnreadableFile(path, "not an XLSX workbook, or cut short") from error
@@ -56,27 +65,39 @@ def records(path: Path, reading: Reading = NATURAL) -> Iterator[Record]:
         ) from error
 
 
-def sheets(path: Path) -> list[str]:
-    """Names of all sheets, in order. Raises `UnreadableFile`."""
-    book = _open(path)
-    try:
-        return [sheet.title for sheet in book.worksheets]
-    finally:
-        book.close()
-
-
 def _open(path: Path) -> Any:
     if not zipfile.is_zipfile(path):
         raise UnreadableFile(path, "not an XLSX workbook, or cut short")
     with zipfile.ZipFile(path) as archive:
-        if archive.testzip() is not None:
-            raise UnreadableFile(path, "a damaged workbook: a part of it does not match its check sum")
+        size = sum(each.file_size for each in archive.infolist())
+        if size > _UNPACKED:
+            raise UnreadableFile(path, f"unpacks to {size / 1e9:.1f} GB: save it as CSV, or in parts")
+        for part in archive.infolist():
+            try:
+                _check_part(path, archive, part)
+            except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+                raise UnreadableFile(
+                    path, "a damaged workbook: a part of it does not match its check sum"
+                ) from error
         for name in archive.namelist():
             if name.endswith("workbook.xml") and _STRICT in archive.read(name)[:4_096]:
                 raise UnreadableFile(
                     path, "saved as Strict Open XML: save it as an ordinary Excel workbook (.xlsx) or CSV"
                 )
     return openpyxl.load_workbook(path, read_only=True, data_only=True)
+
+
+def _check_part(path: Path, archive: zipfile.ZipFile, part: zipfile.ZipInfo) -> None:
+    """Read a part through, which checks its check sum; the library would count up to any number that a row gives itself."""
+    is_sheet = "worksheets/" in part.filename
+    with archive.open(part) as content:
+        held = b""
+        while block := content.read(1 << 20):
+            held = held[-512:] + block
+            if is_sheet and any(int(number) > _LAST_ROW for number in _ROW_NUMBER.findall(held)):
+                raise UnreadableFile(
+                    path, f"a row number beyond {_LAST_ROW:,}, the last one that a sheet has"
+                )
 
 
 def _records(path: Path, reading: Reading) -> Iterator[Record]:
@@ -129,6 +150,10 @@ def _check_results(path: Path, sheet: Any) -> None:
         held = b""
         while block := content.read(1 << 20):
             held = held[-512:] + block
+            if any(int(number) > _LAST_ROW for number in _ROW_NUMBER.findall(held)):
+                raise UnreadableFile(
+                    path, f"a row number beyond {_LAST_ROW:,}, the last one that a sheet has"
+                )
             if _NO_RESULT.search(held):
                 raise UnreadableFile(
                     path,
