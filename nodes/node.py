@@ -6,6 +6,7 @@ import fcntl
 import gc
 import logging
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -128,6 +129,18 @@ def load_ca(home: Home) -> x509.Certificate:
         raise ConfigError(f"{path}: {error.strerror}; has the CA signed this node?") from error
     except ValueError as error:
         raise ConfigError(f"{path} is not a PEM certificate") from error
+
+
+def _raise_descriptors() -> None:
+    """As many open files as the system allows: idle connections of strangers would use up the usual 1,024 within a second."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = limits.DESCRIPTORS if hard == resource.RLIM_INFINITY else min(limits.DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    if wanted < limits.DESCRIPTORS:
+        _log.warning(
+            "at most %d files may be open: raise the limit (nofile) to %d", wanted, limits.DESCRIPTORS
+        )
 
 
 class Node:
@@ -302,7 +315,11 @@ class Node:
         self.contracts.check_before_signing(PSI, check_terms)
         psi_pb2_grpc.add_PsiServicer_to_server(PsiService(self._authenticator, self, sessions), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        admin = grpc.aio.server(options=wire.ADMIN_OPTIONS, interceptors=[self._people_only])
+        admin = grpc.aio.server(
+            options=wire.ADMIN_OPTIONS,
+            maximum_concurrent_rpcs=limits.CALLS_ON_SOCKET,
+            interceptors=[self._people_only],
+        )
         self._add_learning(server, admin)
         learning = self._learning
         peer_services = [*_PEER_SERVICES, *(learning.peer_services if learning else ())]
@@ -392,6 +409,7 @@ class Node:
     async def serve(self, ready: Callable[[str], None] = lambda _address: None) -> None:
         """Start, tell `ready` the address, run until SIGTERM or SIGINT, stop."""
         sys.setswitchinterval(SWITCH_SECONDS)
+        _raise_descriptors()
         # Some commands wait for the log's next head in a thread; the head is made in another.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, "node"))
         address = await self.start()

@@ -29,6 +29,10 @@ class Interceptor(grpc.aio.ServerInterceptor, ABC):
     async def enter(self, method: str, context: Any) -> Any:
         """Let the call in, or raise a `NodeError`; what it returns is given to `leave`."""
 
+    def patience(self, method: str) -> float:
+        """Seconds from a call's headers to its message."""
+        return limits.MESSAGE_SECONDS
+
     @abstractmethod
     def leave(self, entered: Any) -> None:
         """The call is over."""
@@ -38,14 +42,17 @@ class Interceptor(grpc.aio.ServerInterceptor, ABC):
         handler = await continuation(details)
         if handler is None:
             return None
-        if handler.request_streaming and handler.response_streaming:
-            kind, make = handler.stream_stream, grpc.stream_stream_rpc_method_handler
+        # As streams, whatever they are on the caller's side: the bytes are the same, and a handler of a stream is called
+        # when the headers are there, before a message is read.
+        if handler.request_streaming:
+            serve = self._stream(details.method, handler.stream_stream)
         elif handler.response_streaming:
-            kind, make = handler.unary_stream, grpc.unary_stream_rpc_method_handler
+            serve = self._told(details.method, handler.unary_stream)
         else:
-            kind, make = handler.unary_unary, grpc.unary_unary_rpc_method_handler
-        wrap = self._stream if handler.response_streaming else self._unary
-        return make(wrap(details.method, kind), handler.request_deserializer, handler.response_serializer)
+            serve = self._unary(details.method, handler.unary_unary)
+        return grpc.stream_stream_rpc_method_handler(
+            serve, handler.request_deserializer, handler.response_serializer
+        )
 
     async def _enter(self, method: str, context: Any) -> Any:
         try:
@@ -67,11 +74,24 @@ class Interceptor(grpc.aio.ServerInterceptor, ABC):
 
     def _unary(
         self, method: str, handler: Callable[[Any, Any], Awaitable[Any]]
-    ) -> Callable[[Any, Any], Awaitable[Any]]:
-        async def guarded(request: Any, context: Any) -> Any:
+    ) -> Callable[[Any, Any], AsyncIterator[Any]]:
+        async def guarded(incoming: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
             entered = await self._enter(method, context)
             try:
-                return await handler(request, context)
+                yield await handler(await self._message(method, incoming, context), context)
+            finally:
+                self._leave(entered)
+
+        return guarded
+
+    def _told(
+        self, method: str, handler: Callable[[Any, Any], AsyncIterator[Any]]
+    ) -> Callable[[Any, Any], AsyncIterator[Any]]:
+        async def guarded(incoming: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+            entered = await self._enter(method, context)
+            try:
+                async for response in handler(await self._message(method, incoming, context), context):
+                    yield response
             finally:
                 self._leave(entered)
 
@@ -80,15 +100,25 @@ class Interceptor(grpc.aio.ServerInterceptor, ABC):
     def _stream(
         self, method: str, handler: Callable[[Any, Any], AsyncIterator[Any]]
     ) -> Callable[[Any, Any], AsyncIterator[Any]]:
-        async def guarded(request: Any, context: Any) -> AsyncIterator[Any]:
+        async def guarded(incoming: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
             entered = await self._enter(method, context)
             try:
-                async for response in handler(request, context):
+                async for response in handler(incoming, context):
                     yield response
             finally:
                 self._leave(entered)
 
         return guarded
+
+    async def _message(self, method: str, incoming: AsyncIterator[Any], context: Any) -> Any:
+        """The one message of a call; who opens a call and sends none holds its place for so long only."""
+        try:
+            async with asyncio.timeout(self.patience(method)):
+                return await anext(aiter(incoming))
+        except (TimeoutError, StopAsyncIteration) as error:
+            refusal = Refused("a call without a message", "NO_MESSAGE", grpc.StatusCode.DEADLINE_EXCEEDED)
+            await wire.abort(context, method.rpartition("/")[2], refusal)
+            raise AssertionError from error  # abort raises
 
     async def drain(self, seconds: float) -> None:
         """Refuse new calls and wait for those under way, at most so long.

@@ -94,7 +94,9 @@ def test_the_2022_list_then_the_update_of_2024(network, shared, versions, tmp_pa
     removed = set(old) - set(new)
     assert result["withdrawn"] == result["tombstones"] == len(removed) > 400
     assert result["added"] == len(set(new) - set(old))
-    assert result["sealed"] == result["added"] + result["changed"]  # an entry that has another reference now is one
+    assert (
+        result["sealed"] == result["added"] + result["changed"]
+    )  # an entry that has another reference now is one
     wait_until(lambda: batch_of(network) == 2)
     first, both = (
         sum(each.stat().st_size for each in network.node("bank-a").glob(f"data/lists/sdn/1/{name}.batch"))
