@@ -14,7 +14,18 @@ from nodes.people.roles import Role
 from nodes.services import wire
 from tests.system.conftest import import_phones, phones, write_list
 
-START = ("-p", "payment", "--case", "S-1", "-b", "customer-consent", "--to", "bank-a", "--list", "fraud")
+START = (
+    "-p",
+    "payment",
+    "--case",
+    "S-2026-0001",
+    "-b",
+    "customer-consent",
+    "--to",
+    "bank-a",
+    "--list",
+    "fraud",
+)
 
 
 @pytest.fixture
@@ -113,7 +124,7 @@ def test_results_are_complete_in_order_and_for_who_asked_alone(screened, tmp_pat
     assert [row[column("branch")] for row in cells] == [row[2] for row in rows]
     assert {value for value, outcome in found.items() if outcome == "hit"} == set(phones(20, 20))
     assert found["138****0001"] == "not-asked"
-    assert {row[column("case")] for row in cells} == {"S-1"}
+    assert {row[column("case")] for row in cells} == {"S-2026-0001"}
     # Nobody else reads them, and none of it lies open on the disk.
     network.run("bank-b", "user", "roles", "li-na", "--role", "operator", "--role", "analyst")
     with network.channel("bank-b", Role.OPERATOR) as channel:
@@ -124,7 +135,7 @@ def test_results_are_complete_in_order_and_for_who_asked_alone(screened, tmp_pat
     folder = network.node("bank-b") / "data" / "screenings"
     everything = b"".join(each.read_bytes() for each in folder.rglob("*") if each.is_file())
     assert phones(20, 1)[0].encode() not in everything
-    assert b"S-1" not in everything
+    assert b"S-2026-0001" not in everything
     assert all(each.stat().st_mode & 0o077 == 0 for each in folder.rglob("*") if each.is_file())
     events = network.json("bank-b", "ledger", "events", "--since", "1h")["events"]
     assert {"proposed", "approved", "done"} <= {
