@@ -131,8 +131,11 @@ def load_ca(home: Home) -> x509.Certificate:
         raise ConfigError(f"{path} is not a PEM certificate") from error
 
 
-def _raise_descriptors() -> None:
-    """As many open files as the system allows: idle connections of strangers would use up the usual 1,024 within a second."""
+def _bound_process() -> None:
+    """No core dumps, which would hold keys; and as many open files as the system allows: idle connections of strangers would use up the
+    usual 1,024 within a second.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = limits.DESCRIPTORS if hard == resource.RLIM_INFINITY else min(limits.DESCRIPTORS, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -409,7 +412,7 @@ class Node:
     async def serve(self, ready: Callable[[str], None] = lambda _address: None) -> None:
         """Start, tell `ready` the address, run until SIGTERM or SIGINT, stop."""
         sys.setswitchinterval(SWITCH_SECONDS)
-        _raise_descriptors()
+        _bound_process()
         # Some commands wait for the log's next head in a thread; the head is made in another.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, "node"))
         address = await self.start()

@@ -171,6 +171,9 @@ def test_idle_connections_of_strangers_stop_nobody(usual):
                 held.append(each)
         time.sleep(1)
         assert len(os.listdir(f"/proc/{network.pid('bank-a')}/fd")) > 1_500
+        with open(f"/proc/{network.pid('bank-a')}/limits") as file:
+            core = next(line for line in file if line.startswith("Max core file size"))
+        assert core.split()[4:6] == ["0", "0"]  # a core dump would hold keys
         assert isinstance(member.info("bank-a"), node_pb2.GetInfoResponse)
         assert network.run("bank-a", "status").returncode == 0
         assert network.run("bank-a", "ledger", "head").returncode == 0
