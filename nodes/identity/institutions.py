@@ -1,5 +1,6 @@
 """The network's directories of institutions on this node's disk, by hash; the member list says which one is in force."""
 
+import functools
 import logging
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,15 @@ from .members import MemberBook, MemberList
 _log = logging.getLogger("lianfang.institutions")
 
 
+@functools.lru_cache(maxsize=4)
+def load(path: Path, expected: bytes) -> Directory:
+    """The directory in a file whose hash is known; kept in memory. Raises `DecodeError` where the file is another."""
+    data = path.read_bytes()
+    if directories.hash_of(data) != expected:
+        raise DecodeError(f"{path} is not the directory with the hash {expected.hex()[:12]}")
+    return Directory.decode(data)
+
+
 class DirectoryFile(NamedTuple):
     """A directory as it is handed to worker processes, which read the file themselves; `hash` empty for none."""
 
@@ -23,7 +33,7 @@ class DirectoryFile(NamedTuple):
 
     def load(self) -> Directory | None:
         """None where the network has no directory. Raises `DecodeError` where the file is another."""
-        return directories.load(self.path, self.hash) if self.path is not None else None
+        return load(self.path, self.hash) if self.path is not None else None
 
     @property
     def form(self) -> bytes:

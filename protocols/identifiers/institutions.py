@@ -12,8 +12,6 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
-from pathlib import Path
 
 from ..encoding import frame
 from ..errors import DecodeError, IdentifierError, MisuseError
@@ -135,12 +133,3 @@ class Directory:
 def hash_of(data: bytes) -> bytes:
     """SHA-256 of a directory's file, domain separated."""
     return hashlib.sha256(frame("lianfang/v1/institutions", data)).digest()
-
-
-@lru_cache(maxsize=4)
-def load(path: Path, expected: bytes) -> Directory:
-    """The directory in a file whose hash is known; kept in memory. Raises `DecodeError` where the file is another."""
-    data = path.read_bytes()
-    if hash_of(data) != expected:
-        raise DecodeError(f"{path} is not the directory with the hash {expected.hex()[:12]}")
-    return Directory.decode(data)

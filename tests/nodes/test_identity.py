@@ -15,10 +15,11 @@ from nodes.identity import certificates
 from nodes.identity import keys as node_keys
 from nodes.identity import members as member_lists
 from nodes.identity.authority import Authority, Bundle, install, make_request, read_request
-from nodes.identity.institutions import NONE, Institutions
+from nodes.identity.institutions import NONE, DirectoryFile, Institutions
 from nodes.identity.keys import NodeKeys, Vault
 from nodes.identity.members import MemberBook, MemberList
 from nodes.identity.names import MemberName, Role
+from protocols.errors import DecodeError
 from protocols.identifiers import Directory, form
 
 NETWORK = "test.example"
@@ -361,6 +362,10 @@ def test_a_directory_is_in_force_once_it_is_here_and_stays_until_the_next_one_is
     for unknown in (b"", b"x", bytes(32)):
         with pytest.raises(NotFound):
             again.read(unknown)
+    spoiled = certs / "spoiled.tsv"
+    spoiled.write_bytes(TWO.encode())
+    with pytest.raises(DecodeError, match="is not the directory"):
+        DirectoryFile(spoiled, ONE.hash).load()
 
 
 def test_a_member_list_with_a_malformed_hash_of_institutions(ca, bundle):
