@@ -50,8 +50,13 @@ class Process:
         assert self.returncode is not None
         return self.returncode
 
+    def _said(self, timeout: float | None) -> bool:
+        waiting = select.poll()  # any number of files may be open here
+        waiting.register(self._channel, select.POLLIN)
+        return bool(waiting.poll(None if timeout is None else timeout * 1_000))
+
     def _look(self, timeout: float | None) -> int | None:
-        if self.returncode is None and select.select([self._channel], [], [], timeout)[0]:
+        if self.returncode is None and self._said(timeout):
             said = self._channel.recv(64)
             self._channel.close()
             if not said:
