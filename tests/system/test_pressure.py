@@ -134,7 +134,16 @@ def test_large_messages_of_nobody_are_not_read(network):
 
 
 @pytest.fixture
-def usual(own_network):
+def many_files():
+    """The tests hold the other ends of all these connections."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.fixture
+def usual(own_network, many_files):
     """bank-a started where a process may have 1,024 files open unless it asks for more."""
 
     def spawn(command, env, stdin, stdout, stderr):
