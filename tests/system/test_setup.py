@@ -242,7 +242,7 @@ def test_a_list_is_fed_from_a_folder(network, tmp_path):
     os.utime(inbox / "4-growing.csv", (time.time() + 30, time.time() + 30))  # as if somebody still wrote it
     for name in ("1-monday.csv", "2-bad.csv", "3-tuesday.csv"):
         os.utime(inbox / name, (0, time.time() - 60))
-    feed = ("list", "feed", str(inbox), "--list", "round")
+    feed = ("list", "feed", str(inbox), "--list", "nightly")
     done = network.run("bank-b", *feed, "--json", check=False)
     assert done.returncode == 1
     told = {each["file"].rpartition("/")[2]: each for each in json.loads(done.stdout)}
@@ -264,9 +264,9 @@ def test_a_list_is_fed_from_a_folder(network, tmp_path):
         "notes.md",
     ]
     assert len(list((inbox / "done").iterdir())) == 2
-    assert network.json("bank-b", "list", "stats", "round")["live"] == 8
+    assert network.json("bank-b", "list", "stats", "nightly")["live"] == 8
     # What takes two people waits in its place, and goes in once it is approved.
-    network.run("bank-b", "list", "activate", "round")
+    network.run("bank-b", "list", "activate", "nightly")
     write_list(inbox / "5-withdrawn.csv", [("phone", phones(8_900, 1)[0], "gambling")], "kind,value,category")
     os.utime(inbox / "5-withdrawn.csv", (0, time.time() - 60))
     policy = network.node("bank-b") / "policy.toml"
@@ -286,7 +286,7 @@ def test_a_list_is_fed_from_a_folder(network, tmp_path):
     (again,) = [each for each in (inbox / "done").iterdir() if "monday" in each.name]
     again.rename(inbox / "6-again.csv")
     absent = subprocess.run(
-        program(["lianfang", "list", "feed", str(inbox), "--list", "round", "--config", str(tmp_path)]),
+        program(["lianfang", "list", "feed", str(inbox), "--list", "nightly", "--config", str(tmp_path)]),
         capture_output=True,
         text=True,
         check=False,
