@@ -309,10 +309,9 @@ class Gate:
                     grpc.StatusCode.FAILED_PRECONDITION,
                 )
         if known is None and ask.recorded_at is not None:
+            # A record of another time would be evidence of a date that nobody has checked.
             age = now - ask.recorded_at
-            if (
-                abs(age) > limits.CLOCK_SKEW.total_seconds()
-            ):  # else anything could be dated back, and look recorded then
+            if abs(age) > limits.CLOCK_SKEW.total_seconds():
                 raise Refused(
                     f"the asking member's record of this question is of {age:.0f} s ago: record it anew",
                     "AGED",

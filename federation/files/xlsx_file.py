@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import openpyxl
 
@@ -87,13 +87,19 @@ def _open(path: Path) -> Any:
     return openpyxl.load_workbook(path, read_only=True, data_only=True)
 
 
+def _blocks(content: IO[bytes]) -> Iterator[bytes]:
+    """A part by the megabyte, each with the end of the one before, so that nothing is cut in two."""
+    held = b""
+    while block := content.read(1 << 20):
+        held = held[-512:] + block
+        yield held
+
+
 def _check_part(path: Path, archive: zipfile.ZipFile, part: zipfile.ZipInfo) -> None:
     """Read a part through, which checks its check sum; the library would count up to any number that a row gives itself."""
     is_sheet = "worksheets/" in part.filename
     with archive.open(part) as content:
-        held = b""
-        while block := content.read(1 << 20):
-            held = held[-512:] + block
+        for held in _blocks(content):
             if is_sheet and any(int(number) > _LAST_ROW for number in _ROW_NUMBER.findall(held)):
                 raise UnreadableFile(
                     path, f"a row number beyond {_LAST_ROW:,}, the last one that a sheet has"
@@ -147,13 +153,7 @@ def _holds_something(sheet: Any) -> bool:
 def _check_results(path: Path, sheet: Any) -> None:
     """Raise where a formula has no stored result: it would read as an empty cell."""
     with zipfile.ZipFile(path) as archive, archive.open(sheet._worksheet_path) as content:
-        held = b""
-        while block := content.read(1 << 20):
-            held = held[-512:] + block
-            if any(int(number) > _LAST_ROW for number in _ROW_NUMBER.findall(held)):
-                raise UnreadableFile(
-                    path, f"a row number beyond {_LAST_ROW:,}, the last one that a sheet has"
-                )
+        for held in _blocks(content):
             if _NO_RESULT.search(held):
                 raise UnreadableFile(
                     path,

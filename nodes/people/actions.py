@@ -236,9 +236,8 @@ class Actions:
         """It did not come to its end: on record, and what was approved may be done again. Does not wait."""
         if begun is None:
             return
-        gives_back = (
-            begun.counted and begun.action.counted_as == WITHDRAWN
-        )  # what was evaluated has been told
+        # Entries were not withdrawn; what was evaluated has been told and stays counted.
+        gives_back = begun.counted and begun.action.counted_as == WITHDRAWN
         if gives_back:
             self.tally.give_back(begun.who, WITHDRAWN, begun.counted)
 

@@ -98,11 +98,7 @@ class Asking:
             recognised = values.read()
         else:
             recognised = await asyncio.to_thread(values.read)
-        problems = [
-            pb.ItemProblem(index=index, reason=each.trouble, candidates=each.candidates)
-            for index, each in enumerate(recognised)
-            if not each.read
-        ]
+        problems = problems_of(recognised)
         places = values.places
         members = [node.peers.find(text, own) for text in request.members] or node.peers.others(own)
         person = caller()
@@ -337,6 +333,15 @@ def recognise_chunk(
     """For worker processes."""
     directory = file.load()
     return [recognise_item(*item, region, both, directory) for item in items]
+
+
+def problems_of(recognised: "list[Recognised]") -> list[pb.ItemProblem]:
+    """Values that are not asked, and why."""
+    return [
+        pb.ItemProblem(index=index, reason=each.trouble, candidates=each.candidates)
+        for index, each in enumerate(recognised)
+        if not each.read
+    ]
 
 
 def plan_message(

@@ -36,8 +36,9 @@ from ..people.roles import Role
 from ..policy import PURPOSE_NAMES
 from ..querier.pace import EPOCH_DAYS, Pace, Spent
 from ..querier.query import Finished, Target
+from ..querier.questions import Job
 from ..store.engine import translated
-from .asking import Asking, Values, answer_messages, check_question, plan_message
+from .asking import Asking, Values, answer_messages, check_question, plan_message, problems_of
 
 if TYPE_CHECKING:
     from ..node import Node
@@ -185,11 +186,7 @@ class Screenings:
             )
         values = Values(node, question)
         recognised = await asyncio.to_thread(values.read)
-        problems = [
-            pb.ItemProblem(index=index, reason=each.trouble, candidates=each.candidates)
-            for index, each in enumerate(recognised)
-            if not each.read
-        ]
+        problems = problems_of(recognised)
         if len(problems) == len(recognised):
             raise invalid(f"there is nothing to ask: {problems[0].reason}")
         person, own = caller(), str(node.home.name)
@@ -422,7 +419,7 @@ class Screenings:
                 place.detail = "waits for its budget"
                 return False
             end = place.done + max(_LEAST, min(end - place.done - 1, room - room // 8))
-        return await self._ask_target(screening, place, target, values, end)
+        return await self._ask_target(screening, place, job, target, values, end)
 
     def _room(self, screening: _Screening, place: _Place, target: Target) -> int:
         budget, copy = target.budget or common.Budget(), target.copy
@@ -432,12 +429,9 @@ class Screenings:
         return min(today, budget.burst_left) if today > _LEAST else today
 
     async def _ask_target(
-        self, screening: _Screening, place: _Place, target: Target, values: Values, end: int
+        self, screening: _Screening, place: _Place, job: Job, target: Target, values: Values, end: int
     ) -> bool:
-        node, question, start = self._node, screening.record.asked.question, place.done
-        job = await node.questions.job(
-            question.case_number, question.purpose, question.basis, screening.record.asker
-        )
+        node, start = self._node, place.done
         answers: list[pb.QueryAnswer] = []
         finished: Finished | None = None
         async for event in node.asker.ask(job, [target], node.home.config.ask.deadline_seconds):
